@@ -1,0 +1,60 @@
+//! What this version reads and checks but does not act on yet, in one place: a person is told by `check` and `/status`.
+//!
+//! Whoever makes one of these work deletes its line here.
+
+use crate::{Balance, Bootstrap, Limits, Partition, Policy, Protocol, Record, RouteState, Timeouts, Upstream};
+
+/// The fields of a record that are not acted on yet.
+pub(crate) fn of_record(record: &Record) -> Vec<&'static str> {
+    match record {
+        Record::Service(service) => of(&[(service.partition != Partition::Exact, "partition")]),
+        Record::Route(route) => {
+            of(&[(route.state != RouteState::Serving, "state"), (matches!(route.state, RouteState::Moving { .. }), "target")])
+        }
+        Record::Upstream(upstream) => of_upstream(upstream),
+        Record::Endpoint(endpoint) => of(&[(endpoint.zone.is_some(), "zone")]),
+        Record::Policy(policy) => of_policy(policy),
+        Record::Certificate(_) => vec!["certificate"],
+        Record::Incarnation(_) => Vec::new(),
+    }
+}
+
+/// The settings of a bootstrap file that are not acted on yet, by their path in it.
+pub(crate) fn of_bootstrap(bootstrap: &Bootstrap) -> Vec<String> {
+    let listeners = bootstrap.listeners.iter().flat_map(|listener| {
+        of(&[
+            (listener.tls, "listener.tls"),
+            (listener.client_ca.is_some(), "listener.client_ca"),
+            (listener.client_cert.is_some(), "listener.client_cert"),
+            (listener.proxy_protocol, "listener.proxy_protocol"),
+            (listener.h2c == Some(true), "listener.h2c"),
+        ])
+    });
+    listeners.map(|setting| format!("{setting} is not acted on by this version")).collect()
+}
+
+fn of_upstream(upstream: &Upstream) -> Vec<&'static str> {
+    of(&[
+        (matches!(upstream.balance, Balance::LeastRequest | Balance::Hash), "balance"),
+        (upstream.protocol != Protocol::Http1, "protocol"),
+        (upstream.tls.is_some(), "tls"),
+        (upstream.health.is_some(), "health"),
+        (upstream.endpoints.iter().any(|endpoint| endpoint.zone.is_some()), "endpoints.zone"),
+    ])
+}
+
+fn of_policy(policy: &Policy) -> Vec<&'static str> {
+    let Timeouts { total_ms, .. } = policy.timeouts;
+    let Limits { requests_per_second, in_flight, .. } = policy.limits;
+    of(&[
+        (policy.park_ms != Policy::default().park_ms, "park_ms"),
+        (policy.max_staleness_ms != 0, "max_staleness_ms"),
+        (total_ms != 0, "timeouts.total_ms"),
+        (requests_per_second != 0, "limits.requests_per_second"),
+        (in_flight != 0, "limits.in_flight"),
+    ])
+}
+
+fn of(fields: &[(bool, &'static str)]) -> Vec<&'static str> {
+    fields.iter().filter(|(present, _)| *present).map(|(_, field)| *field).collect()
+}

@@ -1,0 +1,159 @@
+//! A YAML or JSON text as a tree that knows its lines.
+//!
+//! Built from the parser's events rather than from its ready-made tree, because three things must be refused that the tree lets pass:
+//! a key that stands twice, aliases (a few lines of them can stand for gigabytes) and absurd depth.
+
+use saphyr::{Scalar, ScalarStyle};
+use saphyr_parser::{Event, Parser, Span};
+use serde_json::{Map, Number, Value};
+
+/// How deep records may nest; real ones need five levels.
+const MAX_DEPTH: usize = 64;
+
+/// A node, and the line on which it starts (from 1).
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) line: usize,
+    pub(crate) data: Data,
+}
+
+/// What a node holds.
+#[derive(Debug)]
+pub(crate) enum Data {
+    Scalar(Value),
+    List(Vec<Node>),
+    /// Keys with their lines, in order.
+    Map(Vec<(String, usize, Node)>),
+}
+
+/// Why a text has no tree.
+#[derive(Debug)]
+pub(crate) struct TextFault {
+    pub(crate) line: usize,
+    pub(crate) message: String,
+}
+
+/// Parses one document; `None` if there is nothing but comments.
+pub(crate) fn parse(text: &str) -> Result<Option<Node>, TextFault> {
+    let mut events = Events { parser: Parser::new_from_str(text) };
+    let mut root = None;
+    while let Some((event, span)) = events.next()? {
+        match event {
+            Event::StreamStart | Event::StreamEnd | Event::DocumentStart(_) | Event::DocumentEnd | Event::Nothing => {}
+            event if root.is_none() => root = Some(events.node(event, span, 0)?),
+            _ => return Err(fault(span, "a second document starts here; one document a file would be right")),
+        }
+    }
+    Ok(root.filter(|node| !matches!(node.data, Data::Scalar(Value::Null))))
+}
+
+struct Events<'a> {
+    parser: Parser<'a, saphyr_parser::StrInput<'a>>,
+}
+
+impl<'a> Events<'a> {
+    fn next(&mut self) -> Result<Option<(Event<'a>, Span)>, TextFault> {
+        self.parser
+            .next()
+            .transpose()
+            .map_err(|error| TextFault { line: error.marker().line(), message: format!("is neither YAML nor JSON: {}", error.info()) })
+    }
+
+    fn expect(&mut self, line: usize) -> Result<(Event<'a>, Span), TextFault> {
+        self.next()?.ok_or(TextFault { line, message: "the text ends in the middle".to_owned() })
+    }
+
+    fn node(&mut self, event: Event<'a>, span: Span, depth: usize) -> Result<Node, TextFault> {
+        if depth > MAX_DEPTH {
+            return Err(fault(span, "records do not nest this deep"));
+        }
+        let line = span.start.line();
+        let data = match event {
+            Event::Scalar(text, style, _, tag) => Data::Scalar(scalar(text, style, tag.as_ref(), span)?),
+            Event::SequenceStart(..) => {
+                let mut list = Vec::new();
+                loop {
+                    match self.expect(line)? {
+                        (Event::SequenceEnd, _) => break Data::List(list),
+                        (event, span) => list.push(self.node(event, span, depth + 1)?),
+                    }
+                }
+            }
+            Event::MappingStart(..) => self.map(line, depth)?,
+            Event::Alias(_) => return Err(fault(span, "aliases (*name) are not taken; write the value out")),
+            _ => return Err(fault(span, "a value would be right here")),
+        };
+        Ok(Node { line, data })
+    }
+
+    fn map(&mut self, line: usize, depth: usize) -> Result<Data, TextFault> {
+        let mut map: Vec<(String, usize, Node)> = Vec::new();
+        let mut seen = std::collections::HashMap::new();
+        loop {
+            let (key, span) = match self.expect(line)? {
+                (Event::MappingEnd, _) => return Ok(Data::Map(map)),
+                (Event::Scalar(text, ..), span) => (text.into_owned(), span),
+                (_, span) => return Err(fault(span, "a key must be a plain text")),
+            };
+            let key_line = span.start.line();
+            if let Some(first) = seen.insert(key.clone(), key_line) {
+                return Err(fault(span, &format!("\"{key}\" stands here a second time; the first is on line {first}")));
+            }
+            let (event, span) = self.expect(key_line)?;
+            let value = self.node(event, span, depth + 1)?;
+            map.push((key, key_line, value));
+        }
+    }
+}
+
+fn scalar(
+    text: std::borrow::Cow<'_, str>,
+    style: ScalarStyle,
+    tag: Option<&std::borrow::Cow<'_, saphyr::Tag>>,
+    span: Span,
+) -> Result<Value, TextFault> {
+    let wide = text.parse::<u64>().ok().filter(|_| style == ScalarStyle::Plain && tag.is_none());
+    let parsed = Scalar::parse_from_cow_and_metadata(text, style, tag);
+    Ok(match parsed.ok_or_else(|| fault(span, "the value does not fit its tag"))? {
+        Scalar::Null => Value::Null,
+        Scalar::Boolean(value) => value.into(),
+        Scalar::Integer(value) => value.into(),
+        Scalar::FloatingPoint(value) => {
+            wide.map(Into::into).or_else(|| Number::from_f64(value.into_inner())).map_or(Value::Null, Value::Number)
+        }
+        Scalar::String(_) if wide.is_some() => wide.into(),
+        Scalar::String(value) => value.into_owned().into(),
+    })
+}
+
+fn fault(span: Span, message: &str) -> TextFault {
+    TextFault { line: span.start.line(), message: message.to_owned() }
+}
+
+impl Node {
+    /// As JSON.
+    pub(crate) fn to_json(&self) -> Value {
+        match &self.data {
+            Data::Scalar(value) => value.clone(),
+            Data::List(list) => list.iter().map(Self::to_json).collect(),
+            Data::Map(map) => Value::Object(map.iter().map(|(key, _, value)| (key.clone(), value.to_json())).collect::<Map<_, _>>()),
+        }
+    }
+
+    /// The line of what a dotted path (`match[0].hosts`, `match.0.hosts`) names, or of the nearest thing above it.
+    pub(crate) fn line_of(&self, path: &str) -> usize {
+        let mut node = self;
+        let mut line = self.line;
+        for step in path.split(['.', '[', ']']).filter(|step| !step.is_empty()) {
+            let next = match &node.data {
+                Data::Map(map) => map.iter().find(|(key, ..)| key == step).map(|(_, line, value)| (*line, value)),
+                Data::List(list) => step.parse::<usize>().ok().and_then(|at| list.get(at)).map(|value| (value.line, value)),
+                Data::Scalar(_) => None,
+            };
+            let Some((next_line, value)) = next else { break };
+            line = next_line;
+            node = value;
+        }
+        line
+    }
+}

@@ -1,0 +1,67 @@
+//! What an answer of a backend means for the route: it was served, or the route is stale.
+//!
+//! An answer becomes a value before anybody decides on it. A 421 without `Route-Stale` is the application's own.
+
+use crate::{
+    Reply, Table,
+    table::UpstreamId,
+    wire::{STALE_HEADER, Stale, StaleState},
+};
+
+/// The two meanings.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Pass it on.
+    Served,
+    /// The backend executed nothing.
+    Stale(Refusal),
+}
+
+/// A refusal, as far as it can be believed at all.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) state: StaleState,
+    /// The owner, epoch and table that it names, where it speaks of this very key and service.
+    pub(super) claim: Option<Claim>,
+    /// The store's revision that it claims.
+    pub(super) revision: u64,
+}
+
+/// Where the key is now, says the backend.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Claim {
+    owner: String,
+    epoch: u64,
+    table: String,
+}
+
+/// Reads an answer.
+pub(super) fn classify<R: Reply>(reply: &R, service: &str, key: Option<&[u8]>) -> Verdict {
+    if reply.status() != 421 {
+        return Verdict::Served;
+    }
+    let mut values = reply.values(STALE_HEADER);
+    let Some(value) = values.next() else { return Verdict::Served };
+    let stale = match (Stale::parse(value), values.next()) {
+        (Ok(stale), None) => stale,
+        // It refused, but how is not understood: nothing in it is believed, and the store is asked.
+        _ => return Verdict::Stale(Refusal { state: StaleState::Moved, claim: None, revision: 0 }),
+    };
+    let is_ours = stale.service.as_deref().is_none_or(|named| named == service) && stale.key.as_deref() == key;
+    let claim = match (stale.owner, stale.epoch, stale.table) {
+        (Some(owner), Some(epoch), Some(table)) if is_ours => Some(Claim { owner, epoch, table }),
+        _ => None,
+    };
+    Verdict::Stale(Refusal { state: stale.state, claim, revision: stale.revision.unwrap_or(0) })
+}
+
+impl Refusal {
+    /// The owner to go to, if it may be followed: the same table, an epoch strictly greater than the one known, and an
+    /// upstream that the table has.
+    pub(super) fn may_be_followed(&self, known_epoch: u64, table: &Table) -> Option<(UpstreamId, u64)> {
+        let claim = self.claim.as_ref()?;
+        let advances = claim.epoch > known_epoch && claim.table == table.id().as_str();
+        let owner = table.upstream_named(&claim.owner)?;
+        advances.then_some((owner.id, claim.epoch))
+    }
+}

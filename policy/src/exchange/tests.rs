@@ -1,0 +1,364 @@
+//! The exchange by script and by property: the same `step` that transports carry out.
+
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    hints::Ending,
+    table::{Builder, Publication, Read, TableId, testing},
+    wire::Stale,
+};
+
+const ID: &str = "c0ffee-0";
+
+/// A request that carries its key in a header.
+struct Get(&'static str, &'static str);
+
+impl Head for Get {
+    fn method(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+
+    fn target(&self) -> &[u8] {
+        self.1.as_bytes()
+    }
+
+    fn authority(&self) -> Option<&[u8]> {
+        Some(b"orders.example.com")
+    }
+
+    fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        (name == "x-tenant").then_some(&b"t1"[..]).into_iter()
+    }
+}
+
+struct Answered(u16, Option<String>);
+
+impl Reply for Answered {
+    fn status(&self) -> u16 {
+        self.0
+    }
+
+    fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        self.1.as_deref().filter(|_| name == "route-stale").map(str::as_bytes).into_iter()
+    }
+}
+
+/// Everything that is shared, with a builder to move the table on.
+struct Scene {
+    builder: Builder,
+    table: Arc<Table>,
+    hints: Hints,
+    now: Moment,
+    rng: fastrand::Rng,
+}
+
+impl Scene {
+    fn new(extra: &[(&str, &str)]) -> Self {
+        let mut records = vec![
+            ("services/orders", r#"{"match":[{"hosts":["orders.example.com"]}],"key":{"header":"x-tenant"}}"#),
+            ("upstreams/a", r#"{"endpoints":[{"address":"127.0.0.1:1"}],"public_url":"https://a.example.com"}"#),
+            ("upstreams/b", r#"{"endpoints":[{"address":"127.0.0.1:2"}]}"#),
+            ("upstreams/c", r#"{"endpoints":[{"address":"127.0.0.1:3"}]}"#),
+            ("routes/orders/t1", r#"{"owner":"a","epoch":5}"#),
+        ];
+        records.extend_from_slice(extra);
+        let mut builder = testing::builder(&records);
+        let table = publish(&mut builder, 10);
+        Self { builder, table, hints: Hints::default(), now: Moment::default(), rng: fastrand::Rng::with_seed(1) }
+    }
+
+    fn step(&mut self, exchange: &mut Exchange, input: Input<'_, Answered>) -> Next {
+        self.step_for(&Get("GET", "/x?y=1"), exchange, input)
+    }
+
+    fn step_for(&mut self, head: &Get, exchange: &mut Exchange, input: Input<'_, Answered>) -> Next {
+        let mut world = World { table: &self.table, hints: &self.hints, now: self.now, rng: &mut self.rng };
+        exchange.step(head, input, &mut world)
+    }
+
+    fn put(&mut self, key: &str, value: &str, revision: u64) {
+        testing::put(&mut self.builder, key, value, revision);
+        self.table = publish(&mut self.builder, revision);
+    }
+
+    fn started(&mut self) -> (Exchange, Next) {
+        let mut exchange = Exchange::default();
+        let next = self.step(&mut exchange, Input::Start);
+        (exchange, next)
+    }
+
+    fn key(&self) -> RequestKey {
+        RequestKey { service: self.table.service_named("orders").unwrap().id, key: b"t1"[..].into() }
+    }
+}
+
+fn publish(builder: &mut Builder, revision: u64) -> Arc<Table> {
+    builder.publish(Publication { revision, id: TableId::from(ID), source: Source::Watch, digest: 0 })
+}
+
+fn stale(owner: &str, epoch: u64) -> Stale {
+    Stale {
+        state: StaleState::Moved,
+        service: Some("orders".to_owned()),
+        key: Some(b"t1".to_vec()),
+        owner: Some(owner.to_owned()),
+        epoch: Some(epoch),
+        revision: Some(20),
+        table: Some(ID.to_owned()),
+    }
+}
+
+fn moved(stale: &Stale) -> Answered {
+    Answered(421, Some(stale.to_value()))
+}
+
+/// Owner, epoch and hop of a forward.
+fn sent(next: &Next) -> (String, u64, u32) {
+    match next {
+        Next::Forward(lease, stamp) => (lease.upstream().name.to_string(), stamp.epoch, stamp.hop),
+        other => panic!("not forwarded: {other:?}"),
+    }
+}
+
+#[test]
+fn a_request_goes_to_its_owner_with_a_stamp() {
+    let mut scene = Scene::new(&[]);
+    let (mut exchange, next) = scene.started();
+    assert_eq!(sent(&next), ("a".to_owned(), 5, 0));
+    assert!(matches!(scene.step(&mut exchange, Input::Reply(&Answered(200, None), Body::None)), Next::Relay));
+    assert!(matches!(scene.step(&mut exchange, Input::Reply(&Answered(421, None), Body::None)), Next::Relay), "a 421 of the application");
+}
+
+#[test]
+fn a_newer_owner_is_followed_and_remembered() {
+    let mut scene = Scene::new(&[]);
+    let (mut exchange, _next) = scene.started();
+    let next = scene.step(&mut exchange, Input::Reply(&moved(&stale("b", 6)), Body::Buffered));
+    assert_eq!(sent(&next), ("b".to_owned(), 6, 1));
+    assert_eq!(exchange.trace().outcome, Some(StaleOutcome::Followed));
+    assert_eq!(sent(&scene.started().1), ("b".to_owned(), 6, 0), "the hint serves the next request");
+    scene.put("routes/orders/t1", r#"{"owner":"b","epoch":6}"#, 20);
+    assert_eq!(sent(&scene.started().1), ("b".to_owned(), 6, 0));
+    assert!(scene.hints.is_empty(), "the table has reached the hint's revision");
+}
+
+#[test]
+fn what_may_not_be_followed_leads_to_a_check_and_dials_nothing() {
+    let cases = [
+        stale("b", 5),
+        stale("b", 4),
+        stale("b", 0),
+        stale("nobody", 6),
+        stale("127.0.0.1:2", 6),
+        Stale { table: Some("c0ffee-1".to_owned()), ..stale("b", 6) },
+        Stale { table: None, ..stale("b", 6) },
+        Stale { key: Some(b"t2".to_vec()), ..stale("b", 6) },
+        Stale { key: None, ..stale("b", 6) },
+        Stale { service: Some("billing".to_owned()), ..stale("b", 6) },
+        Stale { owner: None, ..stale("b", 6) },
+        Stale { epoch: None, ..stale("b", 6) },
+    ];
+    for case in cases {
+        let mut scene = Scene::new(&[]);
+        let (mut exchange, _next) = scene.started();
+        let next = scene.step(&mut exchange, Input::Reply(&moved(&case), Body::None));
+        assert!(matches!(next, Next::Check(_)), "{case:?}: {next:?}");
+        assert!(scene.hints.is_empty(), "{case:?}");
+        let next = scene.step(&mut exchange, Input::Found(Found::Answered));
+        assert!(matches!(next, Next::Answer(Code::StaleUnhealed)), "the store still names the owner that refused: {next:?}");
+    }
+    let mut scene = Scene::new(&[]);
+    let (mut exchange, _next) = scene.started();
+    let next = scene.step(&mut exchange, Input::Reply(&Answered(421, Some("state=moved, =".to_owned())), Body::None));
+    assert!(matches!(next, Next::Check(_)), "what is not understood is not believed: {next:?}");
+}
+
+#[test]
+fn what_a_check_found_is_adopted_whatever_its_epoch() {
+    let mut scene = Scene::new(&[]);
+    let (mut exchange, _next) = scene.started();
+    let next = scene.step(&mut exchange, Input::Reply(&moved(&Stale { owner: None, ..stale("b", 6) }), Body::None));
+    let Next::Check(key) = next else { panic!("{next:?}") };
+    let route = waypost_conf::Route { owner: "c".try_into().unwrap(), epoch: Some(2), state: waypost_conf::RouteState::Serving };
+    let route = scene.builder.route_from(&route, crate::table::Meta::default());
+    scene.builder.read_ahead(key, Read { revision: 30, route: Some(route) });
+    scene.table = publish(&mut scene.builder, 10);
+    assert_eq!(sent(&scene.step(&mut exchange, Input::Found(Found::Answered))), ("c".to_owned(), 2, 1));
+    scene.put("routes/orders/t1", r#"{"owner":"b","epoch":7}"#, 31);
+    assert_eq!(sent(&scene.started().1), ("b".to_owned(), 7, 0), "the watch has gone past the read");
+}
+
+#[test]
+fn a_check_that_can_t_be_made_is_a_503() {
+    for found in [Found::Unavailable, Found::Capped] {
+        let mut scene = Scene::new(&[]);
+        let (mut exchange, _next) = scene.started();
+        let _ = scene.step(&mut exchange, Input::Reply(&moved(&stale("b", 1)), Body::None));
+        assert!(matches!(scene.step(&mut exchange, Input::Found(found)), Next::Answer(Code::StaleUnhealed)));
+    }
+}
+
+#[test]
+fn a_table_that_has_caught_up_is_followed_without_a_check() {
+    let mut scene = Scene::new(&[]);
+    let (mut exchange, _next) = scene.started();
+    scene.put("routes/orders/t1", r#"{"owner":"c","epoch":8}"#, 12);
+    let next = scene.step(&mut exchange, Input::Reply(&moved(&stale("b", 6)), Body::None));
+    assert_eq!(sent(&next), ("c".to_owned(), 8, 1), "the older hint is not taken");
+    assert!(scene.hints.is_empty());
+}
+
+#[test]
+fn a_spent_body_is_not_sent_again() {
+    let mut scene = Scene::new(&[]);
+    let (mut exchange, _next) = scene.started();
+    let next = scene.step(&mut exchange, Input::Reply(&moved(&stale("b", 6)), Body::Spent));
+    assert!(matches!(next, Next::Answer(Code::StaleUnhealed)));
+    assert_eq!(scene.hints.len(), 1, "the next request profits all the same");
+}
+
+#[test]
+fn unknown_states_are_not_guessed_at() {
+    for state in [StaleState::Handoff, StaleState::Behind, StaleState::Ask, StaleState::Unknown] {
+        let mut scene = Scene::new(&[]);
+        let (mut exchange, _next) = scene.started();
+        let next = scene.step(&mut exchange, Input::Reply(&moved(&Stale { state, ..stale("b", 6) }), Body::None));
+        assert!(matches!(next, Next::Answer(Code::StaleUnhealed)));
+    }
+}
+
+#[test]
+fn a_redirecting_policy_takes_the_hint_and_answers_307() {
+    let redirecting = ("policies/default", r#"{"on_stale":"redirect"}"#);
+    let to_owner = ("policies/default", r#"{"on_stale":"redirect","redirect_to":"owner"}"#);
+    for (policy, owner, target, wanted) in [
+        (redirecting, "b", "/x?y=1", "/x?y=1"),
+        (redirecting, "b", "//evil.example.com/x", "/.//evil.example.com/x"),
+        (redirecting, "b", "http://orders.example.com?y", "/?y"),
+        (to_owner, "a", "/x?y=1", "https://a.example.com/x?y=1"),
+        (to_owner, "b", "/x", "/x"),
+    ] {
+        let mut scene = Scene::new(&[policy, ("routes/orders/t1", r#"{"owner":"c","epoch":5}"#)]);
+        let head = Get("POST", target);
+        let mut exchange = Exchange::default();
+        let _ = scene.step_for(&head, &mut exchange, Input::Start);
+        let next = scene.step_for(&head, &mut exchange, Input::Reply(&moved(&stale(owner, 6)), Body::Spent));
+        let Next::Redirect(location) = next else { panic!("{next:?}") };
+        assert_eq!(String::from_utf8(location).unwrap(), wanted);
+        assert_eq!(scene.hints.len(), 1);
+    }
+}
+
+#[test]
+fn a_refused_connection_is_tried_at_another_endpoint_and_then_answered() {
+    let two = ("upstreams/a", r#"{"endpoints":[{"address":"127.0.0.1:1"},{"address":"127.0.0.1:9"}]}"#);
+    let mut scene = Scene::new(&[two]);
+    let (mut exchange, next) = scene.started();
+    let Next::Forward(first, _) = next else { panic!("{next:?}") };
+    let next = scene.step(&mut exchange, Input::Failed(Failure::Connect, Sent::Nothing, Body::Withheld));
+    let Next::Forward(second, stamp) = next else { panic!("{next:?}") };
+    assert_ne!(first.endpoint().address, second.endpoint().address);
+    assert_eq!((stamp.hop, exchange.trace().retries), (0, 1), "another endpoint of the same owner is no hop");
+    let next = scene.step(&mut exchange, Input::Failed(Failure::ConnectTimeout, Sent::Nothing, Body::Withheld));
+    assert!(matches!(next, Next::Answer(Code::ConnectTimeout)));
+}
+
+#[test]
+fn only_what_may_run_twice_is_sent_again_after_a_reset() {
+    let reset = |reused| Failure::Reset { reused };
+    for (method, failure, sent, again) in [
+        ("GET", reset(true), Sent::Something, true),
+        ("POST", reset(true), Sent::Something, false),
+        ("POST", reset(true), Sent::Nothing, true),
+        ("GET", reset(false), Sent::Something, false),
+        ("GET", Failure::FirstByteTimeout, Sent::Something, false),
+        ("GET", Failure::BadResponse, Sent::Something, false),
+    ] {
+        let mut scene = Scene::new(&[]);
+        let head = Get(method, "/");
+        let mut exchange = Exchange::default();
+        let _ = scene.step_for(&head, &mut exchange, Input::Start);
+        let next = scene.step_for(&head, &mut exchange, Input::Failed(failure, sent, Body::Buffered));
+        assert_eq!(matches!(next, Next::Forward(..)), again, "{method} {failure:?} {sent:?}: {next:?}");
+    }
+}
+
+#[test]
+fn a_false_hint_is_refuted_by_the_store() {
+    let mut scene = Scene::new(&[]);
+    let (mut exchange, _next) = scene.started();
+    let _ = scene.step(&mut exchange, Input::Reply(&moved(&stale("b", 6)), Body::None));
+    scene.put("routes/orders/t2", r#"{"owner":"a"}"#, 20);
+    assert_eq!(sent(&scene.started().1), ("a".to_owned(), 5, 0), "the table at the hint's revision does not show it");
+    assert_eq!(scene.hints.refuted(), 1);
+    scene.hints.end(&scene.key(), 6, Ending::Refuted, scene.now);
+    assert_eq!(scene.hints.refuted(), 1, "a hint ends once");
+}
+
+#[test]
+fn what_the_table_lacks_has_its_own_code() {
+    let cases: [(&[(&str, &str)], Code); 4] = [
+        (&[("routes/orders/t1", r#"{"owner":"nobody"}"#)], Code::NoUpstream),
+        (&[("upstreams/a", "{}")], Code::NoEndpoint),
+        (&[("routes/orders/t1", r#"{"owner":"a","state":"frozen"}"#)], Code::ParkTimeout),
+        (&[("services/orders", r#"{"match":[{"path_prefix":"/else"}],"key":{"header":"x-tenant"}}"#)], Code::NoService),
+    ];
+    for (records, wanted) in cases {
+        let next = Scene::new(records).started().1;
+        assert!(matches!(next, Next::Answer(code) if code == wanted), "{wanted:?}: {next:?}");
+    }
+}
+
+/// What a backend may answer to a dispatch: nothing wrong, or a claim.
+fn claims() -> impl Strategy<Value = Vec<(usize, u64, bool)>> {
+    proptest::collection::vec((0usize..4, 0u64..12, any::<bool>()), 0..24)
+}
+
+proptest! {
+    /// Whatever backends claim: the request ends, after at most four owners, without leaking a slot, and its epoch goes back
+    /// only where the store was read in between.
+    #[test]
+    fn no_claims_of_backends_make_a_request_endless(claims in claims(), published in proptest::collection::vec(5u64..9, 0..4)) {
+        let mut scene = Scene::new(&[]);
+        let (mut exchange, mut next) = scene.started();
+        let mut owners = 0;
+        let mut last_epoch = 0;
+        let mut published = published.into_iter();
+        let mut revision = 10;
+        let owner_names = ["a", "b", "c", "nobody"];
+        let mut claims = claims.into_iter();
+        for _ in 0..64 {
+            next = match next {
+                Next::Forward(lease, stamp) => {
+                    owners += 1;
+                    prop_assert!(stamp.epoch >= last_epoch, "an epoch went back from {last_epoch} to {}", stamp.epoch);
+                    prop_assert_eq!(stamp.hop + 1, owners);
+                    last_epoch = stamp.epoch;
+                    drop(lease);
+                    match claims.next() {
+                        Some((owner, epoch, _)) => scene.step(&mut exchange, Input::Reply(&moved(&stale(owner_names[owner], epoch)), Body::Buffered)),
+                        None => scene.step(&mut exchange, Input::Reply(&Answered(200, None), Body::Buffered)),
+                    }
+                }
+                Next::Check(_) => {
+                    last_epoch = 0;
+                    if let Some(epoch) = published.next() {
+                        revision += 1;
+                        if epoch > 5 + revision - 11 {
+                            scene.put("routes/orders/t1", &format!(r#"{{"owner":"c","epoch":{}}}"#, 20 + revision), revision);
+                        }
+                    }
+                    scene.step(&mut exchange, Input::Found(Found::Answered))
+                }
+                ended => { next = ended; break }
+            };
+        }
+        prop_assert!(matches!(next, Next::Relay | Next::Answer(_)), "{next:?}");
+        prop_assert!(owners <= 4, "{owners} owners");
+        let in_flight: HashMap<_, _> = scene.table.upstreams().flat_map(|u| u.endpoints.iter().map(|e| (e.address.clone(), e.state.in_flight()))).collect();
+        prop_assert!(in_flight.values().all(|n| *n == 0), "{in_flight:?}");
+    }
+}

@@ -1,0 +1,460 @@
+//! The one writer of tables: takes decoded records, keeps what compiling needs, and publishes the next table.
+//!
+//! It decides nothing about what may be taken: quarantine, epoch order and digests are the watcher's, who owns the only
+//! `Builder`. What is rebuilt at a publish is what its records touched: routes a partition each, one upstream each, all
+//! services together (there are few). Endpoint states, retry budgets and numbers of names are carried over.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use waypost_conf::{self as conf, Name, Record, RecordKey, RouteState};
+
+use super::{Names, Read, ReadAhead, RequestKey, Route, Routes, Service, ServiceId, Source, State, Table, TableId, UpstreamId};
+use crate::{
+    Endpoint, Upstream,
+    endpoint::EndpointState,
+    matching::{Clash, Matcher},
+};
+
+/// What the store says of a record beside its value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Meta {
+    /// The revision at which the key was made.
+    pub create_revision: u64,
+    /// The revision of this value.
+    pub mod_revision: u64,
+    /// The hash of key, mod_revision and value that the digest sums up.
+    pub digest: u128,
+    /// Whether the key hangs on a lease.
+    pub leased: bool,
+}
+
+/// A doubt about a record that is not an error; shown in `/status`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Warning {
+    /// The record's key below the prefix.
+    pub key: String,
+    /// What is doubtful, and what would be right.
+    pub message: String,
+}
+
+/// What a table says of itself.
+#[derive(Clone, Debug)]
+pub struct Publication {
+    /// The store's revision that the records reflect.
+    pub revision: u64,
+    /// The incarnation of the store.
+    pub id: TableId,
+    /// Where the records come from.
+    pub source: Source,
+    /// The digest over the records as the store has them.
+    pub digest: u128,
+}
+
+#[derive(Clone, Debug)]
+struct Kept<T> {
+    value: T,
+    meta: Meta,
+}
+
+/// The writer's own view. Not `Clone`: there is one writer.
+#[derive(Debug, Default)]
+pub struct Builder {
+    services: BTreeMap<Name, Kept<conf::Service>>,
+    /// Services without a last good value; of those only the match entries could be read.
+    quarantined_services: BTreeSet<Name>,
+    upstreams: BTreeMap<Name, Kept<conf::Upstream>>,
+    endpoints: BTreeMap<Name, BTreeMap<Name, Kept<conf::Endpoint>>>,
+    /// The last leased endpoint of an upstream that would have none, by upstream.
+    orphans: BTreeMap<Name, conf::Endpoint>,
+    policies: BTreeMap<Name, Kept<conf::Policy>>,
+    certificates: BTreeMap<Name, Kept<conf::Certificate>>,
+    incarnation: Option<Kept<u64>>,
+
+    service_names: Arc<Names>,
+    upstream_names: Arc<Names>,
+    routes: Routes,
+    read_ahead: ReadAhead,
+    compiled: Compiled,
+    /// Services or policies have changed.
+    services_touched: bool,
+    upstreams_touched: BTreeSet<Name>,
+}
+
+/// The parts of the last table that the next one shares where nothing touched them.
+#[derive(Debug, Default)]
+struct Compiled {
+    services: Arc<Vec<Arc<Service>>>,
+    positions: Arc<HashMap<ServiceId, usize>>,
+    matcher: Arc<Matcher>,
+    upstreams: Arc<Vec<Option<Arc<Upstream>>>>,
+    policies: Arc<HashMap<Name, Arc<conf::Policy>>>,
+    clashes: Vec<Clash>,
+    warnings: Arc<Vec<Warning>>,
+}
+
+impl Builder {
+    /// Puts a good record in force at the next publish.
+    pub fn put(&mut self, key: &RecordKey, record: Record, meta: Meta) {
+        match (key, record) {
+            (RecordKey::Service(name), Record::Service(value)) => {
+                self.quarantined_services.remove(name);
+                self.services.insert(name.clone(), Kept { value, meta });
+                self.services_touched = true;
+            }
+            (RecordKey::Route { service, key }, Record::Route(value)) => self.put_route(service, key, &value, meta),
+            (RecordKey::Upstream(name), Record::Upstream(value)) => {
+                self.orphans.remove(name);
+                self.upstreams.insert(name.clone(), Kept { value, meta });
+                self.upstreams_touched.insert(name.clone());
+            }
+            (RecordKey::Endpoint { upstream, id }, Record::Endpoint(value)) => {
+                self.orphans.remove(upstream);
+                self.endpoints.entry(upstream.clone()).or_default().insert(id.clone(), Kept { value, meta });
+                self.upstreams_touched.insert(upstream.clone());
+            }
+            (RecordKey::Policy(name), Record::Policy(value)) => {
+                self.policies.insert(name.clone(), Kept { value, meta });
+                self.services_touched = true;
+            }
+            (RecordKey::Certificate(name), Record::Certificate(value)) => {
+                self.certificates.insert(name.clone(), Kept { value, meta });
+            }
+            (RecordKey::Incarnation, Record::Incarnation(value)) => self.incarnation = Some(Kept { value, meta }),
+            _ => debug_assert!(false, "a record was decoded for another kind of key"),
+        }
+    }
+
+    /// Marks a key whose only value is bad: its requests are answered 503 `quarantined`. `matches` is what could be read
+    /// of a service's match entries.
+    pub fn quarantine(&mut self, key: &RecordKey, meta: Meta, matches: Vec<conf::Match>) {
+        match key {
+            RecordKey::Route { service, key } => {
+                let service = self.service_id(service);
+                self.routes.insert(service, key, Route::quarantined(meta));
+            }
+            RecordKey::Service(name) if !matches.is_empty() => {
+                let value = conf::Service {
+                    matches,
+                    key: None,
+                    partition: conf::Partition::Exact,
+                    default_owner: None,
+                    policy: None,
+                    dot_segments: true,
+                };
+                self.services.insert(name.clone(), Kept { value, meta });
+                self.quarantined_services.insert(name.clone());
+                self.services_touched = true;
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes a record out of force.
+    pub fn remove(&mut self, key: &RecordKey) {
+        match key {
+            RecordKey::Service(name) => {
+                self.services_touched |= self.services.remove(name).is_some();
+                self.quarantined_services.remove(name);
+            }
+            RecordKey::Route { service, key } => {
+                if let Some(service) = self.service_names.number(service) {
+                    self.routes.remove(ServiceId::new(service), key);
+                }
+            }
+            RecordKey::Upstream(name) => {
+                self.orphans.remove(name);
+                self.upstreams.remove(name);
+                self.upstreams_touched.insert(name.clone());
+            }
+            RecordKey::Endpoint { upstream, id } => self.remove_endpoint(upstream, id),
+            RecordKey::Policy(name) => self.services_touched |= self.policies.remove(name).is_some(),
+            RecordKey::Certificate(name) => {
+                self.certificates.remove(name);
+            }
+            RecordKey::Incarnation => self.incarnation = None,
+        }
+    }
+
+    /// Lays what a check read over a key, unless something as new is there.
+    pub fn read_ahead(&mut self, key: RequestKey, read: Read) {
+        let newer = self.read_ahead.get(&key).is_none_or(|known| known.revision < read.revision);
+        if newer {
+            self.read_ahead.insert(key, read);
+        }
+    }
+
+    /// Forgets all reads that ran ahead: the incarnation of the store has changed.
+    pub fn forget_reads(&mut self) {
+        self.read_ahead.clear();
+    }
+
+    /// The meta of the value in force under a key.
+    pub fn meta(&self, key: &RecordKey) -> Option<Meta> {
+        match key {
+            RecordKey::Service(name) => self.services.get(name).map(|kept| kept.meta),
+            RecordKey::Route { service, key } => self.route(service, key).map(|route| route.meta),
+            RecordKey::Upstream(name) => self.upstreams.get(name).map(|kept| kept.meta),
+            RecordKey::Endpoint { upstream, id } => self.endpoints.get(upstream)?.get(id).map(|kept| kept.meta),
+            RecordKey::Policy(name) => self.policies.get(name).map(|kept| kept.meta),
+            RecordKey::Certificate(name) => self.certificates.get(name).map(|kept| kept.meta),
+            RecordKey::Incarnation => self.incarnation.as_ref().map(|kept| kept.meta),
+        }
+    }
+
+    /// The route in force under a record's key.
+    pub fn route(&self, service: &str, key: &[u8]) -> Option<&Route> {
+        self.routes.get(ServiceId::new(self.service_names.number(service)?), key)
+    }
+
+    /// A route as the table will hold it, from its record; names are given numbers.
+    pub fn route_from(&mut self, value: &conf::Route, meta: Meta) -> Route {
+        let owner = self.upstream_id(&value.owner);
+        let state = match &value.state {
+            RouteState::Serving => State::Serving,
+            RouteState::Moving { target } => State::Moving(self.upstream_id(target)),
+            RouteState::Frozen { .. } => State::Frozen,
+        };
+        Route { owner, epoch: value.epoch.unwrap_or(meta.mod_revision), state, meta }
+    }
+
+    /// The number of an upstream's name, given now if it is new.
+    pub fn upstream_id(&mut self, name: &Name) -> UpstreamId {
+        if let Some(number) = self.upstream_names.number(name) {
+            return UpstreamId::new(number);
+        }
+        UpstreamId::new(Arc::make_mut(&mut self.upstream_names).intern(name))
+    }
+
+    /// The number of a service's name, given now if it is new.
+    pub fn service_id(&mut self, name: &Name) -> ServiceId {
+        if let Some(number) = self.service_names.number(name) {
+            return ServiceId::new(number);
+        }
+        ServiceId::new(Arc::make_mut(&mut self.service_names).intern(name))
+    }
+
+    /// Whether a service is known only by its bad record.
+    pub fn is_quarantined(&self, key: &RecordKey) -> bool {
+        matches!(key, RecordKey::Service(name) if self.quarantined_services.contains(name))
+    }
+
+    /// The integer at `<prefix>/incarnation`; 0 if absent.
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation.as_ref().map_or(0, |kept| kept.value)
+    }
+
+    /// How many routes there are.
+    pub fn route_count(&self) -> usize {
+        self.routes.len()
+    }
+
+    /// Every value in force, for a snapshot or a comparison with a list. Quarantined keys without a last good value are
+    /// left out: they have none.
+    pub fn records(&self) -> impl Iterator<Item = (RecordKey, Record, Meta)> {
+        let routes = self.routes.iter().filter_map(|(service, key, route)| {
+            let service = self.service_names.name(service.index())?.clone();
+            Some((RecordKey::Route { service, key: key.to_vec() }, Record::Route(self.record_of(route)?), route.meta))
+        });
+        self.small_records().chain(routes)
+    }
+
+    /// Every key that has a value in force or is quarantined without one.
+    pub fn keys(&self) -> impl Iterator<Item = RecordKey> {
+        let routes = self.routes.iter().filter_map(|(service, key, _)| {
+            let service = self.service_names.name(service.index())?.clone();
+            Some(RecordKey::Route { service, key: key.to_vec() })
+        });
+        let quarantined = self.quarantined_services.iter().cloned().map(RecordKey::Service);
+        self.small_records().map(|(key, ..)| key).chain(quarantined).chain(routes)
+    }
+
+    /// Makes the next table.
+    pub fn publish(&mut self, about: Publication) -> Arc<Table> {
+        self.read_ahead.retain(|_, read| read.revision > about.revision);
+        let touched = self.services_touched || !self.upstreams_touched.is_empty();
+        self.compile_upstreams();
+        if self.services_touched {
+            self.compile_services();
+        }
+        if touched {
+            self.compiled.warnings = Arc::new(self.warnings());
+            self.services_touched = false;
+        }
+        let compiled = &self.compiled;
+        Arc::new(Table {
+            revision: about.revision,
+            id: about.id,
+            source: about.source,
+            digest: about.digest,
+            services: Arc::clone(&compiled.services),
+            service_positions: Arc::clone(&compiled.positions),
+            matcher: Arc::clone(&compiled.matcher),
+            service_names: Arc::clone(&self.service_names),
+            upstream_names: Arc::clone(&self.upstream_names),
+            upstreams: Arc::clone(&compiled.upstreams),
+            policies: Arc::clone(&compiled.policies),
+            routes: self.routes.clone(),
+            read_ahead: Arc::new(self.read_ahead.clone()),
+            warnings: Arc::clone(&compiled.warnings),
+        })
+    }
+
+    fn put_route(&mut self, service: &Name, key: &[u8], value: &conf::Route, meta: Meta) {
+        let service = self.service_id(service);
+        let route = self.route_from(value, meta);
+        self.routes.insert(service, key, route);
+    }
+
+    fn remove_endpoint(&mut self, upstream: &Name, id: &Name) {
+        let Some(ids) = self.endpoints.get_mut(upstream) else { return };
+        let Some(gone) = ids.remove(id) else { return };
+        if ids.is_empty() {
+            self.endpoints.remove(upstream);
+            let has_others = self.upstreams.get(upstream).is_some_and(|kept| !kept.value.endpoints.is_empty());
+            if gone.meta.leased && !has_others {
+                self.orphans.insert(upstream.clone(), gone.value);
+            }
+        }
+        self.upstreams_touched.insert(upstream.clone());
+    }
+
+    fn small_records(&self) -> impl Iterator<Item = (RecordKey, Record, Meta)> {
+        let services = self.services.iter().filter(|(name, _)| !self.quarantined_services.contains(*name));
+        let services = services.map(|(name, kept)| (RecordKey::Service(name.clone()), Record::Service(kept.value.clone()), kept.meta));
+        let upstreams = self.upstreams.iter();
+        let upstreams = upstreams.map(|(name, kept)| (RecordKey::Upstream(name.clone()), Record::Upstream(kept.value.clone()), kept.meta));
+        let endpoints = self.endpoints.iter().flat_map(|(upstream, ids)| ids.iter().map(move |(id, kept)| (upstream, id, kept)));
+        let endpoints = endpoints.map(|(upstream, id, kept)| {
+            let key = RecordKey::Endpoint { upstream: upstream.clone(), id: id.clone() };
+            (key, Record::Endpoint(kept.value.clone()), kept.meta)
+        });
+        let policies = self.policies.iter();
+        let policies = policies.map(|(name, kept)| (RecordKey::Policy(name.clone()), Record::Policy(kept.value.clone()), kept.meta));
+        let certificates = self.certificates.iter();
+        let certificates =
+            certificates.map(|(name, kept)| (RecordKey::Certificate(name.clone()), Record::Certificate(kept.value.clone()), kept.meta));
+        let incarnation = self.incarnation.iter().map(|kept| (RecordKey::Incarnation, Record::Incarnation(kept.value), kept.meta));
+        services.chain(upstreams).chain(endpoints).chain(policies).chain(certificates).chain(incarnation)
+    }
+
+    fn record_of(&self, route: &Route) -> Option<conf::Route> {
+        let name = |id: UpstreamId| self.upstream_names.name(id.index()).cloned();
+        let state = match route.state {
+            State::Serving => RouteState::Serving,
+            State::Moving(target) => RouteState::Moving { target: name(target)? },
+            State::Frozen => RouteState::Frozen { move_id: None, target: None },
+            State::Quarantined => return None,
+        };
+        let epoch = (route.epoch != route.meta.mod_revision).then_some(route.epoch);
+        Some(conf::Route { owner: name(route.owner)?, epoch, state })
+    }
+
+    fn compile_upstreams(&mut self) {
+        let touched = std::mem::take(&mut self.upstreams_touched);
+        if touched.is_empty() {
+            return;
+        }
+        let ids: Vec<_> = touched.iter().map(|name| (self.upstream_id(name), name)).collect();
+        let mut upstreams = std::mem::take(&mut self.compiled.upstreams);
+        let list = Arc::make_mut(&mut upstreams);
+        list.resize(self.upstream_names.len(), None);
+        for (id, name) in ids {
+            let last = list[id.index()].take();
+            list[id.index()] = self.compile_upstream(id, name, last.as_deref()).map(Arc::new);
+        }
+        self.compiled.upstreams = upstreams;
+    }
+
+    fn compile_upstream(&self, id: UpstreamId, name: &Name, last: Option<&Upstream>) -> Option<Upstream> {
+        let record = &self.upstreams.get(name)?.value;
+        let listed = record.endpoints.iter().map(|endpoint| (endpoint, false, false));
+        let announced = self.endpoints.get(name).into_iter().flat_map(BTreeMap::values);
+        let announced = announced.map(|kept| (&kept.value, kept.meta.leased, false));
+        let orphan = self.orphans.get(name).map(|endpoint| (endpoint, true, true));
+        let mut endpoints: Vec<(Endpoint, bool)> = Vec::new();
+        for (endpoint, leased, orphaned) in listed.chain(announced).chain(orphan) {
+            let state_before = last.and_then(|last| last.endpoints.iter().find(|known| known.address == endpoint.address));
+            let state = state_before.map_or_else(|| Arc::new(EndpointState::new(&endpoint.address)), |known| Arc::clone(&known.state));
+            let compiled = Endpoint { address: endpoint.address.clone(), weight: endpoint.weight.max(1), orphaned, state };
+            // Of two records with one address the leased one wins.
+            match endpoints.iter_mut().find(|(known, _)| known.address == compiled.address) {
+                Some((_, known_leased)) if *known_leased || !leased => {}
+                Some(known) => *known = (compiled, leased),
+                None => endpoints.push((compiled, leased)),
+            }
+        }
+        Some(Upstream {
+            id,
+            name: name.clone(),
+            balance: record.balance,
+            stale_aware: record.stale_aware,
+            public_url: record.public_url.clone(),
+            endpoints: endpoints.into_iter().map(|(endpoint, _)| endpoint).collect(),
+            turn: last.map(|last| Arc::clone(&last.turn)).unwrap_or_default(),
+        })
+    }
+
+    fn compile_services(&mut self) {
+        self.compiled.policies = Arc::new(self.policies.iter().map(|(name, kept)| (name.clone(), Arc::new(kept.value.clone()))).collect());
+        let policies = Arc::clone(&self.compiled.policies);
+        let default_policy = policies.get("default").cloned().unwrap_or_default();
+        let records = std::mem::take(&mut self.services);
+        // From the oldest record to the newest: of two that clash the first wins.
+        let mut oldest_first: Vec<_> = records.iter().collect();
+        oldest_first.sort_by_key(|(name, kept)| (kept.meta.create_revision, (*name).clone()));
+        let (matcher, clashes) = Matcher::build(oldest_first.iter().map(|(name, kept)| (*name, &kept.value)));
+        let mut list = Vec::with_capacity(oldest_first.len());
+        for (name, kept) in oldest_first {
+            let id = self.service_id(name);
+            let last = self.compiled.positions.get(&id).and_then(|&position| self.compiled.services.get(position));
+            let budget = last.map(|last| Arc::clone(&last.budget)).unwrap_or_default();
+            let named = kept.value.policy.as_ref().and_then(|policy| policies.get_key_value(policy));
+            let (policy_name, policy) = named.map_or_else(
+                || (Arc::from("default"), Arc::clone(&default_policy)),
+                |(name, policy)| (Arc::from(name.as_ref()), Arc::clone(policy)),
+            );
+            list.push(Arc::new(Service {
+                id,
+                name: name.clone(),
+                key: kept.value.key.clone(),
+                default_owner: kept.value.default_owner.as_ref().map(|owner| self.upstream_id(owner)),
+                policy,
+                policy_name,
+                dot_segments: kept.value.dot_segments,
+                quarantined: self.quarantined_services.contains(name),
+                budget,
+            }));
+        }
+        self.services = records;
+        self.compiled.positions = Arc::new(list.iter().enumerate().map(|(position, service)| (service.id, position)).collect());
+        self.compiled.services = Arc::new(list);
+        self.compiled.matcher = Arc::new(matcher);
+        self.compiled.clashes = clashes;
+    }
+
+    fn warnings(&self) -> Vec<Warning> {
+        let clashes = self.compiled.clashes.iter().map(|clash| Warning {
+            key: format!("services/{}", clash.loser),
+            message: format!(
+                "host \"{}\" with path prefix \"{}\" is service \"{}\"'s, whose record is older; these requests go there",
+                clash.host, clash.path_prefix, clash.winner
+            ),
+        });
+        let services = self.services.iter().flat_map(|(name, kept)| {
+            let owner = kept.value.default_owner.as_ref().filter(|owner| !self.upstreams.contains_key(*owner));
+            let owner = owner.map(|owner| format!("default_owner \"{owner}\" has no record; put upstreams/{owner}"));
+            let policy = kept.value.policy.as_ref().filter(|policy| !self.policies.contains_key(*policy));
+            let policy = policy.map(|policy| format!("policy \"{policy}\" has no record; the default policy applies"));
+            owner.into_iter().chain(policy).map(move |message| Warning { key: format!("services/{name}"), message })
+        });
+        let endpoints = self.endpoints.keys().filter(|upstream| !self.upstreams.contains_key(*upstream));
+        let endpoints = endpoints.map(|upstream| Warning {
+            key: format!("endpoints/{upstream}"),
+            message: format!("upstream \"{upstream}\" has no record, so its endpoints are not used; put upstreams/{upstream}"),
+        });
+        clashes.chain(services).chain(endpoints).collect()
+    }
+}

@@ -1,0 +1,287 @@
+//! The table: every service, route, upstream and policy at one revision of the gold copy.
+//!
+//! A [`Table`] is immutable once published; a lookup follows the one swapped pointer, takes no lock and allocates nothing. The
+//! one [`Builder`] makes the next table out of the last by copying what changed. Beside the records stand the answers of checks
+//! that ran ahead of the watch ([`ReadAhead`]), so that the records themselves are always exactly the store's at
+//! [`Table::revision`].
+
+mod builder;
+mod names;
+mod routes;
+
+use std::{collections::HashMap, fmt, sync::Arc};
+
+use waypost_conf::{KeySource, Name, Policy};
+
+pub use builder::{Builder, Meta, Publication, Warning};
+pub use names::{ServiceId, UpstreamId};
+pub use routes::{Route, State};
+
+use crate::{Upstream, budget::RetryBudget, matching::Matcher};
+use names::Names;
+use routes::Routes;
+
+/// Which incarnation of the store a table came from: `<cluster id in hex>-<incarnation>`, or `file-0`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TableId(Arc<str>);
+
+impl TableId {
+    /// The incarnation of an etcd cluster.
+    pub fn etcd(cluster_id: u64, incarnation: u64) -> Self {
+        Self(format!("{cluster_id:x}-{incarnation}").into())
+    }
+
+    /// A file source: its epochs have no order across loads.
+    pub fn file() -> Self {
+        Self("file-0".into())
+    }
+
+    /// As it is written in stamps.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for TableId {
+    fn from(written: &str) -> Self {
+        Self(written.into())
+    }
+}
+
+impl fmt::Display for TableId {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
+/// Where what is known of a key comes from; `/routes` and `/explain` show it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// The watch on the gold copy.
+    Watch,
+    /// The snapshot on disk, from before this process started.
+    Snapshot,
+    /// A file.
+    File,
+    /// A backend's word, ahead of the watch.
+    Hint,
+    /// A check: a read of the store, ahead of the watch.
+    Store,
+    /// No route: the service's default owner.
+    Default,
+}
+
+impl Source {
+    /// As it is written in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Watch => "watch",
+            Self::Snapshot => "snapshot",
+            Self::File => "file",
+            Self::Hint => "hint",
+            Self::Store => "store",
+            Self::Default => "default",
+        }
+    }
+}
+
+/// A service and a routing key of it: what hints, checks and waits are kept by.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestKey {
+    /// The service's number.
+    pub service: ServiceId,
+    /// The routing key, 1 to 1,024 bytes.
+    pub key: Arc<[u8]>,
+}
+
+/// A service as a request meets it.
+#[derive(Debug)]
+pub struct Service {
+    /// Its number in the table.
+    pub id: ServiceId,
+    /// Its name.
+    pub name: Name,
+    /// Where its routing key is; `None`: everything goes to the default owner.
+    pub key: Option<KeySource>,
+    /// Who owns a key without a route.
+    pub default_owner: Option<UpstreamId>,
+    /// The policy in force for it.
+    pub policy: Arc<Policy>,
+    /// The name under which that policy was found; `default` where the service names none or one that does not exist.
+    pub policy_name: Arc<str>,
+    /// Whether paths with dot segments are let through.
+    pub dot_segments: bool,
+    /// True if its record is quarantined and no last good value exists: its requests are answered `quarantined`.
+    pub quarantined: bool,
+    /// Its retry budget, which outlives publishes.
+    pub budget: Arc<RetryBudget>,
+}
+
+/// What a check found for one key, ahead of the watch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// The store's revision at which it was read.
+    pub revision: u64,
+    /// The route, or `None`: the key had none. Bad values are `Route::quarantined`.
+    pub route: Option<Route>,
+}
+
+type ReadAhead = HashMap<RequestKey, Read, ahash::RandomState>;
+
+/// The table in force.
+#[derive(Debug)]
+pub struct Table {
+    revision: u64,
+    id: TableId,
+    source: Source,
+    digest: u128,
+    services: Arc<Vec<Arc<Service>>>,
+    /// Positions in `services` by service number.
+    service_positions: Arc<HashMap<ServiceId, usize>>,
+    matcher: Arc<Matcher>,
+    service_names: Arc<Names>,
+    upstream_names: Arc<Names>,
+    /// By upstream number; `None` where something names an upstream without a record.
+    upstreams: Arc<Vec<Option<Arc<Upstream>>>>,
+    policies: Arc<HashMap<Name, Arc<Policy>>>,
+    routes: Routes,
+    read_ahead: Arc<ReadAhead>,
+    warnings: Arc<Vec<Warning>>,
+}
+
+/// What the table says about one key of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry<'a> {
+    /// The route in force, and where it comes from.
+    Route(&'a Route, Source),
+    /// Nothing: the default owner's, if there is one.
+    Absent(Source),
+}
+
+impl Table {
+    /// The store's revision that the records reflect; for a file source, the count of loads.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// The incarnation of the store.
+    pub fn id(&self) -> &TableId {
+        &self.id
+    }
+
+    /// Where the records come from: watch, snapshot or file.
+    pub fn source(&self) -> Source {
+        self.source
+    }
+
+    /// The digest over every record's key, mod_revision and value as the store has them.
+    pub fn digest(&self) -> u128 {
+        self.digest
+    }
+
+    /// The service that a request belongs to. `authority` and `path` as sent.
+    pub fn find_service(&self, authority: Option<&[u8]>, path: &[u8]) -> Option<&Arc<Service>> {
+        self.matcher.find(authority, path).and_then(|matched| self.services.get(matched.service))
+    }
+
+    /// A service by its number.
+    pub fn service(&self, id: ServiceId) -> Option<&Arc<Service>> {
+        self.service_positions.get(&id).and_then(|&position| self.services.get(position))
+    }
+
+    /// A service by its name.
+    pub fn service_named(&self, name: &str) -> Option<&Arc<Service>> {
+        self.service_names.number(name).and_then(|number| self.service(ServiceId::new(number)))
+    }
+
+    /// All services.
+    pub fn services(&self) -> &[Arc<Service>] {
+        &self.services
+    }
+
+    /// What is known of a key of a service: a check that ran ahead of the watch, else the records.
+    pub fn entry(&self, key: &RequestKey) -> Entry<'_> {
+        if !self.read_ahead.is_empty() {
+            if let Some(read) = self.read_ahead.get(key).filter(|read| read.revision > self.revision) {
+                return read.route.as_ref().map_or(Entry::Absent(Source::Store), |route| Entry::Route(route, Source::Store));
+            }
+        }
+        self.routes.get(key.service, &key.key).map_or(Entry::Absent(self.source), |route| Entry::Route(route, self.source))
+    }
+
+    /// An upstream by its number; `None` if it has no record.
+    pub fn upstream(&self, id: UpstreamId) -> Option<&Arc<Upstream>> {
+        self.upstreams.get(id.index()).and_then(Option::as_ref)
+    }
+
+    /// An upstream by its name; `None` if it has no record.
+    pub fn upstream_named(&self, name: &str) -> Option<&Arc<Upstream>> {
+        self.upstream_names.number(name).and_then(|number| self.upstream(UpstreamId::new(number)))
+    }
+
+    /// The name of an upstream, whether or not it has a record.
+    pub fn upstream_name(&self, id: UpstreamId) -> Option<&Name> {
+        self.upstream_names.name(id.index())
+    }
+
+    /// All upstreams that have a record.
+    pub fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
+        self.upstreams.iter().flatten()
+    }
+
+    /// The policy that applies where none is named.
+    pub fn default_policy(&self) -> Arc<Policy> {
+        self.policies.get("default").cloned().unwrap_or_default()
+    }
+
+    /// How many routes there are, quarantined ones without a last good value included.
+    pub fn route_count(&self) -> usize {
+        self.routes.len()
+    }
+
+    /// What is doubtful in the records but not wrong: clashes, dangling names.
+    pub fn warnings(&self) -> &[Warning] {
+        &self.warnings
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    //! Tables and upstreams for the core's own tests, made as production makes them.
+
+    use super::*;
+    use waypost_conf::{Balance, RecordKey, decode};
+
+    /// A builder with these records applied at revision 1, each written as in a record file.
+    pub(crate) fn builder(records: &[(&str, &str)]) -> Builder {
+        let mut builder = Builder::default();
+        for (key, value) in records {
+            put(&mut builder, key, value, 1);
+        }
+        builder
+    }
+
+    /// Puts one record at a revision.
+    pub(crate) fn put(builder: &mut Builder, key: &str, value: &str, revision: u64) {
+        let key = RecordKey::parse(key.as_bytes()).unwrap();
+        let record = decode(&key, value.as_bytes()).unwrap().record;
+        let meta = Meta { create_revision: 1, mod_revision: revision, digest: 0, leased: false };
+        builder.put(&key, record, meta);
+    }
+
+    /// The table of these records at `revision`.
+    pub(crate) fn table(records: &[(&str, &str)], revision: u64) -> Arc<Table> {
+        let publication = Publication { revision, id: TableId::etcd(0xc0ffee, 0), source: Source::Watch, digest: 0 };
+        builder(records).publish(publication)
+    }
+
+    /// One upstream with these endpoints.
+    pub(crate) fn upstream(name: &str, balance: Balance, endpoints: &[(&str, u32)]) -> Arc<Upstream> {
+        let list: Vec<String> =
+            endpoints.iter().map(|(address, weight)| format!(r#"{{"address":"{address}","weight":{weight}}}"#)).collect();
+        let balance = if balance == Balance::RoundRobin { "round_robin" } else { "p2c" };
+        let record = format!(r#"{{"endpoints":[{}],"balance":"{balance}"}}"#, list.join(","));
+        let table = table(&[(&format!("upstreams/{name}"), &record)], 1);
+        Arc::clone(table.upstream_named(name).unwrap())
+    }
+}

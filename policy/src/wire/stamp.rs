@@ -1,0 +1,149 @@
+//! `Route-Stamp`: what the proxy tells the backend about the decision that sent the request there.
+//!
+//! The stamp is the proxy's alone; a client's is removed before the request is looked at. Writing one never fails: a
+//! value that a structured field cannot hold is left out, which a backend reads as "no order".
+
+use sfv::{BareItem, DictSerializer, Dictionary, KeyRef, ListEntry, Parser, key_ref};
+
+use super::{key_bytes, key_item};
+
+/// One decision: this key, to its owner at this epoch, by this knowledge.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stamp {
+    /// The service's name.
+    pub service: String,
+    /// The routing key; `None` where the service has none.
+    pub key: Option<Vec<u8>>,
+    /// The generation of the key's ownership; 0 has no order (default owners, file sources).
+    pub epoch: u64,
+    /// The store's revision that the sender's knowledge reflects.
+    pub revision: u64,
+    /// The incarnation of the store, as `TableId` writes it.
+    pub table: String,
+    /// How many owners or epochs were tried before this one.
+    pub hop: u32,
+    /// How long the backend may wait for its own watch to catch up, in milliseconds.
+    pub wait_ms: u64,
+    /// The target of an `ask` that this request follows.
+    pub ask: Option<String>,
+}
+
+/// Why a stamp could not be read.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum StampFault {
+    /// Not a structured-field dictionary.
+    #[error("Route-Stamp is not a structured-field dictionary: {0}")]
+    Syntax(String),
+    /// A member is missing or of another type.
+    #[error("Route-Stamp has no usable `{0}`")]
+    Member(&'static str),
+}
+
+impl Stamp {
+    /// The header's value.
+    pub fn to_value(&self) -> String {
+        let mut out = DictSerializer::new();
+        text(&mut out, key_ref("service"), &self.service);
+        if let Some(key) = &self.key {
+            out.bare_item(key_ref("key"), &key_item(key));
+        }
+        number(&mut out, key_ref("epoch"), self.epoch);
+        number(&mut out, key_ref("revision"), self.revision);
+        text(&mut out, key_ref("table"), &self.table);
+        number(&mut out, key_ref("hop"), u64::from(self.hop));
+        number(&mut out, key_ref("wait-ms"), self.wait_ms);
+        if let Some(ask) = &self.ask {
+            text(&mut out, key_ref("ask"), ask);
+        }
+        out.finish().unwrap_or_default()
+    }
+
+    /// Reads a stamp, as a backend does. Members that this version does not know are ignored.
+    ///
+    /// # Errors
+    /// If the value is not a dictionary or lacks `service`, `epoch`, `revision` or `table`.
+    pub fn parse(value: &[u8]) -> Result<Self, StampFault> {
+        let fields: Dictionary = Parser::new(value).parse().map_err(|fault| StampFault::Syntax(fault.to_string()))?;
+        Ok(Self {
+            service: string(&fields, "service").ok_or(StampFault::Member("service"))?,
+            key: item(&fields, "key").and_then(key_bytes),
+            epoch: integer(&fields, "epoch").ok_or(StampFault::Member("epoch"))?,
+            revision: integer(&fields, "revision").ok_or(StampFault::Member("revision"))?,
+            table: string(&fields, "table").ok_or(StampFault::Member("table"))?,
+            hop: integer(&fields, "hop").and_then(|hop| u32::try_from(hop).ok()).unwrap_or(0),
+            wait_ms: integer(&fields, "wait-ms").unwrap_or(0),
+            ask: string(&fields, "ask"),
+        })
+    }
+}
+
+pub(super) fn text(out: &mut DictSerializer<String>, name: &KeyRef, value: &str) {
+    if let Ok(value) = sfv::StringRef::from_str(value) {
+        out.bare_item(name, value);
+    }
+}
+
+pub(super) fn number(out: &mut DictSerializer<String>, name: &KeyRef, value: u64) {
+    if let Ok(value) = sfv::Integer::try_from(value) {
+        out.bare_item(name, value);
+    }
+}
+
+pub(super) fn item<'a>(fields: &'a Dictionary, name: &str) -> Option<&'a BareItem> {
+    match fields.get(name)? {
+        ListEntry::Item(item) => Some(&item.bare_item),
+        ListEntry::InnerList(_) => None,
+    }
+}
+
+pub(super) fn string(fields: &Dictionary, name: &str) -> Option<String> {
+    match item(fields, name)? {
+        BareItem::String(value) => Some(value.as_str().to_owned()),
+        _ => None,
+    }
+}
+
+pub(super) fn integer(fields: &Dictionary, name: &str) -> Option<u64> {
+    match item(fields, name)? {
+        BareItem::Integer(value) => u64::try_from(i64::from(*value)).ok(),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_stamp_is_written_as_the_contract_shows_it() {
+        let stamp = Stamp {
+            service: "orders".to_owned(),
+            key: Some(b"tenant-42".to_vec()),
+            epoch: 43,
+            revision: 918_301,
+            table: "cdf818194e3a8c32-0".to_owned(),
+            hop: 0,
+            wait_ms: 50,
+            ask: None,
+        };
+        let value = r#"service="orders", key="tenant-42", epoch=43, revision=918301, table="cdf818194e3a8c32-0", hop=0, wait-ms=50"#;
+        assert_eq!(stamp.to_value(), value);
+        let binary = Stamp { key: Some(b"t\xe2\x84\x96\x00".to_vec()), ..stamp };
+        assert!(binary.to_value().contains("key=:dOKElgA=:"), "{}", binary.to_value());
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_back(key in proptest::option::of(proptest::collection::vec(any::<u8>(), 1..40)),
+                                        epoch in 0u64..=999_999_999_999_999, revision in 0u64..=999_999_999_999_999, hop in 0u32..9) {
+            let stamp = Stamp { service: "s".into(), key, epoch, revision, table: "file-0".into(), hop, wait_ms: 50, ask: Some("cell-9".into()) };
+            prop_assert_eq!(Stamp::parse(stamp.to_value().as_bytes()), Ok(stamp));
+        }
+
+        #[test]
+        fn reading_never_panics(value in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Stamp::parse(&value);
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! The command line: every command, flag and environment variable, with its help and an example.
+//!
+//! Nothing is decided here. Flags beat the environment, which beats the bootstrap file; clap does the first two, `gold` and `run` the
+//! third.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+
+/// An edge proxy for data services whose routing table is pushed to it, never looked up.
+#[derive(Debug, Parser)]
+#[command(
+    name = "waypost",
+    version,
+    max_term_width = 110,
+    propagate_version = true,
+    after_help = "\
+Examples:
+  waypost demo                                   the whole story on this machine
+  waypost run --gold file:conf/examples/orders.yaml
+  waypost run --gold http://127.0.0.1:2379 --listen 0.0.0.0:8080
+
+Exit status: 0 done; 1 it could not be done; 2 wrong usage or an unusable file."
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the proxy.
+    #[command(after_help = "\
+Without flags: ./waypost.toml, else /etc/waypost/waypost.toml, else etcd at http://127.0.0.1:2379.
+SIGTERM drains and exits 0; SIGINT stops at once.
+
+Examples:
+  waypost run --gold file:conf/examples/orders.yaml --listen 127.0.0.1:8080
+  waypost run --gold http://10.0.0.1:2379,http://10.0.0.2:2379 --id edge-1
+  WAYPOST_LISTEN=127.0.0.1:8080 waypost run --config waypost.toml")]
+    Run(RunArgs),
+    /// Tell the whole story on this machine: a real etcd, three cells and the proxy.
+    #[command(after_help = "Example:\n  waypost demo --once")]
+    Demo(DemoArgs),
+    /// Validate record files and bootstrap files, or, without one, what is in the store.
+    #[command(after_help = "\
+Exit status: 0 no fault; 1 a fault, or the store can't be read; 2 a file can't be read.
+
+Examples:
+  waypost check routes.yaml waypost.toml
+  waypost check --gold http://127.0.0.1:2379")]
+    Check(CheckArgs),
+    /// Put the records of files into the store.
+    #[command(after_help = "Example:\n  waypost apply routes.yaml --dry-run")]
+    Apply(ApplyArgs),
+    /// Read and write single routes.
+    #[command(subcommand)]
+    Route(RouteCommand),
+    /// A person's view of a running proxy.
+    #[command(after_help = "Example:\n  waypost status --admin 127.0.0.1:9901")]
+    Status(StatusArgs),
+    /// Load-test a proxy or a backend over HTTP/1.1.
+    #[command(after_help = "\
+Closed loop: each connection sends its next request when the last is answered. With --rate (open loop) requests
+are due at a fixed rate and latency counts from when each was due.
+
+Examples:
+  waypost bench http://127.0.0.1:8080/ --header x-tenant={key} --keys tenant-0..1000 --duration 10s
+  waypost bench http://127.0.0.1:8080/ --rate 5000 --connections 64")]
+    Bench(BenchArgs),
+}
+
+/// Where the gold copy is; the same for every command that needs the store.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Gold copy")]
+pub(crate) struct GoldArgs {
+    /// URL[,URL…] of etcd, or file:PATH
+    #[arg(long, env = "WAYPOST_GOLD", value_name = "URL[,URL…]|file:PATH")]
+    pub(crate) gold: Option<String>,
+    /// What all keys in etcd start with
+    #[arg(long, env = "WAYPOST_PREFIX", value_name = "PREFIX")]
+    pub(crate) prefix: Option<String>,
+    /// The etcd user
+    #[arg(long, env = "WAYPOST_GOLD_USER", value_name = "NAME")]
+    pub(crate) gold_user: Option<String>,
+    /// A file with the etcd user's password
+    #[arg(long, env = "WAYPOST_GOLD_PASSWORD_FILE", value_name = "FILE")]
+    pub(crate) gold_password_file: Option<PathBuf>,
+    /// Certificates that etcd's must be signed by (PEM)
+    #[arg(long, env = "WAYPOST_GOLD_CA", value_name = "FILE")]
+    pub(crate) gold_ca: Option<PathBuf>,
+    /// The certificate shown to etcd (PEM)
+    #[arg(long, env = "WAYPOST_GOLD_CERT", value_name = "FILE")]
+    pub(crate) gold_cert: Option<PathBuf>,
+    /// Its private key (PEM)
+    #[arg(long, env = "WAYPOST_GOLD_KEY", value_name = "FILE")]
+    pub(crate) gold_key: Option<PathBuf>,
+    /// The bootstrap file
+    #[arg(long, env = "WAYPOST_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) gold: GoldArgs,
+    /// Where clients connect to
+    #[arg(long, env = "WAYPOST_LISTEN", value_name = "ADDR")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Where the admin endpoints are
+    #[arg(long, env = "WAYPOST_ADMIN", value_name = "ADDR")]
+    pub(crate) admin: Option<SocketAddr>,
+    /// Where the table is kept for a start without the store
+    #[arg(long, env = "WAYPOST_SNAPSHOT", value_name = "PATH")]
+    pub(crate) snapshot: Option<PathBuf>,
+    /// This proxy's name; the host's name by default
+    #[arg(long, env = "WAYPOST_ID", value_name = "NAME")]
+    pub(crate) id: Option<String>,
+    /// Worker threads; one a core by default
+    #[arg(long, env = "WAYPOST_THREADS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
+    /// The access log: stdout, off, or a file
+    #[arg(long, env = "WAYPOST_ACCESS_LOG", value_name = "WHERE")]
+    pub(crate) access_log: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Exit when the story is told: 0 if every step held, else 1
+    #[arg(long)]
+    pub(crate) once: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// Record files (YAML, JSON) and bootstrap files (TOML)
+    #[arg(value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// For machines: one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) gold: GoldArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ApplyArgs {
+    /// Record files (YAML, JSON)
+    #[arg(value_name = "FILE", required = true)]
+    pub(crate) files: Vec<PathBuf>,
+    /// Print the difference and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// For machines: one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) gold: GoldArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RouteCommand {
+    /// Show one route as the store has it.
+    #[command(after_help = "Example:\n  waypost route get orders tenant-42")]
+    Get(RouteGetArgs),
+    /// List a service's routes.
+    #[command(after_help = "Example:\n  waypost route list orders --owner cell-7")]
+    List(RouteListArgs),
+    /// Give a key an owner; compares and swaps on what was read.
+    #[command(after_help = "\
+Raises the epoch by one where the record has one, else leaves it out (it is then the revision).
+This promises only healing, not exclusion.
+
+Example:
+  waypost route set orders tenant-42 --owner cell-7")]
+    Set(RouteSetArgs),
+    /// Delete a route.
+    #[command(after_help = "Example:\n  waypost route delete orders tenant-42")]
+    Delete(RouteGetArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RouteGetArgs {
+    /// The service
+    pub(crate) service: String,
+    /// The routing key
+    pub(crate) key: String,
+    /// For machines: one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) gold: GoldArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RouteListArgs {
+    /// The service
+    pub(crate) service: String,
+    /// Only routes of this owner
+    #[arg(long, value_name = "UPSTREAM")]
+    pub(crate) owner: Option<String>,
+    /// For machines: one JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) gold: GoldArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RouteSetArgs {
+    /// The service
+    pub(crate) service: String,
+    /// The routing key
+    pub(crate) key: String,
+    /// The upstream that is to own it
+    #[arg(long, value_name = "UPSTREAM")]
+    pub(crate) owner: String,
+    /// Do not refuse a service or upstream that has no record
+    #[arg(long)]
+    pub(crate) allow_missing: bool,
+    /// For machines: one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) gold: GoldArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// The proxy's admin address
+    #[arg(long, env = "WAYPOST_ADMIN", value_name = "ADDR", default_value = "127.0.0.1:9901")]
+    pub(crate) admin: String,
+    /// For machines: /status as it is
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// Where to: http://host:port/path
+    #[arg(value_name = "URL")]
+    pub(crate) url: String,
+    /// Connections kept open
+    #[arg(long, short = 'c', default_value_t = 32, value_name = "N")]
+    pub(crate) connections: usize,
+    /// How long to measure: 10s, 1m
+    #[arg(long, short = 'd', default_value = "10s", value_parser = humantime::parse_duration, value_name = "TIME")]
+    pub(crate) duration: std::time::Duration,
+    /// How long to warm up before
+    #[arg(long, default_value = "1s", value_parser = humantime::parse_duration, value_name = "TIME")]
+    pub(crate) warm_up: std::time::Duration,
+    /// Open loop: so many requests a second, latency counted from when each was due
+    #[arg(long, short = 'r', value_name = "N")]
+    pub(crate) rate: Option<f64>,
+    /// Worker threads
+    #[arg(long, short = 't', default_value_t = 1, value_name = "N")]
+    pub(crate) threads: usize,
+    /// A header; {key} in it is replaced by a key of --keys: x-tenant={key}
+    #[arg(long, short = 'H', value_name = "NAME=VALUE")]
+    pub(crate) header: Vec<String>,
+    /// The keys: a prefix and a range, each equally likely
+    #[arg(long, default_value = "tenant-0..1", value_name = "PREFIXA..B")]
+    pub(crate) keys: String,
+    /// The method
+    #[arg(long, short = 'X', default_value = "GET", value_name = "METHOD")]
+    pub(crate) method: String,
+    /// Bytes of request body
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(crate) body_bytes: usize,
+    /// A process on this machine whose CPU time is counted, for requests a CPU-second
+    #[arg(long, value_name = "PID")]
+    pub(crate) pid: Option<u32>,
+    /// The seed that keys are drawn by
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(crate) seed: u64,
+    /// For machines: one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}

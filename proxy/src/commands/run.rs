@@ -1,0 +1,183 @@
+//! `waypost run`: settings from flags, environment and bootstrap file, then the proxy until a signal ends it.
+//!
+//! Everything that can be wrong in the settings is found before anything starts. Sockets are bound before the gold copy is
+//! asked, so that a port in use is said at once.
+
+use std::{
+    io::IsTerminal,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
+};
+
+use tracing_subscriber::EnvFilter;
+use waypost_conf::{AccessTarget, LogFormat, Name};
+use waypost_policy::Hints;
+use waypost_watcher::{GoldPlace, Settings};
+
+use crate::{
+    access_log::AccessLog,
+    admin,
+    cli::RunArgs,
+    clock::Clock,
+    failure::{Failed, Outcome},
+    gold::{self, BootstrapFile},
+    metrics::Metrics,
+    server::{self, Bound, Ended},
+    state::Shared,
+};
+
+/// Runs the command.
+pub(crate) fn run(args: RunArgs) -> Outcome {
+    let BootstrapFile { path, content: mut bootstrap } = gold::bootstrap(&args.gold)?;
+    let place = gold::place(&args.gold, &bootstrap)?;
+    if let Some(listen) = args.listen {
+        // The flag replaces the addresses; what the file says of trust stays with the first listener.
+        bootstrap.listeners.truncate(1);
+        if let Some(listener) = bootstrap.listeners.first_mut() {
+            listener.address = listen;
+        }
+    }
+    let id = args.id.clone().map_or_else(host_name, Ok)?;
+    let id = Name::try_from(id.as_str()).map_err(|fault| Failed::unusable(format!("--id: {fault}")))?;
+    let access = match args.access_log.as_deref() {
+        None => bootstrap.log.access.clone(),
+        Some("stdout") => AccessTarget::Stdout,
+        Some("off") => AccessTarget::Off,
+        Some(file) => AccessTarget::File(file.into()),
+    };
+    let snapshot = match &place {
+        GoldPlace::File(_) => None,
+        GoldPlace::Etcd(_) => Some(snapshot_path(args.snapshot.clone().or_else(|| bootstrap.snapshot.path.clone()), &id)?),
+    };
+    start_logging(bootstrap.log.format);
+    let threads = args.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).thread_name("waypost").enable_all().build();
+    let runtime = runtime.map_err(|error| Failed::not_done(format!("the worker threads could not be started: {error}")))?;
+    let access_log = AccessLog::open(&access, bootstrap.log.format)
+        .map_err(|error| Failed::not_done(format!("the access log {} can't be opened: {error}", target_name(&access))))?;
+    runtime.block_on(async move {
+        let admin_address = args.admin.unwrap_or(bootstrap.admin.address);
+        let admin = admin::bind(admin_address).await.map_err(|error| cannot_listen("the admin endpoints", admin_address, &error))?;
+        let admin_address = admin.local_addr().unwrap_or(admin_address);
+        let mut listeners = Vec::new();
+        for listener in &bootstrap.listeners {
+            let bound = Bound::bind(listener.address, &listener.trusted);
+            listeners.push(bound.map_err(|error| cannot_listen("clients", listener.address, &error))?);
+        }
+        if let Some(path) = &path {
+            eprintln!("waypost: settings from {}", path.display());
+        }
+        let clock = Clock::start();
+        let told: Arc<OnceLock<Arc<Shared>>> = Arc::default();
+        let publishes = Arc::clone(&told);
+        let watcher = waypost_watcher::start(Settings {
+            place,
+            allow_empty: bootstrap.gold.as_ref().is_some_and(|gold| gold.allow_empty),
+            snapshot,
+            seed: fastrand::u64(..),
+            origin: clock.origin(),
+            on_publish: Some(Arc::new(move |report| {
+                if let Some(shared) = publishes.get() {
+                    shared.metrics.published(report.took);
+                }
+            })),
+        })
+        .map_err(Failed::not_done)?;
+        let shared = Arc::new(Shared {
+            cdn_id: format!("waypost-{id}"),
+            id: id.to_string(),
+            clock,
+            view: watcher.view.clone(),
+            asker: watcher.asker.clone(),
+            hints: Hints::default(),
+            metrics: Metrics::new(),
+            access_log,
+            draining: false.into(),
+            bootstrap_warnings: bootstrap.inactive.clone(),
+        });
+        let _ = told.set(Arc::clone(&shared));
+        announce(&listeners, admin_address);
+        let ended = server::run(Arc::clone(&shared), listeners, admin, threads).await;
+        watcher.stop().await;
+        match ended {
+            Ok(Ended::Drained) => Ok(()),
+            Ok(Ended::Interrupted) => Err(Failed::said(130)),
+            Err(error) => Err(Failed::not_done(format!("signals can't be handled: {error}"))),
+        }
+    })
+}
+
+/// Where it listens, and a line that works.
+fn announce(listeners: &[Bound], admin: SocketAddr) {
+    let addresses: Vec<SocketAddr> = listeners.iter().filter_map(|bound| bound.address().ok()).collect();
+    for address in &addresses {
+        eprintln!("waypost: listening on {address}");
+    }
+    eprintln!("waypost: admin on {admin}");
+    if let Some(first) = addresses.first() {
+        let reachable = if first.ip().is_unspecified() { SocketAddr::new([127, 0, 0, 1].into(), first.port()) } else { *first };
+        eprintln!("waypost: try   curl -i -H 'x-tenant: tenant-42' http://{reachable}/");
+        eprintln!("waypost: and   waypost status --admin {admin}");
+    }
+}
+
+fn cannot_listen(for_whom: &str, address: SocketAddr, error: &std::io::Error) -> Failed {
+    let why = match error.kind() {
+        std::io::ErrorKind::AddrInUse => "the port is in use; stop what uses it or choose another".to_owned(),
+        std::io::ErrorKind::AddrNotAvailable => "this machine has no such address".to_owned(),
+        std::io::ErrorKind::PermissionDenied => "not allowed; ports below 1024 need a privilege".to_owned(),
+        _ => error.to_string(),
+    };
+    Failed::not_done(format!("can't listen on {address} for {for_whom}: {why}"))
+}
+
+fn target_name(target: &AccessTarget) -> String {
+    match target {
+        AccessTarget::File(path) => path.display().to_string(),
+        AccessTarget::Stdout => "stdout".to_owned(),
+        AccessTarget::Off => "off".to_owned(),
+    }
+}
+
+/// The host's name, cut to what a proxy's name may be.
+fn host_name() -> Result<String, Failed> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name: String = name.trim().chars().filter(|c| c.is_ascii_alphanumeric() || "._-".contains(*c)).take(128).collect();
+    Ok(if name.starts_with(|c: char| c.is_ascii_alphanumeric()) { name } else { "waypost".to_owned() })
+}
+
+/// The snapshot's path; its directory is made.
+fn snapshot_path(given: Option<PathBuf>, id: &Name) -> Result<PathBuf, Failed> {
+    let path = given.unwrap_or_else(|| state_directory().join(format!("{id}.snapshot")));
+    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    std::fs::create_dir_all(directory).map_err(|error| {
+        Failed::not_done(format!(
+            "the directory {} for the snapshot can't be made: {error}; choose another with --snapshot",
+            directory.display()
+        ))
+    })?;
+    Ok(path)
+}
+
+/// Where a process keeps its state: systemd's, the user's by XDG, the user's by habit.
+fn state_directory() -> PathBuf {
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    variable("STATE_DIRECTORY")
+        .or_else(|| variable("XDG_STATE_HOME").map(|state| state.join("waypost")))
+        .or_else(|| variable("HOME").map(|home| home.join(".local/state/waypost")))
+        .unwrap_or_else(|| PathBuf::from("."))
+}
+
+/// The process's own log goes to stderr; `RUST_LOG` says how much.
+fn start_logging(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,pingora_core=error,pingora_proxy=error"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let started = match format {
+        LogFormat::Json => log.json().try_init(),
+        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).try_init(),
+    };
+    if started.is_err() {
+        eprintln!("waypost: the log was started twice; this one stays silent");
+    }
+}

@@ -1,0 +1,114 @@
+//! Where the gold copy is, from flags, environment and bootstrap file, as the watcher's own settings.
+//!
+//! This is the one place where the bootstrap file is found and read, and where conf's types become those of the other crates.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use waypost_conf::{Bootstrap, Diagnostic, GoldSource, parse_bootstrap};
+use waypost_watcher::{Credentials, EtcdPlace, GoldPlace};
+
+use crate::{cli::GoldArgs, failure::Failed};
+
+/// Where etcd is if nothing says otherwise.
+const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:2379";
+/// What all keys start with if nothing says otherwise.
+pub(crate) const DEFAULT_PREFIX: &str = "/waypost/v1";
+/// Where a bootstrap file is looked for without `--config`.
+const BOOTSTRAP_PLACES: [&str; 2] = ["waypost.toml", "/etc/waypost/waypost.toml"];
+
+/// The bootstrap file in force, if there is one.
+pub(crate) struct BootstrapFile {
+    /// Where it was found.
+    pub(crate) path: Option<PathBuf>,
+    /// What it says; the defaults where there is none.
+    pub(crate) content: Bootstrap,
+}
+
+/// Finds and reads the bootstrap file.
+///
+/// # Errors
+/// Exit 2 if a named file can't be read, or a file has faults.
+pub(crate) fn bootstrap(args: &GoldArgs) -> Result<BootstrapFile, Failed> {
+    let found = match &args.config {
+        Some(path) => Some(path.clone()),
+        None => BOOTSTRAP_PLACES.iter().map(PathBuf::from).find(|path| path.is_file()),
+    };
+    let Some(path) = found else {
+        let content = parse_bootstrap("", "").map_err(|faults| Failed::unusable(lines(&faults)))?;
+        return Ok(BootstrapFile { path: None, content });
+    };
+    let name = path.display().to_string();
+    let text = fs::read_to_string(&path).map_err(|error| Failed::unusable(format!("{name}: the bootstrap file can't be read: {error}")))?;
+    let content = parse_bootstrap(&name, &text).map_err(|faults| Failed::unusable(lines(&faults)))?;
+    Ok(BootstrapFile { path: Some(path), content })
+}
+
+/// Where the gold copy is: flags and environment first, then the bootstrap file, then etcd on this machine.
+///
+/// # Errors
+/// Exit 2 if the password file can't be read or an endpoint is no URL.
+pub(crate) fn place(args: &GoldArgs, bootstrap: &Bootstrap) -> Result<GoldPlace, Failed> {
+    let written = bootstrap.gold.as_ref();
+    let source = match &args.gold {
+        Some(given) => match given.strip_prefix("file:") {
+            Some(path) => GoldSource::File(path.into()),
+            None => GoldSource::Etcd { endpoints: given.split(',').map(|url| url.trim().to_owned()).collect() },
+        },
+        None => {
+            written.map(|gold| gold.source.clone()).unwrap_or_else(|| GoldSource::Etcd { endpoints: vec![DEFAULT_ENDPOINT.to_owned()] })
+        }
+    };
+    let endpoints = match source {
+        GoldSource::File(path) => return Ok(GoldPlace::File(path)),
+        GoldSource::Etcd { endpoints } => endpoints,
+    };
+    for endpoint in &endpoints {
+        if !endpoint.starts_with("http://") && !endpoint.starts_with("https://") {
+            return Err(Failed::unusable(format!(
+                "\"{endpoint}\" is no place of a gold copy; write http://host:2379, https://host:2379 or file:PATH"
+            )));
+        }
+    }
+    let or_written = |given: &Option<PathBuf>, written: Option<&PathBuf>| given.clone().or_else(|| written.cloned());
+    let password_file = or_written(&args.gold_password_file, written.and_then(|gold| gold.password_file.as_ref()));
+    Ok(GoldPlace::Etcd(EtcdPlace {
+        endpoints,
+        prefix: args.prefix.clone().or_else(|| written.map(|gold| gold.prefix.clone())).unwrap_or_else(|| DEFAULT_PREFIX.to_owned()),
+        credentials: Credentials {
+            user: args.gold_user.clone().or_else(|| written.and_then(|gold| gold.user.clone())),
+            password: password_file.as_deref().map(password).transpose()?,
+            ca: or_written(&args.gold_ca, written.and_then(|gold| gold.ca.as_ref())),
+            cert: or_written(&args.gold_cert, written.and_then(|gold| gold.cert.as_ref())),
+            key: or_written(&args.gold_key, written.and_then(|gold| gold.key.as_ref())),
+        },
+    }))
+}
+
+/// The etcd behind a gold copy, for commands that write or list.
+///
+/// # Errors
+/// Exit 2 if the gold copy is a file: there is no store then.
+pub(crate) fn store_place(args: &GoldArgs) -> Result<EtcdPlace, Failed> {
+    let bootstrap = bootstrap(args)?;
+    match place(args, &bootstrap.content)? {
+        GoldPlace::Etcd(place) => Ok(place),
+        GoldPlace::File(path) => Err(Failed::unusable(format!(
+            "the gold copy is the file {}; edit it instead, or name an etcd with --gold http://host:2379",
+            path.display()
+        ))),
+    }
+}
+
+fn password(path: &Path) -> Result<String, Failed> {
+    let read = fs::read_to_string(path);
+    let read = read.map_err(|error| Failed::unusable(format!("{}: the etcd password file can't be read: {error}", path.display())))?;
+    Ok(read.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+/// Faults as lines.
+pub(crate) fn lines(faults: &[Diagnostic]) -> String {
+    faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}

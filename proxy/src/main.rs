@@ -1,0 +1,48 @@
+//! The `waypost` binary: reads the command line, runs one command, and turns its outcome into an exit status.
+//!
+//! Results go to stdout, messages to stderr. `anyhow` is not needed even here: each command says in a sentence why it failed.
+
+mod access_log;
+mod admin;
+mod cli;
+mod clock;
+mod commands;
+mod demo;
+mod failure;
+mod gold;
+mod metrics;
+mod resolver;
+mod server;
+mod state;
+mod transport;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match cli.command {
+        Command::Run(args) => commands::run::run(args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Check(args) => commands::check::run(&args),
+        Command::Apply(args) => commands::apply::run(&args),
+        Command::Route(command) => commands::route::run(command),
+        Command::Status(args) => commands::status::run(&args),
+        Command::Bench(args) => commands::bench::run(&args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failed) => {
+            if !failed.message.is_empty() {
+                eprintln!("waypost: {}", failed.message);
+            }
+            ExitCode::from(failed.status)
+        }
+    }
+}

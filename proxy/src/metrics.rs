@@ -1,0 +1,237 @@
+//! The metrics of INTERFACE.md: what they are called, what they count, and how they are rendered.
+//!
+//! No routing key is ever a label: there are millions. What only matters when asked for (the table's size, the store's age) is
+//! read when `/metrics` is.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::Registry,
+};
+
+use crate::{access_log::Line, state::Shared};
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct RequestLabels {
+    service: String,
+    upstream: String,
+    status: u16,
+    reason: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ServiceLabel {
+    service: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct StateLabel {
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: String,
+}
+
+/// The only gold copy there is today.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ShardLabel {
+    shard: &'static str,
+}
+
+const SHARD: ShardLabel = ShardLabel { shard: "default" };
+
+type Seconds = Gauge<f64, AtomicU64>;
+
+/// All metrics of the process.
+pub(crate) struct Metrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    durations: Family<ServiceLabel, Histogram, fn() -> Histogram>,
+    overhead: Histogram,
+    connects: Histogram,
+    in_flight: Gauge,
+    in_flight_now: Arc<AtomicI64>,
+    table_revision: Family<ShardLabel, Gauge>,
+    gold_age: Family<ShardLabel, Seconds>,
+    gold_connected: Family<ShardLabel, Gauge>,
+    table_routes: Gauge,
+    publishes: Counter,
+    publish_seconds: Histogram,
+    quarantined: Gauge,
+    resyncs: Family<ReasonLabel, Counter>,
+    stale: Family<StateLabel, Counter>,
+    stale_outcomes: Family<OutcomeLabel, Counter>,
+    hops: Histogram,
+    hints: Gauge,
+    parked: Gauge,
+    retries: Counter,
+    budget_exhausted: Counter,
+    log_lines_dropped: Gauge,
+}
+
+/// A request under way; ends when dropped.
+pub(crate) struct InFlight(Arc<AtomicI64>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// From 50 µs to some 26 s, doubling.
+fn latency_buckets() -> Histogram {
+    Histogram::new(exponential_buckets(0.000_05, 2.0, 20))
+}
+
+impl Metrics {
+    /// Registers everything.
+    pub(crate) fn new() -> Self {
+        let mut metrics = Self {
+            registry: Registry::with_prefix("waypost"),
+            requests: Family::default(),
+            durations: Family::new_with_constructor(latency_buckets),
+            overhead: Histogram::new(exponential_buckets(0.000_005, 2.0, 18)),
+            connects: latency_buckets(),
+            in_flight: Gauge::default(),
+            in_flight_now: Arc::default(),
+            table_revision: Family::default(),
+            gold_age: Family::default(),
+            gold_connected: Family::default(),
+            table_routes: Gauge::default(),
+            publishes: Counter::default(),
+            publish_seconds: Histogram::new(exponential_buckets(0.000_005, 2.0, 18)),
+            quarantined: Gauge::default(),
+            resyncs: Family::default(),
+            stale: Family::default(),
+            stale_outcomes: Family::default(),
+            hops: Histogram::new([0.0, 1.0, 2.0, 3.0, 4.0]),
+            hints: Gauge::default(),
+            parked: Gauge::default(),
+            retries: Counter::default(),
+            budget_exhausted: Counter::default(),
+            log_lines_dropped: Gauge::default(),
+        };
+        metrics.register();
+        metrics
+    }
+
+    fn register(&mut self) {
+        let registry = &mut self.registry;
+        registry.register(
+            "requests",
+            "Requests that have ended, by service, owner, status and the proxy's own reason",
+            self.requests.clone(),
+        );
+        registry.register("request_duration_seconds", "From a request's head to the end of its answer", self.durations.clone());
+        registry.register("proxy_overhead_seconds", "Of that, the time in which no owner was being waited for", self.overhead.clone());
+        registry.register("upstream_connect_seconds", "Making a new connection to an endpoint", self.connects.clone());
+        registry.register("in_flight", "Requests under way", self.in_flight.clone());
+        registry.register("table_revision", "The store's revision that the table in force reflects", self.table_revision.clone());
+        registry.register("gold_age_seconds", "How long ago the store was last known to have nothing newer", self.gold_age.clone());
+        registry.register("gold_connected", "1 while the watch on the gold copy stands, else 0", self.gold_connected.clone());
+        registry.register("table_routes", "Routes in the table in force", self.table_routes.clone());
+        registry.register("table_publishes", "Tables put in force", self.publishes.clone());
+        registry.register("table_publish_seconds", "Making the next table out of the last", self.publish_seconds.clone());
+        registry.register("records_quarantined", "Records whose value in the store is bad", self.quarantined.clone());
+        registry.register("resyncs", "Lists of the whole store beside the live table, by reason", self.resyncs.clone());
+        registry.register("stale", "Stale answers of backends, by state", self.stale.clone());
+        registry.register("stale_outcome", "How requests that met a stale answer ended", self.stale_outcomes.clone());
+        registry.register("hops", "Dispatches to another owner or at a newer epoch, a request", self.hops.clone());
+        registry.register("hints", "Hints laid over the table", self.hints.clone());
+        registry.register("parked", "Requests waiting for an owner to change", self.parked.clone());
+        registry.register("retries", "Requests sent again to the same owner", self.retries.clone());
+        registry.register("retry_budget_exhausted", "Repeats that a retry budget refused", self.budget_exhausted.clone());
+        registry.register(
+            "access_log_lines_dropped",
+            "Access log lines dropped because their reader stalled",
+            self.log_lines_dropped.clone(),
+        );
+    }
+
+    /// Counts a request as under way.
+    pub(crate) fn enter(&self) -> InFlight {
+        self.in_flight_now.fetch_add(1, Ordering::Relaxed);
+        InFlight(Arc::clone(&self.in_flight_now))
+    }
+
+    /// How many requests are under way.
+    pub(crate) fn in_flight(&self) -> i64 {
+        self.in_flight_now.load(Ordering::Relaxed)
+    }
+
+    /// Counts a new connection to an endpoint.
+    pub(crate) fn connect_seconds(&self, took: Duration) {
+        self.connects.observe(took.as_secs_f64());
+    }
+
+    /// Counts a table put in force.
+    pub(crate) fn published(&self, took: Duration) {
+        self.publishes.inc();
+        self.publish_seconds.observe(took.as_secs_f64());
+    }
+
+    /// Counts a request that has ended.
+    pub(crate) fn finished(&self, line: &Line<'_>) {
+        let service = line.trace.service.as_ref().map(|service| service.name.to_string()).unwrap_or_default();
+        let upstream = line.trace.upstream.as_ref().map(|upstream| upstream.name.to_string()).unwrap_or_default();
+        let reason = line.reason.map(|code| code.as_str().to_owned()).unwrap_or_default();
+        self.durations.get_or_create(&ServiceLabel { service: service.clone() }).observe(line.duration.as_secs_f64());
+        self.requests.get_or_create(&RequestLabels { service, upstream, status: line.status, reason }).inc();
+        self.overhead.observe(line.duration.saturating_sub(line.upstream).as_secs_f64());
+        self.retries.inc_by(u64::from(line.trace.retries));
+        if line.trace.budget_exhausted {
+            self.budget_exhausted.inc();
+        }
+        self.hops.observe(f64::from(line.trace.hops));
+        for state in &line.trace.stale {
+            self.stale.get_or_create(&StateLabel { state: state.as_str() }).inc();
+        }
+        if let Some(outcome) = line.trace.outcome {
+            self.stale_outcomes.get_or_create(&OutcomeLabel { outcome: outcome.as_str() }).inc();
+        }
+    }
+
+    /// Renders everything in Prometheus' text format.
+    pub(crate) fn render(&self, shared: &Shared) -> String {
+        let status = shared.view.status();
+        self.in_flight.set(self.in_flight());
+        self.gold_connected.get_or_create(&SHARD).set(i64::from(status.connected));
+        self.gold_age.get_or_create(&SHARD).set(status.age_ms.map_or(f64::INFINITY, |ms| ms as f64 / 1000.0));
+        let table = shared.view.load_full();
+        let revision = table.as_ref().map_or(0, |table| table.revision());
+        self.table_revision.get_or_create(&SHARD).set(i64::try_from(revision).unwrap_or(i64::MAX));
+        self.table_routes.set(table.map_or(0, |table| i64::try_from(table.route_count()).unwrap_or(i64::MAX)));
+        self.quarantined.set(i64::try_from(status.quarantined.len()).unwrap_or(i64::MAX));
+        for (reason, count) in &status.resyncs {
+            let counter = self.resyncs.get_or_create_owned(&ReasonLabel { reason: (*reason).to_owned() });
+            counter.inc_by(count.saturating_sub(counter.get()));
+        }
+        self.hints.set(i64::try_from(shared.hints.len()).unwrap_or(i64::MAX));
+        self.log_lines_dropped.set(i64::try_from(shared.access_log.dropped()).unwrap_or(i64::MAX));
+        let mut text = String::new();
+        if let Err(error) = encode(&mut text, &self.registry) {
+            tracing::error!(%error, "the metrics could not be rendered");
+        }
+        text
+    }
+}

@@ -1,0 +1,147 @@
+//! The running proxy: listeners, the accept loop, background tasks, signals and the drain.
+//!
+//! pingora's own `Server` is not used: its graceful stop sleeps a whole grace period even when idle, and a listener that can't
+//! be bound panics. Its documentation supports a custom accept loop, and this is ours. On SIGTERM readiness fails, the
+//! listeners close, connections end with their present request, and the process ends as soon as none is left.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use ipnet::IpNet;
+use pingora_core::protocols::{GetSocketDigest, SocketDigest, l4};
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream},
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    task::JoinSet,
+};
+
+use crate::{
+    admin, resolver,
+    state::{self, Shared},
+    transport::{ConnectionInfo, General, general_lane, serve_connection},
+};
+
+/// How long a drain waits for requests under way.
+const DRAIN_LIMIT: Duration = Duration::from_secs(300);
+/// Connections that may wait to be accepted.
+const BACKLOG: u32 = 4096;
+
+/// A bound listener and what holds for its connections.
+pub(crate) struct Bound {
+    listener: TcpListener,
+    trusted: Arc<[IpNet]>,
+}
+
+impl Bound {
+    /// Binds an address, `what` naming it in the error.
+    ///
+    /// # Errors
+    /// If it is in use or may not be bound; the error says which address.
+    pub(crate) fn bind(address: SocketAddr, trusted: &[IpNet]) -> io::Result<Self> {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        Ok(Self { listener: socket.listen(BACKLOG)?, trusted: trusted.into() })
+    }
+
+    /// Where it listens; the port is the real one where 0 was asked for.
+    pub(crate) fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+/// Why the proxy ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// SIGTERM, and everything under way was finished or its time was up.
+    Drained,
+    /// SIGINT.
+    Interrupted,
+}
+
+/// Runs until a signal ends it.
+///
+/// # Errors
+/// If the signal handlers can't be installed.
+pub(crate) async fn run(shared: Arc<Shared>, listeners: Vec<Bound>, admin: TcpListener, threads: usize) -> io::Result<Ended> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let (drain, draining) = watch::channel(false);
+    let lane = Arc::new(general_lane(Arc::clone(&shared), threads));
+    let mut background = JoinSet::new();
+    background.spawn(admin::serve_admin(Arc::clone(&shared), admin));
+    background.spawn(resolver::keep_resolved(Arc::clone(&shared)));
+    background.spawn(state::keep_hints(Arc::clone(&shared)));
+    let mut accepting = JoinSet::new();
+    let (connection_ends, mut all_ended) = tokio::sync::mpsc::channel::<()>(1);
+    for bound in listeners {
+        accepting.spawn(accept(bound, Arc::clone(&shared), Arc::clone(&lane), draining.clone(), connection_ends.clone()));
+    }
+    drop(connection_ends);
+    loop {
+        tokio::select! {
+            _ = interrupt.recv() => return Ok(Ended::Interrupted),
+            _ = terminate.recv() => break,
+            _ = hangup.recv() => tracing::info!("SIGHUP: nothing in the bootstrap file can be reread yet; restart to change it"),
+        }
+    }
+    tracing::info!(in_flight = shared.metrics.in_flight(), "SIGTERM: no new connections; waiting for requests under way");
+    shared.draining.store(true, Ordering::Relaxed);
+    let _ = drain.send(true);
+    // Each connection holds a sender; the channel ends with the last of them.
+    tokio::select! {
+        _ = all_ended.recv() => {}
+        () = tokio::time::sleep(DRAIN_LIMIT) => tracing::warn!(in_flight = shared.metrics.in_flight(), "the time to drain is up"),
+        _ = interrupt.recv() => return Ok(Ended::Interrupted),
+    }
+    accepting.shutdown().await;
+    background.shutdown().await;
+    Ok(Ended::Drained)
+}
+
+async fn accept(
+    bound: Bound,
+    shared: Arc<Shared>,
+    lane: Arc<General>,
+    mut draining: watch::Receiver<bool>,
+    connection_ends: tokio::sync::mpsc::Sender<()>,
+) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = bound.listener.accept() => accepted,
+            _ = draining.wait_for(|draining| *draining) => return,
+        };
+        let (stream, client) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of file descriptors, most likely: what is open goes on, and the pause lets some of it end.
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let trusted = bound.trusted.iter().any(|network| network.contains(&client.ip().to_canonical()));
+        let connection = ConnectionInfo { client, trusted, scheme: "http" };
+        let (shared, lane, draining, ends) = (Arc::clone(&shared), Arc::clone(&lane), draining.clone(), connection_ends.clone());
+        tokio::spawn(async move {
+            serve_connection(&shared, &lane, Box::new(as_pingora(stream)), connection, draining).await;
+            drop(ends);
+        });
+    }
+}
+
+/// The stream as pingora wants it: without delay, and knowing its addresses.
+fn as_pingora(stream: TcpStream) -> l4::stream::Stream {
+    use std::os::fd::AsRawFd;
+    let _ = stream.set_nodelay(true);
+    let digest = SocketDigest::from_raw_fd(stream.as_raw_fd());
+    let mut stream = l4::stream::Stream::from(stream);
+    stream.set_socket_digest(digest);
+    stream
+}

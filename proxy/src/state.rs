@@ -1,0 +1,105 @@
+//! What all requests of a process share, and the little that is told of each when it ends.
+//!
+//! Everything in here is read without a lock that a writer could hold for long; the table hangs on the view's one swapped pointer.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use waypost_policy::{Code, Hints};
+use waypost_watcher::{Asker, View};
+
+use crate::{
+    access_log::{AccessLog, Line},
+    clock::Clock,
+    metrics::Metrics,
+    transport::ConnectionInfo,
+};
+
+/// Shared by transports, admin endpoints and background tasks.
+pub(crate) struct Shared {
+    /// This proxy's name.
+    pub(crate) id: String,
+    /// This proxy in `CDN-Loop`.
+    pub(crate) cdn_id: String,
+    pub(crate) clock: Clock,
+    pub(crate) view: View,
+    pub(crate) asker: Asker,
+    pub(crate) hints: Hints,
+    pub(crate) metrics: Metrics,
+    pub(crate) access_log: AccessLog,
+    pub(crate) draining: AtomicBool,
+    /// What the bootstrap file says that this version does not act on.
+    pub(crate) bootstrap_warnings: Vec<String>,
+}
+
+impl Shared {
+    /// Takes note of a request that has ended.
+    pub(crate) fn finished(&self, line: &Line<'_>) {
+        self.metrics.finished(line);
+        self.access_log.write(line);
+    }
+
+    /// Takes note of a connection on which no request could be read.
+    pub(crate) fn note_refused_head(&self, code: Code, request_id: &str, connection: &ConnectionInfo) {
+        let trace = waypost_policy::exchange::Trace::default();
+        self.finished(&Line::without_request(code, request_id, connection.client.ip(), &trace));
+    }
+
+    /// Whether the process is on its way out.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// A table in force, or why there is none.
+    pub(crate) fn readiness(&self) -> Result<(), Code> {
+        match (self.is_draining(), self.view.load().is_some()) {
+            (true, _) => Err(Code::Draining),
+            (false, false) => Err(Code::NotReady),
+            (false, true) => Ok(()),
+        }
+    }
+}
+
+/// The hints' keeper: ends those that the table has caught up with, and has old ones checked.
+pub(crate) async fn keep_hints(shared: Arc<Shared>) {
+    let mut changed = shared.view.changed();
+    let mut incarnation = None;
+    let mut checked = std::collections::HashMap::new();
+    loop {
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(1), changed.changed()).await;
+        let Some(table) = shared.view.load_full() else { continue };
+        if incarnation.replace(table.id().clone()).is_some_and(|before| before != *table.id()) {
+            tracing::warn!(table = %table.id(), "the store's incarnation has changed; all hints are dropped");
+            shared.hints.clear();
+        }
+        if shared.hints.is_empty() {
+            checked.clear();
+            continue;
+        }
+        let now = shared.clock.now();
+        for (key, hint) in shared.hints.all() {
+            let mut world = waypost_policy::World { table: &table, hints: &shared.hints, now, rng: &mut fastrand::Rng::new() };
+            // Looking up ends a hint that has been reached; what remains is checked when it is old, and then ever more rarely.
+            let _ = waypost_policy::exchange::look_up(&key, &world);
+            let still = shared.hints.get(&key).is_some_and(|now_kept| now_kept.epoch == hint.epoch);
+            let (due, wait) = *checked
+                .get(&key)
+                .unwrap_or(&(hint.taken_at + waypost_policy::hints::FIRST_CHECK_AFTER, waypost_policy::hints::FIRST_CHECK_AFTER));
+            if !still || due > now {
+                continue;
+            }
+            let Some(service) = table.service(key.service).map(|service| service.name.clone()) else { continue };
+            if shared.asker.check(&service, &key).await == waypost_watcher::Checked::Answered
+                && let Some(table) = shared.view.load_full()
+            {
+                world.table = &table;
+                waypost_policy::exchange::settle(&key, &world);
+                checked.remove(&key);
+            } else {
+                checked.insert(key, (now + wait * 2, wait * 2));
+            }
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! The answers of the proxy's own, rendered: `application/problem+json` (RFC 9457) and the redirect.
+//!
+//! One rendering for all lanes and for connections that never got as far as a request.
+
+use pingora_http::ResponseHeader;
+use serde::Serialize;
+use waypost_policy::Code;
+
+
+
+/// The problem type of a code is this with the code behind it.
+const TYPE_PREFIX: &str = "urn:waypost:problem:";
+
+#[derive(Serialize)]
+struct Problem<'a> {
+    r#type: String,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    request_id: &'a str,
+}
+
+/// The body of an answer.
+pub(crate) fn problem_json(code: Code, request_id: &str) -> Vec<u8> {
+    let problem = Problem {
+        r#type: format!("{TYPE_PREFIX}{}", code.as_str()),
+        title: code.title(),
+        status: code.status(),
+        detail: code.detail(),
+        request_id,
+    };
+    serde_json::to_vec(&problem).unwrap_or_default()
+}
+
+/// The head of an answer whose body has `body_bytes`; `location` only for a redirect.
+pub(crate) fn head(code: Code, request_id: &str, location: Option<&[u8]>, body_bytes: usize) -> pingora_core::Result<ResponseHeader> {
+    let mut head = ResponseHeader::build(code.status(), Some(8))?;
+    head.insert_header("Content-Type", "application/problem+json")?;
+    head.insert_header("Content-Length", body_bytes)?;
+    head.insert_header("Waypost-Reason", code.as_str())?;
+    head.insert_header("X-Request-Id", request_id)?;
+    head.insert_header("Via", super::headers::VIA)?;
+    if code.status() == 503 {
+        head.insert_header("Retry-After", "1")?;
+    }
+    if let Some(location) = location {
+        head.insert_header("Cache-Control", "no-store")?;
+        head.insert_header("Location", location)?;
+    }
+    Ok(head)
+}
+
+/// A whole answer as bytes, for a connection on which no request could be read; the connection closes behind it.
+pub(crate) fn raw(code: Code, request_id: &str) -> Vec<u8> {
+    let body = problem_json(code, request_id);
+    let retry_after = if code.status() == 503 { "Retry-After: 1\r\n" } else { "" };
+    let head = format!(
+        "HTTP/1.1 {} {}\r\nContent-Type: application/problem+json\r\nContent-Length: {}\r\nWaypost-Reason: {}\r\nX-Request-Id: {request_id}\r\nVia: {}\r\n{retry_after}Connection: close\r\n\r\n",
+        code.status(),
+        code.title(),
+        body.len(),
+        code.as_str(),
+        super::headers::VIA,
+    );
+    [head.into_bytes(), body].concat()
+}

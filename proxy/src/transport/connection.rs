@@ -1,0 +1,92 @@
+//! The front door: one client connection, request by request.
+//!
+//! Reads and checks a head under its deadline, hands the request to a lane, takes the connection back and goes on with what the client has
+//! pipelined. Malformed heads end here with an answer and a closed connection. While the process drains, a connection
+//! ends as soon as its present request has been answered; idle ones end at once.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use pingora_core::{apps::HttpServerApp, protocols::Stream, protocols::http::ServerSession, server::ShutdownWatch};
+use waypost_policy::Code;
+
+use super::{
+    General, answer,
+    downstream::{Deadline, Downstream, NoHead},
+    headers::new_request_id,
+};
+use crate::state::Shared;
+
+/// Until a table is in force there is no policy: a client may take this long for a head.
+const HEADER_LIMIT_WITHOUT_TABLE: Duration = Duration::from_secs(10);
+/// How long the rest of a request's body is read after its answer, so that the connection can be used again.
+const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+
+/// What is known of a connection.
+#[derive(Clone, Debug)]
+pub(crate) struct ConnectionInfo {
+    /// Where the client is.
+    pub(crate) client: SocketAddr,
+    /// Whether the listener trusts what the client says of itself and of those before it.
+    pub(crate) trusted: bool,
+    /// `http` or `https`.
+    pub(crate) scheme: &'static str,
+}
+
+/// What a lane gets beside the request: handed through pingora's per-connection context.
+#[derive(Debug)]
+pub(crate) struct Handed {
+    pub(crate) connection: ConnectionInfo,
+    pub(crate) deadline: Arc<Deadline>,
+}
+
+/// Serves a connection to its end.
+pub(crate) async fn serve_connection(
+    shared: &Shared,
+    lane: &Arc<General>,
+    stream: Stream,
+    connection: ConnectionInfo,
+    mut shutdown: ShutdownWatch,
+) {
+    let mut downstream = Box::new(Downstream::new(stream));
+    loop {
+        let (idle, header) = limits(shared);
+        let read = tokio::select! {
+            read = downstream.read_head(idle, header) => read,
+            () = draining(&mut shutdown) => return,
+        };
+        match read {
+            Ok(()) => {}
+            Err(NoHead::Gone) => return,
+            Err(NoHead::Answer(code)) => return refuse(shared, &mut downstream, code, &connection).await,
+        }
+        let handed = Handed { connection: connection.clone(), deadline: downstream.deadline() };
+        let mut session = ServerSession::new_http1(downstream);
+        session.set_keepalive(if *shutdown.borrow() { None } else { Some(idle.as_secs()) });
+        session.set_connection_user_context(Some(Box::new(handed)));
+        session.set_total_drain_timeout(Some(DRAIN_LIMIT));
+        let Some(reused) = lane.process_new_http(session, &shutdown).await else { return };
+        let (stream, _) = reused.consume();
+        let Ok(taken_back) = stream.into_any().downcast::<Downstream>() else { return };
+        downstream = taken_back;
+    }
+}
+
+/// Idle and header time-outs: before the service is known, those of the default policy.
+fn limits(shared: &Shared) -> (Duration, Duration) {
+    let table = shared.view.load();
+    let timeouts = table.as_ref().map(|table| table.default_policy().timeouts.clone());
+    let millis = |ms: u64| Duration::from_millis(ms);
+    timeouts.map_or((Duration::from_secs(60), HEADER_LIMIT_WITHOUT_TABLE), |given| (millis(given.idle_ms), millis(given.header_ms)))
+}
+
+async fn refuse(shared: &Shared, downstream: &mut Downstream, code: Code, connection: &ConnectionInfo) {
+    let request_id = new_request_id();
+    shared.note_refused_head(code, &request_id, connection);
+    downstream.answer_and_close(&answer::raw(code, &request_id)).await;
+}
+
+/// Ends when the process begins to drain.
+async fn draining(shutdown: &mut ShutdownWatch) {
+    // An error means that the sender has gone, which is the process's end as well.
+    let _ = shutdown.wait_for(|draining| *draining).await;
+}

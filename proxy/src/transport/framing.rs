@@ -1,0 +1,326 @@
+//! What a request's head must look like before anything else reads it, and how its body is framed.
+//!
+//! Strict where parsers differ (RFC 9112; request smuggling lives in the differences): every line ends in CRLF, no bare CR, LF or
+//! NUL, no obs-fold, no space before a colon, one Host, one framing. What passes means the same to every parser
+//! behind; what does not is answered 400 and the connection closed, never forwarded as a guess.
+
+use waypost_policy::Code;
+
+/// The largest request head, in bytes.
+pub(crate) const MAX_HEAD_BYTES: usize = 64 * 1024;
+/// The most header fields a request may have. Below what the general transport can parse (256).
+const MAX_FIELDS: usize = 200;
+/// The longest line of a chunk's size with its extensions.
+const MAX_CHUNK_LINE_BYTES: usize = 4096;
+
+/// How the request's body is framed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Framing {
+    /// So many bytes; 0 where there is no body.
+    Length(u64),
+    /// Chunked.
+    Chunked,
+}
+
+/// What is known of a checked head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CheckedHead {
+    /// Its length with the empty line.
+    pub(crate) len: usize,
+    /// How its body is framed.
+    pub(crate) framing: Framing,
+}
+
+/// Where the head ends: the offset behind the first empty line, if it has arrived. `from`: how much was searched before.
+pub(crate) fn end_of_head(bytes: &[u8], from: usize) -> Option<usize> {
+    let from = from.saturating_sub(3);
+    bytes[from..].windows(4).position(|four| four == b"\r\n\r\n").map(|at| from + at + 4)
+}
+
+/// Checks a whole head, its empty line included.
+///
+/// # Errors
+/// The code to answer with: `BadRequest`, or `HeaderTooLarge` for too many fields.
+pub(crate) fn check_head(head: &[u8]) -> Result<CheckedHead, Code> {
+    let len = head.len();
+    let mut lines = Lines(head);
+    let version = request_line(lines.next().ok_or(Code::BadRequest)??)?;
+    let mut fields = 0usize;
+    let mut hosts = 0usize;
+    let mut length = None;
+    let mut chunked = false;
+    for line in lines {
+        let line = line?;
+        if line.is_empty() {
+            break;
+        }
+        fields += 1;
+        if fields > MAX_FIELDS {
+            return Err(Code::HeaderTooLarge);
+        }
+        let (name, value) = field(line)?;
+        if name.eq_ignore_ascii_case(b"host") {
+            hosts += 1;
+            if !is_host(value) {
+                return Err(Code::BadRequest);
+            }
+        } else if name.eq_ignore_ascii_case(b"content-length") {
+            if length.replace(content_length(value)?).is_some() {
+                return Err(Code::BadRequest);
+            }
+        } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
+            if chunked || !value.eq_ignore_ascii_case(b"chunked") {
+                return Err(Code::BadRequest);
+            }
+            chunked = true;
+        }
+    }
+    let one_host = hosts == 1 || (hosts == 0 && version == Version::Http10);
+    let one_framing = !chunked || (length.is_none() && version == Version::Http11);
+    if !one_host || !one_framing {
+        return Err(Code::BadRequest);
+    }
+    let framing = if chunked { Framing::Chunked } else { Framing::Length(length.unwrap_or(0)) };
+    Ok(CheckedHead { len, framing })
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Version {
+    Http10,
+    Http11,
+}
+
+/// Lines that end in CRLF and hold no other control character than HTAB.
+struct Lines<'a>(&'a [u8]);
+
+impl<'a> Iterator for Lines<'a> {
+    type Item = Result<&'a [u8], Code>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let Some(end) = self.0.iter().position(|&b| (b < 0x20 && b != b'\t') || b == 0x7f) else {
+            self.0 = b"";
+            return Some(Err(Code::BadRequest));
+        };
+        if self.0.get(end..end + 2) != Some(b"\r\n") {
+            self.0 = b"";
+            return Some(Err(Code::BadRequest));
+        }
+        let line = &self.0[..end];
+        self.0 = &self.0[end + 2..];
+        Some(Ok(line))
+    }
+}
+
+fn request_line(line: &[u8]) -> Result<Version, Code> {
+    let mut parts = line.split(|b| *b == b' ');
+    let (Some(method), Some(target), Some(version), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+        return Err(Code::BadRequest);
+    };
+    // Bytes above ASCII do occur in targets and mean themselves; white space and control characters were refused with the line.
+    if !is_token(method) || target.is_empty() || target.contains(&b'\t') || method == b"CONNECT" {
+        return Err(Code::BadRequest);
+    }
+    match version {
+        b"HTTP/1.1" => Ok(Version::Http11),
+        b"HTTP/1.0" => Ok(Version::Http10),
+        _ => Err(Code::BadRequest),
+    }
+}
+
+/// Name and trimmed value; a line that starts with white space (obs-fold) has no token for a name.
+fn field(line: &[u8]) -> Result<(&[u8], &[u8]), Code> {
+    let colon = line.iter().position(|b| *b == b':').ok_or(Code::BadRequest)?;
+    let name = &line[..colon];
+    if !is_token(name) {
+        return Err(Code::BadRequest);
+    }
+    Ok((name, line[colon + 1..].trim_ascii()))
+}
+
+/// RFC 9110, section 5.6.2.
+fn is_token(bytes: &[u8]) -> bool {
+    let is_tchar = |b: &u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b);
+    !bytes.is_empty() && bytes.iter().all(is_tchar)
+}
+
+/// `uri-host [":" port]` without userinfo; may be empty (RFC 9112, section 3.2).
+fn is_host(value: &[u8]) -> bool {
+    value.iter().all(|b| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=:[]".contains(b))
+}
+
+/// Digits only: no sign, no list, no white space inside.
+fn content_length(value: &[u8]) -> Result<u64, Code> {
+    let digits = std::str::from_utf8(value).ok().filter(|value| !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()));
+    digits.and_then(|digits| digits.parse().ok()).ok_or(Code::BadRequest)
+}
+
+/// Follows chunked framing byte by byte, so that nothing behind the body is taken for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Chunks {
+    /// In a chunk's size; the value so far, and how many digits.
+    Size { value: u64, digits: u8 },
+    /// In a chunk's extensions; how many bytes of them.
+    Extension { value: u64, bytes: usize },
+    /// At the LF of the size line.
+    SizeLf { value: u64 },
+    /// In data.
+    Data { left: u64 },
+    /// Behind data: at CR, at LF.
+    DataCr,
+    /// At the LF behind data.
+    DataLf,
+    /// Behind the last chunk: at the CR of the empty line. A trailer field here is refused: it could not be carried.
+    EndCr,
+    /// At the last LF.
+    EndLf,
+    /// The body is over.
+    Done,
+}
+
+impl Chunks {
+    /// At the start of a body.
+    pub(crate) const START: Self = Self::Size { value: 0, digits: 0 };
+
+    /// How many of these bytes belong to the body; moves on by as many.
+    ///
+    /// # Errors
+    /// `BadRequest` if the framing is broken, or has trailers.
+    pub(crate) fn take(&mut self, bytes: &[u8]) -> Result<usize, Code> {
+        let mut at = 0;
+        while at < bytes.len() && *self != Self::Done {
+            if let Self::Data { left } = *self {
+                let here = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len() - at);
+                let left = left - here as u64;
+                *self = if left == 0 { Self::DataCr } else { Self::Data { left } };
+                at += here;
+                continue;
+            }
+            *self = self.after(bytes[at]).ok_or(Code::BadRequest)?;
+            at += 1;
+        }
+        Ok(at)
+    }
+
+    fn after(self, byte: u8) -> Option<Self> {
+        match (self, byte) {
+            (Self::Size { digits: 0, .. }, byte) if !byte.is_ascii_hexdigit() => None,
+            (Self::Size { value, .. }, b'\r') => Some(Self::SizeLf { value }),
+            (Self::Size { value, .. }, b';') => Some(Self::Extension { value, bytes: 0 }),
+            (Self::Size { value, digits }, byte) if digits < 16 => {
+                let digit = char::from(byte).to_digit(16)?;
+                Some(Self::Size { value: value << 4 | u64::from(digit), digits: digits + 1 })
+            }
+            (Self::Extension { value, .. }, b'\r') => Some(Self::SizeLf { value }),
+            (Self::Extension { value, bytes }, byte) if bytes < MAX_CHUNK_LINE_BYTES && (byte >= 0x20 || byte == b'\t') && byte != 0x7f => {
+                Some(Self::Extension { value, bytes: bytes + 1 })
+            }
+            (Self::SizeLf { value: 0 }, b'\n') => Some(Self::EndCr),
+            (Self::SizeLf { value }, b'\n') => Some(Self::Data { left: value }),
+            (Self::DataCr, b'\r') => Some(Self::DataLf),
+            (Self::DataLf, b'\n') => Some(Self::START),
+            (Self::EndCr, b'\r') => Some(Self::EndLf),
+            (Self::EndLf, b'\n') => Some(Self::Done),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(head: &str) -> Result<Framing, Code> {
+        check_head(head.as_bytes()).map(|head| head.framing)
+    }
+
+    #[test]
+    fn plain_heads_pass() {
+        assert_eq!(check("GET / HTTP/1.1\r\nHost: a\r\n\r\n"), Ok(Framing::Length(0)));
+        assert_eq!(check("POST /a?b HTTP/1.1\r\nhost:a:80\r\nContent-Length: 12\r\n\r\n"), Ok(Framing::Length(12)));
+        assert_eq!(check("PUT / HTTP/1.1\r\nHost: [::1]:8\r\nTransfer-Encoding: Chunked\r\n\r\n"), Ok(Framing::Chunked));
+        assert_eq!(check("GET / HTTP/1.0\r\n\r\n"), Ok(Framing::Length(0)));
+        assert_eq!(check("OPTIONS * HTTP/1.1\r\nHost:\r\nX:\r\n\r\n"), Ok(Framing::Length(0)));
+    }
+
+    #[test]
+    fn whatever_two_parsers_could_read_differently_is_refused() {
+        for head in [
+            "GET / HTTP/1.1\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
+            "GET  / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1 \r\nHost: a\r\n\r\n",
+            "GET /\tx HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET / HTTP/2.0\r\nHost: a\r\n\r\n",
+            "GET /\r\nHost: a\r\n\r\n",
+            "G(T / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\nX: y\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\rX: y\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\0\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost : a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nX: a\r\n b\r\n\r\n",
+            "GET / HTTP/1.1\r\n X: a\r\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\n: b\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nXb\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a/b\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: u@a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1, 1\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: \r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "GET / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+        ] {
+            assert_eq!(check(head), Err(Code::BadRequest), "{head:?}");
+        }
+        let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(MAX_FIELDS));
+        assert_eq!(check(&many), Err(Code::HeaderTooLarge));
+    }
+
+    #[test]
+    fn chunked_framing_ends_where_the_body_ends() {
+        let body = b"5;x=\"y\"\r\nhello\r\nA\r\n0123456789\r\n0\r\n\r\nGET / HTTP/1.1";
+        let end = body.len() - b"GET / HTTP/1.1".len();
+        for cut in 0..=body.len() {
+            let mut chunks = Chunks::START;
+            let first = chunks.take(&body[..cut]).unwrap();
+            let second = chunks.take(&body[first..]).unwrap();
+            assert_eq!((first + second, chunks), (end, Chunks::Done), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn broken_chunks_and_trailers_are_refused() {
+        for body in [
+            "\r\n",
+            "g\r\n",
+            "5\nhello",
+            "5\r\nhelloX",
+            "5 \r\n",
+            "-1\r\n",
+            "0x5\r\n",
+            "11111111111111111\r\n",
+            "0\r\nTrailer: x\r\n\r\n",
+            "1;a\0\r\n",
+        ] {
+            assert_eq!(Chunks::START.clone().take(body.as_bytes()), Err(Code::BadRequest), "{body:?}");
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_head_is_found_across_reads() {
+        let head = b"GET / HTTP/1.1\r\n\r\nrest";
+        for from in 0..18 {
+            assert_eq!(end_of_head(head, from), Some(18));
+        }
+        assert_eq!(end_of_head(&head[..17], 0), None);
+    }
+}

@@ -1,0 +1,453 @@
+//! The general transport: an `Exchange` carried out by `pingora-proxy`.
+//!
+//! Hooks call `step`, which never waits, and keep its answer in the context; all waiting is done in `upstream_peer`, which is called for
+//! each attempt. A stale answer is turned into an error with retry in `upstream_response_filter`, before anything has gone to
+//! the client; pingora then replays the buffered body. It carries out and decides nothing.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use pingora_core::{
+    Error, ErrorSource, ErrorType, Result, protocols::Digest, server::configuration::ServerConf, upstreams::peer::HttpPeer,
+};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::{FailToProxy, HttpProxy, ProxyHttp, ProxyWarnLogContext, Session};
+use waypost_policy::{Body, Code, Exchange, Failure, Found, Input, Lease, Next, Sent, World, wire::Stamp};
+use waypost_watcher::Checked;
+
+use super::{
+    answer,
+    connection::{ConnectionInfo, Handed},
+    downstream::{Deadline, Phase},
+    headers::{self, ReplyHead, RequestHead},
+};
+use crate::{access_log::Line, metrics::InFlight, state::Shared};
+
+/// The general lane as the front door calls it.
+pub(crate) type General = HttpProxy<GeneralLane>;
+
+/// The most attempts pingora makes for a request: the hops and retries of the policy end long before.
+const MAX_ATTEMPTS: usize = 64;
+/// Kept-alive connections to upstreams, for the whole process.
+const UPSTREAM_POOL: usize = 4096;
+/// How long a connection to an upstream may lie idle in the pool.
+const UPSTREAM_IDLE: Duration = Duration::from_secs(55);
+
+/// Makes the general lane; `threads` is the number of worker threads of its runtime.
+pub(crate) fn general_lane(shared: Arc<Shared>, threads: usize) -> General {
+    let settings = ServerConf { threads, max_retries: MAX_ATTEMPTS, upstream_keepalive_pool_size: UPSTREAM_POOL, ..ServerConf::default() };
+    pingora_proxy::http_proxy(&Arc::new(settings), GeneralLane { shared })
+}
+
+/// What the hooks work with.
+pub(crate) struct GeneralLane {
+    shared: Arc<Shared>,
+}
+
+/// One request on this lane.
+pub(crate) struct Request {
+    started: Instant,
+    exchange: Exchange,
+    connection: Option<ConnectionInfo>,
+    deadline: Arc<Deadline>,
+    request_id: String,
+    /// What the next attempt is to carry out.
+    pending: Option<Next>,
+    /// The slot and stamp of the present attempt.
+    attempt: Option<(Lease, Stamp)>,
+    dispatched: Option<Instant>,
+    /// Time spent waiting for owners, over all attempts.
+    upstream_time: Duration,
+    /// What the proxy answers by itself, in the end.
+    answer: Option<(Code, Option<Vec<u8>>)>,
+    body_limit: u64,
+    body_bytes: u64,
+    _in_flight: InFlight,
+}
+
+impl GeneralLane {
+    /// One step of the exchange in the world of this moment.
+    fn step(&self, head: &RequestHeader, ctx: &mut Request, input: Input<'_, ReplyHead<'_>>) -> Next {
+        let table = self.shared.view.load();
+        let Some(table) = table.as_ref() else { return Next::Answer(Code::NotReady) };
+        let mut world = World { table, hints: &self.shared.hints, now: self.shared.clock.now(), rng: &mut fastrand::Rng::new() };
+        ctx.exchange.step(&RequestHead(head), input, &mut world)
+    }
+
+    /// Waits for a check, and takes the step that its end allows.
+    async fn check(&self, session: &Session, ctx: &mut Request, key: &waypost_policy::table::RequestKey) -> Next {
+        let service = ctx.exchange.trace().service.as_ref().map(|service| service.name.clone());
+        let Some(service) = service else { return Next::Answer(Code::Internal) };
+        let found = match self.shared.asker.check(&service, key).await {
+            Checked::Answered => Found::Answered,
+            Checked::Unavailable => Found::Unavailable,
+            Checked::Capped => Found::Capped,
+        };
+        self.step(session.req_header(), ctx, Input::Found(found))
+    }
+
+    fn peer(ctx: &Request, lease: &Lease) -> Box<HttpPeer> {
+        let timeouts = &ctx.exchange.policy().timeouts;
+        let mut peer = HttpPeer::new(lease.socket_addr(), false, String::new());
+        let connect = (timeouts.connect_ms > 0).then(|| Duration::from_millis(timeouts.connect_ms));
+        peer.options.connection_timeout = connect;
+        peer.options.total_connection_timeout = connect;
+        peer.options.idle_timeout = Some(UPSTREAM_IDLE);
+        // First byte and idle are watched by the downstream's deadline: pingora has one time-out for both.
+        peer.options.read_timeout = None;
+        peer.options.write_timeout = idle_limit(ctx);
+        Box::new(peer)
+    }
+
+    /// Ends the attempt: gives its slot back and counts its time.
+    fn end_attempt(ctx: &mut Request) {
+        ctx.attempt = None;
+        if let Some(dispatched) = ctx.dispatched.take() {
+            ctx.upstream_time += dispatched.elapsed();
+        }
+    }
+
+    /// After a failure: what the exchange wants, as an error that pingora retries or not.
+    fn after_failure(&self, session: &mut Session, ctx: &mut Request, mut error: Box<Error>, failure: Failure, sent: Sent) -> Box<Error> {
+        Self::end_attempt(ctx);
+        let body = body_of(session);
+        let next = self.step(session.req_header(), ctx, Input::Failed(failure, sent, body));
+        error.set_retry(self.keep(ctx, next));
+        error
+    }
+
+    /// Keeps the next action for the next attempt; false if there is none.
+    fn keep(&self, ctx: &mut Request, next: Next) -> bool {
+        match next {
+            Next::Answer(code) => ctx.answer = Some((code, None)),
+            Next::Redirect(location) => ctx.answer = Some((Code::Moved, Some(location))),
+            next => {
+                ctx.pending = Some(next);
+                return true;
+            }
+        }
+        false
+    }
+
+    async fn write_answer(&self, session: &mut Session, ctx: &mut Request, code: Code, location: Option<Vec<u8>>) -> Result<()> {
+        ctx.answer = Some((code, location.clone()));
+        let body = answer::problem_json(code, &ctx.request_id);
+        let head = answer::head(code, &ctx.request_id, location.as_deref(), body.len())?;
+        let bodiless = session.req_header().method == http::Method::HEAD;
+        session.write_response_header(Box::new(head), bodiless).await?;
+        if !bodiless {
+            session.write_response_body(Some(Bytes::from(body)), true).await?;
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for GeneralLane {
+    type CTX = Request;
+
+    fn new_ctx(&self) -> Self::CTX {
+        Request {
+            started: Instant::now(),
+            exchange: Exchange::default(),
+            connection: None,
+            deadline: Arc::default(),
+            request_id: String::new(),
+            pending: None,
+            attempt: None,
+            dispatched: None,
+            upstream_time: Duration::ZERO,
+            answer: None,
+            body_limit: 0,
+            body_bytes: 0,
+            _in_flight: self.shared.metrics.enter(),
+        }
+    }
+
+    /// Called before the first filter with what the front door handed over.
+    fn on_connection_reuse(&self, _session: &mut Session, ctx: &mut Self::CTX, handed: Box<dyn std::any::Any + Send + Sync>) {
+        if let Ok(handed) = handed.downcast::<Handed>() {
+            ctx.connection = Some(handed.connection);
+            ctx.deadline = handed.deadline;
+        }
+    }
+
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<bool> {
+        let Some(connection) = ctx.connection.clone() else {
+            return Error::e_explain(ErrorType::InternalError, "a request came without its connection");
+        };
+        ctx.request_id = headers::request_id(session.req_header(), &connection);
+        headers::strip_protocol_from_request(session.req_header_mut());
+        let next = if headers::has_looped(session.req_header(), &self.shared.cdn_id) {
+            Next::Answer(Code::Loop)
+        } else {
+            self.step(session.req_header(), ctx, Input::Start)
+        };
+        ctx.body_limit = ctx.exchange.policy().limits.body_bytes;
+        let announced = session.req_header().headers.get(http::header::CONTENT_LENGTH);
+        let announced = announced.and_then(|length| length.to_str().ok()?.parse::<u64>().ok()).unwrap_or(0);
+        let (code, location) = match next {
+            Next::Forward(..) if ctx.body_limit > 0 && announced > ctx.body_limit => (Code::BodyTooLarge, None),
+            Next::Answer(code) => (code, None),
+            Next::Redirect(location) => (Code::Moved, Some(location)),
+            next => {
+                ctx.pending = Some(next);
+                session.set_write_timeout(idle_limit(ctx));
+                return Ok(false);
+            }
+        };
+        if announced > ctx.body_limit && code == Code::BodyTooLarge {
+            session.set_keepalive(None);
+        }
+        self.write_answer(session, ctx, code, location).await?;
+        Ok(true)
+    }
+
+    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<Box<HttpPeer>> {
+        loop {
+            match ctx.pending.take() {
+                Some(Next::Forward(lease, stamp)) => {
+                    let peer = Self::peer(ctx, &lease);
+                    ctx.attempt = Some((lease, stamp));
+                    ctx.dispatched = Some(Instant::now());
+                    return Ok(peer);
+                }
+                Some(Next::Check(key)) => {
+                    let next = self.check(session, ctx, &key).await;
+                    if !self.keep(ctx, next) {
+                        return Err(answered());
+                    }
+                }
+                // Nothing else is kept.
+                _ => return Err(answered()),
+            }
+        }
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _session: &mut Session,
+        reused: bool,
+        _peer: &HttpPeer,
+        _socket: std::os::unix::io::RawFd,
+        _digest: Option<&Digest>,
+        ctx: &mut Self::CTX,
+    ) -> Result<()> {
+        if let Some(dispatched) = ctx.dispatched.filter(|_| !reused) {
+            self.shared.metrics.connect_seconds(dispatched.elapsed());
+        }
+        Ok(())
+    }
+
+    async fn upstream_request_filter(&self, session: &mut Session, head: &mut RequestHeader, ctx: &mut Self::CTX) -> Result<()> {
+        let (Some(connection), Some((_, stamp))) = (&ctx.connection, &ctx.attempt) else {
+            return Error::e_explain(ErrorType::InternalError, "an attempt came without its lease");
+        };
+        headers::prepare_request(head, connection, &self.shared.cdn_id, &ctx.request_id, &stamp.to_value())?;
+        if session.is_body_done() {
+            ctx.deadline.set(Phase::FirstByte, first_byte_limit(ctx));
+        } else {
+            ctx.deadline.set(Phase::Client, millis(ctx.exchange.policy().timeouts.idle_ms));
+        }
+        Ok(())
+    }
+
+    async fn request_body_filter(&self, _session: &mut Session, body: &mut Option<Bytes>, end: bool, ctx: &mut Self::CTX) -> Result<()> {
+        ctx.body_bytes += body.as_ref().map_or(0, |bytes| bytes.len() as u64);
+        if ctx.body_limit > 0 && ctx.body_bytes > ctx.body_limit {
+            ctx.answer = Some((Code::BodyTooLarge, None));
+            return Err(answered());
+        }
+        if end {
+            ctx.deadline.set(Phase::FirstByte, first_byte_limit(ctx));
+        } else {
+            ctx.deadline.set(Phase::Client, millis(ctx.exchange.policy().timeouts.idle_ms));
+        }
+        Ok(())
+    }
+
+    async fn upstream_response_filter(&self, session: &mut Session, head: &mut ResponseHeader, ctx: &mut Self::CTX) -> Result<()> {
+        if head.status.is_informational() && head.status != http::StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(());
+        }
+        let body = body_of(session);
+        let next = self.step(session.req_header(), ctx, Input::Reply(&ReplyHead(head), body));
+        if matches!(next, Next::Relay) {
+            ctx.deadline.set(Phase::Idle, millis(ctx.exchange.policy().timeouts.idle_ms));
+            if head.status == http::StatusCode::SWITCHING_PROTOCOLS {
+                ctx.deadline.upgrade();
+            }
+            return Ok(());
+        }
+        Self::end_attempt(ctx);
+        ctx.deadline.clear();
+        // A repeat replays the body from its start.
+        ctx.body_bytes = 0;
+        let mut error = answered();
+        error.set_retry(self.keep(ctx, next));
+        Err(error)
+    }
+
+    fn upstream_response_body_filter(
+        &self,
+        _session: &mut Session,
+        _body: &mut Option<Bytes>,
+        end: bool,
+        ctx: &mut Self::CTX,
+    ) -> Result<Option<Duration>> {
+        if end {
+            ctx.deadline.clear();
+        } else {
+            ctx.deadline.set(Phase::Idle, millis(ctx.exchange.policy().timeouts.idle_ms));
+        }
+        Ok(None)
+    }
+
+    async fn response_filter(&self, _session: &mut Session, head: &mut ResponseHeader, ctx: &mut Self::CTX) -> Result<()> {
+        headers::prepare_response(head, &ctx.request_id)
+    }
+
+    fn fail_to_connect(&self, session: &mut Session, _peer: &HttpPeer, ctx: &mut Self::CTX, error: Box<Error>) -> Box<Error> {
+        let failure = match error.etype() {
+            ErrorType::ConnectTimedout => Failure::ConnectTimeout,
+            ErrorType::TLSHandshakeFailure
+            | ErrorType::TLSHandshakeTimedout
+            | ErrorType::TLSWantX509Lookup
+            | ErrorType::InvalidCert
+            | ErrorType::HandshakeError => Failure::Tls,
+            _ => Failure::Connect,
+        };
+        self.after_failure(session, ctx, error, failure, Sent::Nothing)
+    }
+
+    fn error_while_proxy(
+        &self,
+        _peer: &HttpPeer,
+        session: &mut Session,
+        mut error: Box<Error>,
+        ctx: &mut Self::CTX,
+        reused: bool,
+    ) -> Box<Error> {
+        if ctx.pending.is_some() || ctx.answer.is_some() {
+            error.set_retry(ctx.pending.is_some());
+            return error;
+        }
+        error.set_retry(false);
+        if session.response_written().is_some() {
+            Self::end_attempt(ctx);
+            return error;
+        }
+        let failure = match (ctx.deadline.fired(), error.esource()) {
+            (Some(Phase::Client), _) => {
+                ctx.answer = Some((Code::ClientTimeout, None));
+                None
+            }
+            (Some(Phase::FirstByte | Phase::Idle), _) => Some(Failure::FirstByteTimeout),
+            (None, _) if ctx.deadline.is_broken() => {
+                ctx.answer = Some((Code::BadRequest, None));
+                None
+            }
+            (None, ErrorSource::Downstream) => None,
+            (None, _) => Some(match error.etype() {
+                ErrorType::ReadTimedout | ErrorType::WriteTimedout => Failure::FirstByteTimeout,
+                ErrorType::InvalidHTTPHeader | ErrorType::H1Error => Failure::BadResponse,
+                _ => Failure::Reset { reused },
+            }),
+        };
+        ctx.body_bytes = 0;
+        match failure {
+            Some(failure) => self.after_failure(session, ctx, error, failure, Sent::Something),
+            None => {
+                Self::end_attempt(ctx);
+                error
+            }
+        }
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Self::CTX) -> FailToProxy {
+        let gone = FailToProxy { error_code: 0, can_reuse_downstream: false };
+        if session.response_written().is_some() {
+            return gone;
+        }
+        let (code, location) = match ctx.answer.take() {
+            Some(answer) => answer,
+            None if *error.esource() == ErrorSource::Downstream => return gone,
+            None => {
+                tracing::error!(request_id = ctx.request_id, %error, "a request failed for a reason that has no answer of its own");
+                (Code::Internal, None)
+            }
+        };
+        session.set_keepalive(None);
+        if let Err(error) = self.write_answer(session, ctx, code, location).await {
+            tracing::debug!(request_id = ctx.request_id, %error, "the client went away before it was answered");
+        }
+        FailToProxy { error_code: code.status(), can_reuse_downstream: false }
+    }
+
+    fn suppress_error_log(&self, _session: &Session, _ctx: &Self::CTX, _error: &Error) -> bool {
+        // The access log has a line for each request, with its reason.
+        true
+    }
+
+    fn suppress_proxy_warn_log(&self, _session: &Session, _ctx: &Self::CTX, _error: &Error, _context: ProxyWarnLogContext) -> bool {
+        true
+    }
+
+    async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut Self::CTX) {
+        Self::end_attempt(ctx);
+        let head = session.req_header();
+        let status = session.response_written().map_or(0, |written| written.status.as_u16());
+        let line = Line {
+            request_id: &ctx.request_id,
+            client: ctx.connection.as_ref().map(|connection| connection.client.ip()),
+            method: head.method.as_str(),
+            host: head.headers.get(http::header::HOST).map(|host| host.as_bytes()),
+            target: head.raw_path(),
+            status,
+            reason: ctx.answer.as_ref().map(|(code, _)| *code),
+            trace: ctx.exchange.trace(),
+            bytes_in: ctx.body_bytes,
+            bytes_out: session.body_bytes_sent() as u64,
+            duration: ctx.started.elapsed(),
+            upstream: ctx.upstream_time,
+            protocol: if head.version == http::Version::HTTP_10 { "HTTP/1.0" } else { "HTTP/1.1" },
+            user_agent: head.headers.get(http::header::USER_AGENT).map(|agent| agent.as_bytes()),
+        };
+        self.shared.finished(&line);
+    }
+}
+
+/// May the body be sent again? pingora keeps up to 64 KiB of it.
+fn body_of(session: &mut Session) -> Body {
+    if session.is_body_empty() {
+        Body::None
+    } else if session.as_ref().retry_buffer_truncated() {
+        Body::Spent
+    } else if session.body_bytes_read() == 0 {
+        Body::Withheld
+    } else {
+        Body::Buffered
+    }
+}
+
+/// An error that only carries control flow: what is to be done stands in the context.
+fn answered() -> Box<Error> {
+    Error::explain(ErrorType::InternalError, "answered by the proxy")
+}
+
+fn millis(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn first_byte_limit(ctx: &Request) -> Duration {
+    millis(ctx.exchange.policy().timeouts.first_byte_ms)
+}
+
+fn idle_limit(ctx: &Request) -> Option<Duration> {
+    let limit = ctx.exchange.policy().timeouts.idle_ms;
+    (limit > 0).then(|| millis(limit))
+}

@@ -1,0 +1,15 @@
+//! Carrying requests: the client's connection, the general transport on pingora, and the answers of the proxy's own.
+//!
+//! Transports only carry out what an `Exchange` of `waypost-policy` says. `connection` is the front door: it reads and checks each head
+//! and hands the request to a lane; today there is one, `general`.
+
+mod answer;
+mod connection;
+mod downstream;
+mod framing;
+mod general;
+mod headers;
+
+pub(crate) use answer::problem_json;
+pub(crate) use connection::{ConnectionInfo, serve_connection};
+pub(crate) use general::{General, general_lane};

@@ -1,0 +1,333 @@
+//! Changes of the store into the next table: decoding, judging, quarantine and digest. Sans-IO.
+//!
+//! What always holds: a bad record costs nothing but its own key, and its last good value stays in force; within one
+//! create_revision an epoch never goes down and a change of owner raises it; the digest sums up exactly what the store has,
+//! bad values included; what was applied before is dropped.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use waypost_conf::{Decoded, Match, Record, RecordKey, decode, escaped};
+use waypost_policy::{
+    Source, Table, TableId,
+    table::{Builder, Meta, Publication, Read, RequestKey, State},
+};
+
+use crate::{
+    publish::Held,
+    record::{Event, Stored},
+};
+
+/// A table of more routes than this is not emptied on the word of a store that has none.
+const GUARDED_ROUTES: usize = 100;
+/// How many notes about unknown and inactive fields are kept.
+const MAX_NOTES: usize = 1000;
+
+/// A key whose value in the store is bad.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bad {
+    /// What the store says of the bad value.
+    pub meta: Meta,
+    /// Why it can't be used.
+    pub reason: String,
+}
+
+/// The writer's side of the table.
+#[derive(Debug)]
+pub struct Applier {
+    builder: Builder,
+    bad: BTreeMap<Vec<u8>, Bad>,
+    /// Fields of good records that this version does not know or act on.
+    notes: BTreeMap<Vec<u8>, String>,
+    held_back: Vec<String>,
+    digest: u128,
+    revision: u64,
+    id: TableId,
+    source: Source,
+    allow_empty: bool,
+    /// The key that was changed last, and its mod_revision: proof that a store is the one that was applied.
+    anchor: Option<(Vec<u8>, u64)>,
+}
+
+impl Applier {
+    /// An applier without any records. `source` is `Watch` or `File`.
+    pub fn new(id: TableId, source: Source, allow_empty: bool) -> Self {
+        Self {
+            builder: Builder::default(),
+            bad: BTreeMap::new(),
+            notes: BTreeMap::new(),
+            held_back: Vec::new(),
+            digest: 0,
+            revision: 0,
+            id,
+            source,
+            allow_empty,
+            anchor: None,
+        }
+    }
+
+    /// The revision that has been applied.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// The incarnation of the store that was applied.
+    pub fn id(&self) -> &TableId {
+        &self.id
+    }
+
+    /// The digest over all records as the store has them.
+    pub fn digest(&self) -> u128 {
+        self.digest
+    }
+
+    /// The key that was changed last, and its mod_revision.
+    pub fn anchor(&self) -> Option<&(Vec<u8>, u64)> {
+        self.anchor.as_ref()
+    }
+
+    /// Keys whose value is bad.
+    pub fn bad(&self) -> &BTreeMap<Vec<u8>, Bad> {
+        &self.bad
+    }
+
+    /// Quarantined keys as `/status` shows them; `prefix` stands before each.
+    pub fn held(&self, prefix: &str) -> Vec<Held> {
+        let held = self.bad.iter().map(|(key, bad)| Held {
+            key: if prefix.is_empty() { escaped(key) } else { format!("{prefix}/{}", escaped(key)) },
+            revision: bad.meta.mod_revision,
+            reason: bad.reason.clone(),
+        });
+        held.collect()
+    }
+
+    /// What is to be said of good records.
+    pub fn notes(&self) -> Vec<String> {
+        self.notes.iter().map(|(key, note)| format!("{}: {note}", escaped(key))).collect()
+    }
+
+    /// Deletes that are not believed.
+    pub fn held_back(&self) -> &[String] {
+        &self.held_back
+    }
+
+    /// Applies whole revisions, in order. What has been applied before is dropped.
+    pub fn apply(&mut self, events: Vec<Event>) {
+        for event in events {
+            let revision = event.mod_revision();
+            if revision <= self.revision && self.source != Source::File {
+                continue;
+            }
+            self.anchor = Some((event.key().to_vec(), revision));
+            match event {
+                Event::Put(stored) => self.put(&stored, true),
+                Event::Delete { key, .. } => self.delete(&key),
+            }
+        }
+    }
+
+    /// Moves the cursor: everything up to `revision` has been applied.
+    pub fn advance(&mut self, revision: u64) {
+        self.revision = self.revision.max(revision);
+        self.source = if self.source == Source::Snapshot { Source::Watch } else { self.source };
+    }
+
+    /// Makes the records what a complete list says, at its revision, by comparison; deletes are found by what is missing.
+    /// `fresh`: the store is another incarnation, so that nothing that was known has a say.
+    pub fn resync(&mut self, revision: u64, listed: Vec<Stored>, id: TableId, fresh: bool) {
+        let mut gone: Vec<RecordKey> = self.missing_from(&listed);
+        self.held_back.clear();
+        let lists_routes = listed.iter().any(|stored| stored.key.starts_with(b"routes/"));
+        if !lists_routes && !self.allow_empty && !fresh && self.builder.route_count() > GUARDED_ROUTES {
+            gone.retain(|key| {
+                let is_route = matches!(key, RecordKey::Route { .. });
+                if is_route {
+                    self.held_back.push(key.to_string());
+                }
+                !is_route
+            });
+        }
+        if fresh {
+            self.builder.forget_reads();
+        }
+        self.anchor = listed.iter().max_by_key(|stored| stored.mod_revision).map(|stored| (stored.key.clone(), stored.mod_revision));
+        for key in gone {
+            self.delete(&key.suffix());
+        }
+        let stray: Vec<Vec<u8>> = self.bad.keys().filter(|key| RecordKey::parse(key).is_err()).cloned().collect();
+        for key in stray.iter().filter(|key| !listed.iter().any(|stored| stored.key == **key)) {
+            self.delete(key);
+        }
+        for stored in listed {
+            let unchanged = self
+                .store_meta(&stored.key)
+                .is_some_and(|meta| (meta.create_revision, meta.mod_revision) == (stored.create_revision, stored.mod_revision) && !fresh);
+            if !unchanged || self.source == Source::File {
+                self.put(&stored, !fresh);
+            }
+        }
+        self.id = id;
+        self.revision = revision;
+        self.source = if self.source == Source::File { Source::File } else { Source::Watch };
+    }
+
+    /// Takes what a check read of one route's key, ahead of the watch; false if the table is as new already.
+    pub fn adopt(&mut self, key: RequestKey, route_key: &RecordKey, revision: u64, found: Option<Stored>) -> bool {
+        if revision <= self.revision {
+            return false;
+        }
+        let route = found.map(|stored| {
+            let meta = stored.meta();
+            match decode(route_key, &stored.value) {
+                Ok(Decoded { record: Record::Route(route), .. }) => self.builder.route_from(&route, meta),
+                _ => self.quarantined_route(route_key, meta),
+            }
+        });
+        self.builder.read_ahead(key, Read { revision, route });
+        true
+    }
+
+    /// The next table.
+    pub fn publish(&mut self) -> Arc<Table> {
+        let about = Publication { revision: self.revision, id: self.id.clone(), source: self.source, digest: self.digest };
+        self.builder.publish(about)
+    }
+
+    /// The integer at `incarnation`.
+    pub fn incarnation(&self) -> u64 {
+        self.builder.incarnation()
+    }
+
+    /// Every value in force, and every bad one, for a snapshot.
+    pub(crate) fn records(&self) -> impl Iterator<Item = (RecordKey, Record, Meta)> {
+        self.builder.records()
+    }
+
+    /// Puts back what a snapshot kept.
+    pub(crate) fn restore(&mut self, key: &RecordKey, record: Record, meta: Meta) {
+        self.digest = self.digest.wrapping_add(meta.digest);
+        self.builder.put(key, record, meta);
+    }
+
+    /// Puts back a bad value that a snapshot kept; its last good value, if any, was put back before.
+    pub(crate) fn restore_bad(&mut self, key: Vec<u8>, bad: Bad) {
+        let parsed = RecordKey::parse(&key).ok();
+        let good = parsed.as_ref().and_then(|key| self.builder.meta(key));
+        self.digest = self.digest.wrapping_sub(good.map_or(0, |meta| meta.digest)).wrapping_add(bad.meta.digest);
+        if let Some(parsed) = parsed.filter(|_| good.is_none()) {
+            self.builder.quarantine(&parsed, bad.meta, Vec::new());
+        }
+        self.bad.insert(key, bad);
+    }
+
+    /// Puts back where a snapshot stood.
+    pub(crate) fn restore_cursor(&mut self, revision: u64, id: TableId, anchor: Option<(Vec<u8>, u64)>) {
+        self.revision = revision;
+        self.id = id;
+        self.anchor = anchor;
+        self.source = Source::Snapshot;
+    }
+
+    fn missing_from(&self, listed: &[Stored]) -> Vec<RecordKey> {
+        let listed: std::collections::HashSet<&[u8]> = listed.iter().map(|stored| &*stored.key).collect();
+        self.builder.keys().filter(|key| !listed.contains(&*key.suffix())).collect()
+    }
+
+    fn put(&mut self, stored: &Stored, ordered: bool) {
+        let meta = stored.meta();
+        let before = self.store_meta(&stored.key).map_or(0, |meta| meta.digest);
+        self.digest = self.digest.wrapping_sub(before).wrapping_add(meta.digest);
+        let key = match RecordKey::parse(&stored.key) {
+            Ok(key) => key,
+            Err(fault) => {
+                self.bad.insert(stored.key.clone(), Bad { meta, reason: fault.to_string() });
+                return;
+            }
+        };
+        let judged = decode(&key, &stored.value).map_err(|fault| fault.to_string());
+        let judged = judged.and_then(|decoded| self.judge(&key, &decoded.record, meta, ordered).map(|()| decoded));
+        match judged {
+            Ok(decoded) => {
+                self.bad.remove(&stored.key);
+                self.note(stored, &decoded);
+                self.builder.put(&key, decoded.record, meta);
+            }
+            Err(reason) => {
+                let has_good_value = self.builder.meta(&key).is_some() && !self.has_only_bad(&key);
+                if !has_good_value || !ordered {
+                    self.builder.remove(&key);
+                    self.builder.quarantine(&key, meta, matches_of(&stored.value));
+                }
+                self.bad.insert(stored.key.clone(), Bad { meta, reason });
+            }
+        }
+    }
+
+    fn delete(&mut self, key: &[u8]) {
+        let before = self.store_meta(key).map_or(0, |meta| meta.digest);
+        self.digest = self.digest.wrapping_sub(before);
+        self.bad.remove(key);
+        self.notes.remove(key);
+        if let Ok(key) = RecordKey::parse(key) {
+            self.builder.remove(&key);
+        }
+    }
+
+    /// What the store says of the value it has: the bad one where there is one, else the one in force.
+    fn store_meta(&self, key: &[u8]) -> Option<Meta> {
+        match self.bad.get(key) {
+            Some(bad) => Some(bad.meta),
+            None => self.builder.meta(&RecordKey::parse(key).ok()?),
+        }
+    }
+
+    /// Within one create_revision the epoch never goes down, and a change of owner raises it.
+    fn judge(&mut self, key: &RecordKey, record: &Record, meta: Meta, ordered: bool) -> Result<(), String> {
+        let (RecordKey::Route { service, key }, Record::Route(route)) = (key, record) else { return Ok(()) };
+        if !ordered || self.source == Source::File {
+            return Ok(());
+        }
+        let next = self.builder.route_from(route, meta);
+        let Some(known) = self.builder.route(service, key) else { return Ok(()) };
+        if known.meta.create_revision != meta.create_revision || known.state == State::Quarantined {
+            return Ok(());
+        }
+        if next.epoch < known.epoch {
+            return Err(format!(
+                "the epoch goes down from {} to {}; a number above {} would be right",
+                known.epoch, next.epoch, known.epoch
+            ));
+        }
+        if next.owner != known.owner && next.epoch == known.epoch {
+            return Err(format!("the owner changes but the epoch stays {}; a number above it would be right", known.epoch));
+        }
+        Ok(())
+    }
+
+    fn has_only_bad(&self, key: &RecordKey) -> bool {
+        let RecordKey::Route { service, key } = key else { return self.builder.is_quarantined(key) };
+        self.builder.route(service, key).is_some_and(|route| route.state == State::Quarantined)
+    }
+
+    fn quarantined_route(&mut self, key: &RecordKey, meta: Meta) -> waypost_policy::table::Route {
+        // A check met a value that can't be used: what was good before stays good, as it would for the watch.
+        let RecordKey::Route { service, key } = key else { return waypost_policy::table::Route::quarantined(meta) };
+        self.builder.route(service, key).cloned().unwrap_or_else(|| waypost_policy::table::Route::quarantined(meta))
+    }
+
+    fn note(&mut self, stored: &Stored, decoded: &Decoded) {
+        let inactive = decoded.inactive.iter().map(|field| format!("\"{field}\" is not acted on by this version"));
+        let unknown = decoded.unknown_fields.iter().map(|field| format!("\"{field}\" is not known to this version and ignored"));
+        let notes: Vec<String> = inactive.chain(unknown).collect();
+        if notes.is_empty() {
+            self.notes.remove(&stored.key);
+        } else if self.notes.len() < MAX_NOTES || self.notes.contains_key(&stored.key) {
+            self.notes.insert(stored.key.clone(), notes.join("; "));
+        }
+    }
+}
+
+/// What can be read of a service whose value is bad: its match entries, so that its requests can be told.
+fn matches_of(value: &[u8]) -> Vec<Match> {
+    let Ok(serde_json::Value::Object(mut fields)) = serde_json::from_slice(value) else { return Vec::new() };
+    fields.remove("match").and_then(|matches| serde_json::from_value(matches).ok()).unwrap_or_default()
+}

@@ -1,0 +1,53 @@
+//! Asking for a check: the data path's only way to the store, by a message to the task that watches it.
+//!
+//! The answer comes in where everything else comes in, so that ordering and checking apply to it unchanged: when an asker hears
+//! `Answered`, what was read is in force. One asker's going away fails no other.
+
+use tokio::sync::{mpsc, oneshot};
+use waypost_conf::Name;
+use waypost_policy::table::RequestKey;
+
+/// How many asks may wait to be looked at.
+const QUEUE: usize = 1024;
+
+/// How a check ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checked {
+    /// The store was read; the table in force shows what it said.
+    Answered,
+    /// The store could not be read in time.
+    Unavailable,
+    /// Too many checks are under way.
+    Capped,
+}
+
+/// One ask.
+#[derive(Debug)]
+pub(crate) struct Ask {
+    pub(crate) service: Name,
+    pub(crate) key: RequestKey,
+    pub(crate) answer: oneshot::Sender<Checked>,
+}
+
+/// The askers' side. Clones ask the same.
+#[derive(Clone, Debug)]
+pub struct Asker {
+    asks: mpsc::Sender<Ask>,
+}
+
+pub(crate) fn channel() -> (Asker, mpsc::Receiver<Ask>) {
+    let (asks, asked) = mpsc::channel(QUEUE);
+    (Asker { asks }, asked)
+}
+
+impl Asker {
+    /// Has the store read for one key of a service, and waits until the answer is in force.
+    pub async fn check(&self, service: &Name, key: &RequestKey) -> Checked {
+        let (answer, answered) = oneshot::channel();
+        match self.asks.try_send(Ask { service: service.clone(), key: key.clone(), answer }) {
+            Ok(()) => answered.await.unwrap_or(Checked::Unavailable),
+            Err(mpsc::error::TrySendError::Full(_)) => Checked::Capped,
+            Err(mpsc::error::TrySendError::Closed(_)) => Checked::Unavailable,
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! A record file, or a directory of them, as the gold copy: for one machine, for tests, and for a start without any store.
+//!
+//! Its revision counts loads; a file that does not parse changes nothing. Files are polled, not watched by the kernel: that
+//! also sees what a configuration tool swaps in by a link or a rename on a network file system.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::{Duration, Instant, SystemTime},
+};
+
+use tokio::sync::{mpsc, watch};
+use waypost_conf::{Diagnostic, parse_document};
+use waypost_policy::{Source, TableId};
+
+use crate::{
+    applier::Applier,
+    ask::{Ask, Checked},
+    publish::Publisher,
+    record::Stored,
+};
+
+/// How often files are looked at.
+const POLL: Duration = Duration::from_millis(200);
+
+/// What tells whether files have changed, cheaply.
+type Traces = Vec<(PathBuf, Option<SystemTime>, u64)>;
+
+/// The source.
+pub(crate) struct FileSource {
+    path: PathBuf,
+    applier: Applier,
+    publisher: Publisher,
+    loads: u64,
+    seen: Traces,
+}
+
+impl FileSource {
+    /// Loads for the first time.
+    pub(crate) fn open(path: PathBuf, publisher: Publisher) -> Result<Self, String> {
+        let applier = Applier::new(TableId::file(), Source::File, true);
+        let mut source = Self { seen: Traces::new(), path, applier, publisher, loads: 0 };
+        source.seen = source.traces().map_err(|error| format!("{}: the record file can't be read: {error}", source.path.display()))?;
+        source.load().map_err(|faults| faults.join("\n"))?;
+        Ok(source)
+    }
+
+    /// Follows the files until stopped.
+    pub(crate) async fn run(mut self, mut asks: mpsc::Receiver<Ask>, mut stopped: watch::Receiver<bool>) {
+        let mut poll = tokio::time::interval(POLL);
+        loop {
+            tokio::select! {
+                _ = stopped.wait_for(|stopped| *stopped) => return,
+                // Nothing is newer than what was loaded.
+                Some(ask) = asks.recv() => { let _ = ask.answer.send(Checked::Answered); }
+                _ = poll.tick() => self.look(),
+            }
+        }
+    }
+
+    fn look(&mut self) {
+        match self.traces() {
+            Ok(traces) if traces == self.seen => self.publisher.fresh(),
+            Ok(traces) => {
+                self.seen = traces;
+                if let Err(faults) = self.load() {
+                    self.refuse(&faults);
+                }
+            }
+            Err(error) => {
+                let fault = format!("{}: the record file can't be read: {error}", self.path.display());
+                let known = std::mem::take(&mut self.seen);
+                if !known.is_empty() {
+                    self.refuse(&[fault]);
+                }
+            }
+        }
+    }
+
+    fn refuse(&mut self, faults: &[String]) {
+        for fault in faults {
+            tracing::error!("{fault}");
+        }
+        tracing::error!(file = %self.path.display(), "the records in force stay as they were");
+        let faults = faults.to_vec();
+        self.publisher.report(|status| status.last_error = Some(faults.join("\n")));
+    }
+
+    fn load(&mut self) -> Result<(), Vec<String>> {
+        let since = Instant::now();
+        let mut listed = Vec::new();
+        let mut faults = Vec::new();
+        let mut places = std::collections::HashMap::new();
+        for (file, _, _) in &self.seen {
+            let name = file.display().to_string();
+            let text = fs::read_to_string(file).map_err(|error| vec![format!("{name}: the record file can't be read: {error}")])?;
+            match parse_document(&name, &text) {
+                Ok(document) => {
+                    for entry in document.entries {
+                        let place = format!("{name}:{}", entry.line);
+                        if let Some(first) = places.insert(entry.key.clone(), place.clone()) {
+                            faults.push(format!("{place}: {}: stands a second time; the first is at {first}", entry.key));
+                        }
+                        let key = entry.key.suffix();
+                        listed.push(Stored { key, value: entry.value, create_revision: 0, mod_revision: 0, leased: false });
+                    }
+                }
+                Err(wrong) => faults.extend(wrong.iter().map(Diagnostic::to_string)),
+            }
+        }
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        self.loads += 1;
+        self.applier.resync(self.loads, listed, TableId::file(), false);
+        self.publisher.publish(self.applier.publish(), since);
+        let (place, warnings, quarantined) = (self.path.display().to_string(), self.applier.notes(), self.applier.held(""));
+        self.publisher.report(|status| {
+            status.endpoint = Some(place);
+            status.connected = true;
+            status.warnings = warnings;
+            status.quarantined = quarantined;
+            status.last_error = None;
+        });
+        self.publisher.fresh();
+        Ok(())
+    }
+
+    fn traces(&self) -> io::Result<Traces> {
+        let mut files = Vec::new();
+        if fs::metadata(&self.path)?.is_dir() {
+            for entry in fs::read_dir(&self.path)? {
+                let path = entry?.path();
+                if is_record_file(&path) {
+                    files.push(path);
+                }
+            }
+            files.sort();
+        } else {
+            files.push(self.path.clone());
+        }
+        files.into_iter().map(|file| fs::metadata(&file).map(|meta| (file, meta.modified().ok(), meta.len()))).collect()
+    }
+}
+
+fn is_record_file(path: &Path) -> bool {
+    let is_hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+    let ending = path.extension().and_then(|ending| ending.to_str());
+    !is_hidden && matches!(ending, Some("yaml" | "yml" | "json"))
+}

@@ -1,0 +1,122 @@
+//! The gold copy into the table: etcd and file sources, list, watch, resync, quarantine, digest, snapshot, publishing.
+//!
+//! One arrow: events become whole revisions ([`machine`](crate::machine)), whole revisions become a table ([`applier`](crate::applier)), a
+//! table is put in force by the one [`Publisher`](publish::Publisher). The state machine and the applier are sans-IO; `etcd` and
+//! `file` are the thin shells that carry their effects out. The live table is never cleared: what can't be read changes nothing.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
+
+pub mod applier;
+mod ask;
+mod connect;
+mod etcd;
+mod file;
+pub mod machine;
+pub mod publish;
+pub mod record;
+pub mod snapshot;
+pub mod store;
+
+use std::{
+    fmt,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+pub use ask::{Asker, Checked};
+pub use connect::{Credentials, EtcdPlace};
+pub use publish::{GoldStatus, Held, View};
+use tokio::{sync::watch, task::JoinHandle};
+use waypost_policy::Moment;
+
+/// Where the gold copy is.
+#[derive(Clone, Debug)]
+pub enum GoldPlace {
+    /// An etcd cluster.
+    Etcd(EtcdPlace),
+    /// A record file, or a directory of them.
+    File(PathBuf),
+}
+
+/// What a table put in force took.
+#[derive(Clone, Copy, Debug)]
+pub struct PublishReport {
+    /// From the changes' arrival to the table in force.
+    pub took: Duration,
+    /// The revision of the table.
+    pub revision: u64,
+}
+
+/// Called for each table put in force; must not wait.
+pub type OnPublish = Arc<dyn Fn(&PublishReport) + Send + Sync>;
+
+/// What a watcher needs to know.
+#[derive(Clone)]
+pub struct Settings {
+    /// Where the gold copy is.
+    pub place: GoldPlace,
+    /// Whether a store that has lost all of more than a hundred routes is believed.
+    pub allow_empty: bool,
+    /// Where the table is kept for a start without the store; only for etcd.
+    pub snapshot: Option<PathBuf>,
+    /// The seed of the backoff's jitter.
+    pub seed: u64,
+    /// The origin of the process's moments.
+    pub origin: Instant,
+    /// Told of each table put in force.
+    pub on_publish: Option<OnPublish>,
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Settings").field("place", &self.place).field("snapshot", &self.snapshot).finish_non_exhaustive()
+    }
+}
+
+impl Settings {
+    /// The present moment, counted from the origin.
+    pub(crate) fn now(&self) -> Moment {
+        Moment::after_origin(self.origin.elapsed())
+    }
+}
+
+/// A watcher at work.
+#[derive(Debug)]
+pub struct Watcher {
+    /// What requests read.
+    pub view: View,
+    /// How a check is asked for.
+    pub asker: Asker,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl Watcher {
+    /// Stops watching; a snapshot that is due is written first.
+    pub async fn stop(self) {
+        let _ = self.stop.send(true);
+        // A panic in the task has been reported by the runtime; there is nothing to add.
+        let _ = self.task.await;
+    }
+}
+
+/// Starts watching on the present runtime. A snapshot, where there is a good one, is in force when this returns.
+///
+/// # Errors
+/// If the settings can't be used, or a record file at the start has faults; the message is for a person.
+pub fn start(settings: Settings) -> Result<Watcher, String> {
+    let (publisher, view) = publish::channel(settings.origin, settings.on_publish.clone());
+    let (asker, asks) = ask::channel();
+    let (stop, stopped) = watch::channel(false);
+    let task = match settings.place.clone() {
+        GoldPlace::File(path) => {
+            let source = file::FileSource::open(path, publisher)?;
+            tokio::spawn(source.run(asks, stopped))
+        }
+        GoldPlace::Etcd(place) => {
+            let source = etcd::EtcdSource::open(place, settings, publisher)?;
+            tokio::spawn(source.run(asks, stopped))
+        }
+    };
+    Ok(Watcher { view, asker, stop, task })
+}

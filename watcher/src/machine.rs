@@ -1,0 +1,302 @@
+//! Following an etcd cluster, as a state machine: connect, list at a pinned revision, watch from the next, and what to do when any
+//! of it breaks. Sans-IO: time and randomness are arguments, what is to be done comes back as effects.
+//!
+//! What always holds: only whole revisions are applied, in order; the cursor is what has been applied, so a broken watch is
+//! resumed from it and never from what was merely heard; a store whose history is not the one that was applied changes nothing
+//! until it says, by another incarnation, that it is another.
+
+use std::time::Duration;
+
+use waypost_policy::{Moment, TableId};
+
+use crate::record::{Event, Stored};
+
+/// The first backoff's upper bound; each doubles the last.
+const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+/// The longest backoff.
+const BACKOFF_MOST: Duration = Duration::from_secs(30);
+/// How long a watch must have stood for the backoff to start over.
+const STABLE_AFTER: Duration = Duration::from_secs(10);
+/// How often a quiet watch is asked for progress.
+const PROGRESS_EVERY: Duration = Duration::from_secs(5);
+/// With nothing heard for this long another endpoint is tried.
+const SILENT_LIMIT: Duration = Duration::from_secs(15);
+
+/// What a new connection learns, by linearizable reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// The cluster's id.
+    pub cluster_id: u64,
+    /// The integer at `incarnation`; 0 if absent.
+    pub incarnation: u64,
+    /// The store's revision now.
+    pub revision: u64,
+    /// Whether the store's history holds what was applied last.
+    pub anchor: Anchor,
+    /// Whether a progress notice means that everything before it has been sent: not below 3.4.25 and 3.5.8.
+    pub progress_is_barrier: bool,
+}
+
+/// What the store says of the key that was applied last, at the cursor's revision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Anchor {
+    /// Nothing was applied yet, or what was applied last was a delete.
+    None,
+    /// As it was applied.
+    Same,
+    /// The history before the cursor has gone, so nothing can be said: list again.
+    Compacted,
+    /// Otherwise than it was applied: the store was restored from a backup or replaced.
+    Differs,
+}
+
+/// What has been applied.
+#[derive(Clone, Debug)]
+pub struct Applied {
+    /// The revision; 0 if nothing has.
+    pub revision: u64,
+    /// The incarnation of the store it came from; `None` if nothing has been applied.
+    pub id: Option<TableId>,
+}
+
+/// What has happened.
+#[derive(Debug)]
+pub enum Input {
+    /// Begin.
+    Start,
+    /// A connection stands, and this is what it learnt.
+    Connected(Hello),
+    /// The list that was asked for, whole.
+    Listed {
+        /// The pinned revision.
+        revision: u64,
+        /// All records below the prefix.
+        records: Vec<Stored>,
+    },
+    /// The watch that was asked for stands; the header's revision.
+    Opened {
+        /// The store's revision when it opened.
+        revision: u64,
+    },
+    /// Changes: whole revisions, in order.
+    Events(Vec<Event>),
+    /// A sign of life without changes.
+    Progress {
+        /// Everything up to here has been sent, if the server's version can be trusted in this.
+        revision: u64,
+    },
+    /// The history from the cursor on has been compacted away.
+    Compacted,
+    /// What was applied last raised the incarnation.
+    NewIncarnation,
+    /// Something broke; a sentence for a person.
+    Failed(String),
+    /// Time has passed.
+    Tick,
+}
+
+/// What is to be done, in order.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Give the present connection up, if there is one, and connect to this endpoint.
+    Connect {
+        /// Its position among the endpoints.
+        endpoint: usize,
+    },
+    /// Give the present connection up.
+    Disconnect,
+    /// List all records at this revision.
+    List {
+        /// The pinned revision.
+        revision: u64,
+    },
+    /// Watch the prefix from this revision on.
+    Watch {
+        /// The first revision of interest.
+        from: u64,
+    },
+    /// Apply changes; the cursor moves to `revision` when they are in force.
+    Apply {
+        /// The changes.
+        events: Vec<Event>,
+        /// The last of their revisions.
+        revision: u64,
+    },
+    /// Make the table what a list says, by comparison.
+    Resync {
+        /// The list's revision.
+        revision: u64,
+        /// All records.
+        records: Vec<Stored>,
+        /// The incarnation of the store.
+        id: TableId,
+        /// Whether it is another than before, so that epochs start afresh.
+        fresh: bool,
+        /// Why; a metric's label. `first` is no resync.
+        reason: &'static str,
+    },
+    /// Nothing changed up to this revision: move the cursor.
+    Advance {
+        /// The revision.
+        revision: u64,
+    },
+    /// The store has nothing newer now.
+    Alive,
+    /// Ask the watch for progress.
+    AskProgress,
+    /// Say that the watch stands, or no longer does and why.
+    Report {
+        /// The error; `None`: the watch stands.
+        error: Option<String>,
+        /// When it is tried again.
+        again_in: Option<Duration>,
+    },
+}
+
+#[derive(Debug)]
+enum State {
+    Waiting { until: Moment },
+    Connecting,
+    Listing { hello: Hello, id: TableId, fresh: bool, reason: &'static str },
+    Opening { barrier: bool, from: u64 },
+    Watching { barrier: bool, since: Moment, heard: Moment, asked: Moment },
+}
+
+/// The machine.
+#[derive(Debug)]
+pub struct Machine {
+    state: State,
+    endpoints: usize,
+    endpoint: usize,
+    failures: u32,
+    /// Why the next connection lists although it could resume.
+    relist: Option<&'static str>,
+}
+
+impl Machine {
+    /// A machine for so many endpoints (at least one), starting with `first`.
+    pub fn new(endpoints: usize, first: usize) -> Self {
+        let endpoints = endpoints.max(1);
+        Self { state: State::Waiting { until: Moment::default() }, endpoints, endpoint: first % endpoints, failures: 0, relist: None }
+    }
+
+    /// When [`Input::Tick`] is due at the latest.
+    pub fn wake_at(&self) -> Option<Moment> {
+        match &self.state {
+            State::Waiting { until } => Some(*until),
+            State::Watching { heard, asked, .. } => Some((*asked + PROGRESS_EVERY).min(*heard + SILENT_LIMIT)),
+            _ => None,
+        }
+    }
+
+    /// The one transition. An input that the state does not wait for changes nothing: it comes from a connection that was given up.
+    pub fn step(&mut self, input: Input, applied: &Applied, now: Moment, rng: &mut fastrand::Rng) -> Vec<Effect> {
+        match (&mut self.state, input) {
+            (State::Waiting { .. }, Input::Start) => self.connect(),
+            (State::Waiting { until }, Input::Tick) if *until <= now => self.connect(),
+            (State::Connecting, Input::Connected(hello)) => self.connected(hello, applied, now, rng),
+            (State::Listing { .. }, Input::Listed { revision, records }) => self.listed(revision, records),
+            (State::Opening { barrier, from }, Input::Opened { revision }) => {
+                if revision.saturating_add(1) < *from {
+                    // A start in the future is accepted silently; the store is behind what was applied.
+                    return self.failed(format!("the store is at revision {revision}, behind the cursor"), now, rng);
+                }
+                self.state = State::Watching { barrier: *barrier, since: now, heard: now, asked: now };
+                vec![Effect::Report { error: None, again_in: None }, Effect::Alive]
+            }
+            (State::Watching { heard, .. }, Input::Events(events)) => {
+                *heard = now;
+                let Some(revision) = events.last().map(Event::mod_revision) else { return vec![Effect::Alive] };
+                vec![Effect::Apply { events, revision }, Effect::Alive]
+            }
+            (State::Watching { heard, barrier, .. }, Input::Progress { revision }) => {
+                *heard = now;
+                let advance = (*barrier && revision > applied.revision).then_some(Effect::Advance { revision });
+                advance.into_iter().chain([Effect::Alive]).collect()
+            }
+            (State::Opening { .. } | State::Watching { .. } | State::Listing { .. }, Input::Compacted) => {
+                self.relist = Some("compacted");
+                self.connect()
+            }
+            (State::Watching { .. }, Input::NewIncarnation) => self.connect(),
+            (State::Watching { since, heard, asked, .. }, Input::Tick) => {
+                if now.since(*since) >= STABLE_AFTER {
+                    self.failures = 0;
+                }
+                if now.since(*heard) >= SILENT_LIMIT {
+                    return self.failed(format!("nothing was heard for {SILENT_LIMIT:?}"), now, rng);
+                }
+                if now.since(*asked) < PROGRESS_EVERY {
+                    return Vec::new();
+                }
+                *asked = now;
+                vec![Effect::AskProgress]
+            }
+            (State::Waiting { .. }, _) => Vec::new(),
+            (_, Input::Failed(why)) => self.failed(why, now, rng),
+            _ => Vec::new(),
+        }
+    }
+
+    fn connect(&mut self) -> Vec<Effect> {
+        self.state = State::Connecting;
+        vec![Effect::Connect { endpoint: self.endpoint }]
+    }
+
+    fn connected(&mut self, hello: Hello, applied: &Applied, now: Moment, rng: &mut fastrand::Rng) -> Vec<Effect> {
+        let id = TableId::etcd(hello.cluster_id, hello.incarnation);
+        let reason = match &applied.id {
+            None => Some("first"),
+            Some(known) if *known != id => Some("incarnation"),
+            Some(_) if hello.anchor == Anchor::Differs || hello.revision < applied.revision => {
+                return self.failed(
+                    format!(
+                        "the store's history is not the one that is in force (cursor {}, store at {}): it was restored or replaced; raise \
+                         the integer at <prefix>/incarnation above any value ever used, then its records are taken",
+                        applied.revision, hello.revision
+                    ),
+                    now,
+                    rng,
+                );
+            }
+            Some(_) if hello.anchor == Anchor::Compacted => Some("compacted"),
+            Some(_) => self.relist,
+        };
+        self.relist = None;
+        match reason {
+            Some(reason) => {
+                let revision = hello.revision;
+                let fresh = reason == "incarnation";
+                self.state = State::Listing { hello, id, fresh, reason };
+                vec![Effect::List { revision }]
+            }
+            None => self.open(hello.progress_is_barrier, applied.revision + 1),
+        }
+    }
+
+    fn listed(&mut self, revision: u64, records: Vec<Stored>) -> Vec<Effect> {
+        let waiting = State::Waiting { until: Moment::default() };
+        let State::Listing { hello, id, fresh, reason } = std::mem::replace(&mut self.state, waiting) else { return Vec::new() };
+        let mut effects = vec![Effect::Resync { revision, records, id, fresh, reason }];
+        effects.extend(self.open(hello.progress_is_barrier, revision + 1));
+        effects
+    }
+
+    fn open(&mut self, barrier: bool, from: u64) -> Vec<Effect> {
+        self.state = State::Opening { barrier, from };
+        vec![Effect::Watch { from }]
+    }
+
+    /// Full jitter: anything from nothing to the bound, so that a fleet that restarts together does not come back together.
+    fn failed(&mut self, why: String, now: Moment, rng: &mut fastrand::Rng) -> Vec<Effect> {
+        let bound = BACKOFF_FIRST.saturating_mul(1 << self.failures.min(16)).min(BACKOFF_MOST);
+        let again_in = Duration::from_nanos(rng.u64(0..=u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX)));
+        self.failures = self.failures.saturating_add(1);
+        self.endpoint = (self.endpoint + 1) % self.endpoints;
+        self.state = State::Waiting { until: now + again_in };
+        vec![Effect::Disconnect, Effect::Report { error: Some(why), again_in: Some(again_in) }]
+    }
+}
+
+#[cfg(test)]
+mod tests;
