@@ -10,6 +10,7 @@ mod commands;
 mod demo;
 mod failure;
 mod gold;
+mod http_client;
 mod metrics;
 mod resolver;
 mod server;

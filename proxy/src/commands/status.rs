@@ -1,24 +1,21 @@
 //! `waypost status`: a person's view of a running proxy's `/status`.
 
-use std::time::Duration;
-
-use http_body_util::{BodyExt, Empty};
-use hyper_util::rt::TokioIo;
+use hyper::{Method, StatusCode};
 use serde_json::Value;
-use tokio::net::TcpStream;
 
 use super::print;
 use crate::{
     cli::StatusArgs,
     failure::{Failed, Outcome},
+    http_client::fetch,
 };
-
-const LIMIT: Duration = Duration::from_secs(5);
 
 /// Runs the command.
 pub(crate) fn run(args: &StatusArgs) -> Outcome {
-    let asked = print::runtime()?.block_on(async { tokio::time::timeout(LIMIT, get(&args.admin, "/status")).await });
-    let body = asked.unwrap_or_else(|_| Err(format!("no answer within {LIMIT:?}"))).map_err(|why| {
+    let asked = print::runtime()?.block_on(fetch(&args.admin, Method::GET, "/status", &[], b""));
+    let asked = asked
+        .and_then(|answer| if answer.status == StatusCode::OK { Ok(answer.body) } else { Err(format!("it answers {}", answer.status)) });
+    let body = asked.map_err(|why| {
         Failed::not_done(format!("the proxy's admin endpoints at {} can't be asked: {why}; name them with --admin", args.admin))
     })?;
     let status: Value = serde_json::from_slice(&body)
@@ -72,25 +69,5 @@ fn show(status: &Value) {
     }
     for warning in status["warnings"].as_array().into_iter().flatten() {
         print::line(format_args!("warning      {}", text(warning)));
-    }
-}
-
-/// One GET over a connection of its own; the body of a 200.
-async fn get(address: &str, path: &str) -> Result<Vec<u8>, String> {
-    let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
-    let request =
-        hyper::Request::get(path).header("host", address).body(Empty::<bytes::Bytes>::new()).map_err(|error| error.to_string())?;
-    let answer = async {
-        let answer = sender.send_request(request).await.map_err(|error| error.to_string())?;
-        if answer.status() != 200 {
-            return Err(format!("it answers {}", answer.status()));
-        }
-        let body = answer.into_body().collect().await.map_err(|error| error.to_string())?;
-        Ok(body.to_bytes().to_vec())
-    };
-    tokio::select! {
-        answer = answer => answer,
-        Err(error) = connection => Err(error.to_string()),
     }
 }

@@ -6,8 +6,6 @@ use pingora_http::ResponseHeader;
 use serde::Serialize;
 use waypost_policy::Code;
 
-
-
 /// The problem type of a code is this with the code behind it.
 const TYPE_PREFIX: &str = "urn:waypost:problem:";
 

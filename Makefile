@@ -1,0 +1,52 @@
+# Waypost's two commands, and what takes longer. Set-up installs only what is missing; a second run installs and builds nothing.
+
+CARGO ?= cargo
+NEEDED := cmake protoc etcd etcdctl
+PACKAGES := cmake protobuf-compiler etcd-server etcd-client
+
+.PHONY: demo test soak bench setup setup-bench build
+
+demo: setup
+	$(CARGO) build --release --locked -p waypost
+	./target/release/waypost demo
+
+test: setup
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
+	$(CARGO) build --locked -p waypost
+	$(CARGO) test --workspace --locked
+
+# The same tests again and again, and the properties with many more cases.
+soak: setup
+	$(CARGO) build --locked -p waypost
+	PROPTEST_CASES=20000 $(CARGO) test --workspace --locked --lib
+	for round in 1 2 3 4 5 6 7 8 9 10; do $(CARGO) test --locked -p waypost-tests || exit 1; done
+
+# Requests per CPU-second with 1 and 100,000 routes, beside HAProxy, in one run.
+bench: setup setup-bench
+	$(CARGO) build --release --locked -p waypost -p waypost-bench
+	./target/release/compare-haproxy
+
+build: setup
+	$(CARGO) build --release --locked -p waypost
+
+setup:
+	@missing=; for tool in $(NEEDED); do command -v $$tool >/dev/null 2>&1 || missing="$$missing $$tool"; done; \
+	$(MAKE) --no-print-directory install-if MISSING="$$missing" WANTED="$(PACKAGES)"
+
+setup-bench:
+	@missing=; for tool in haproxy taskset; do command -v $$tool >/dev/null 2>&1 || missing="$$missing $$tool"; done; \
+	$(MAKE) --no-print-directory install-if MISSING="$$missing" WANTED="haproxy util-linux"
+
+# Installs the Debian packages WANTED if any tool is MISSING; elsewhere says exactly what to install.
+.PHONY: install-if
+install-if:
+	@if [ -z "$(strip $(MISSING))" ]; then exit 0; fi; \
+	if ! command -v apt-get >/dev/null 2>&1; then \
+		echo "Missing:$(MISSING). This is not Debian: install what provides them (on Debian: $(WANTED)), then run make again." >&2; exit 1; \
+	elif [ "$$(id -u)" != 0 ]; then \
+		echo "Missing:$(MISSING). Run:  sudo apt-get install $(WANTED)   then make again." >&2; exit 1; \
+	fi; \
+	echo "Installing $(WANTED) (missing:$(MISSING))"; \
+	apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $(WANTED)
