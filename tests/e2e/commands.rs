@@ -1,0 +1,215 @@
+//! The commands as a person meets them: results, messages, exit statuses.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tempfile::tempdir;
+use waypost_tests::{Backend, Etcd, Reply, Waypost, until_true};
+
+use crate::scene::{Scene, route, service};
+
+#[tokio::test]
+async fn check_names_file_line_key_field_and_what_was_meant() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("routes.yaml");
+    let name = path.to_str().unwrap();
+    std::fs::write(&path, "# comment\nupstreams/cell-0: {}\nservices/orders:\n  match: [{}]\n  default_owner: cell-0\nroutes/orders/t1:\n  ownr: cell-0\nroutes/orders/t2: { owner: cell-0, epoch: -1 }\n").unwrap();
+    let (status, out, _) = Waypost::run(&["check", name]).await;
+    assert_eq!(status, 1);
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!(lines[0], format!("{name}:7: routes/orders/t1: field \"ownr\" is unknown; did you mean \"owner\"?"));
+    assert!(lines[1].starts_with(&format!("{name}:8: routes/orders/t2: field \"epoch\" ")), "{out}");
+    assert!(lines[1].contains("from 1 to 999999999999999"), "{out}");
+    std::fs::write(&path, "services/orders: { match: [{}], default_owner: cell-0 }\nupstreams/cell-0: {}\n").unwrap();
+    assert_eq!(Waypost::run(&["check", name]).await.0, 0);
+    let (status, _, said) = Waypost::run(&["check", "/nonexistent.yaml"]).await;
+    assert_eq!(status, 2);
+    assert!(said.contains("/nonexistent.yaml"), "{said}");
+    let toml = folder.path().join("waypost.toml");
+    std::fs::write(&toml, "[gold]\nendpoints = [\"http://127.0.0.1:1\"]\nprefx = \"/x\"\n").unwrap();
+    let (status, out, _) = Waypost::run(&["check", toml.to_str().unwrap()]).await;
+    assert_eq!(status, 1);
+    assert!(out.contains(":3: ") && out.contains("did you mean \"prefix\"?"), "{out}");
+}
+
+#[tokio::test]
+async fn settings_that_can_t_be_used_start_nothing() {
+    let folder = tempdir().unwrap();
+    let toml = folder.path().join("waypost.toml");
+    for (content, wanted) in [("[golf]\n", "did you mean \"gold\"?"), ("[gold]\n", "neither endpoints nor file"), ("x = \n", ":1")] {
+        std::fs::write(&toml, content).unwrap();
+        let (status, out, said) = Waypost::run(&["run", "--config", toml.to_str().unwrap()]).await;
+        assert_eq!((status, out.as_str()), (2, ""), "{said}");
+        assert!(said.contains(wanted) && said.lines().count() == 1, "{said}");
+    }
+    let (status, _, said) = Waypost::run(&["run", "--gold", "ftp://x"]).await;
+    assert_eq!(status, 2, "{said}");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let file = folder.path().join("r.yaml");
+    std::fs::write(&file, "").unwrap();
+    let gold = format!("file:{}", file.display());
+    for flags in [["--listen", &address, "--admin", "127.0.0.1:0"], ["--listen", "127.0.0.1:0", "--admin", &address]] {
+        let (status, _, said) = Waypost::run(&[&["run", "--gold", &gold][..], &flags].concat()).await;
+        assert_eq!(status, 1);
+        assert!(said.contains(&address) && said.contains("in use"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn routes_are_applied_read_set_and_deleted() {
+    let etcd = Etcd::start().await;
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("records.yaml");
+    let name = path.to_str().unwrap();
+    let url = etcd.url();
+    let gold = ["--gold", &url];
+    std::fs::write(&path, "services/orders: { match: [{}], key: { header: x-tenant } }\nupstreams/a: {}\nupstreams/b: {}\nroutes/orders/t1: { owner: a, epoch: 4 }\n").unwrap();
+    let run = async |args: &[&str]| Waypost::run(&[args, &gold[..]].concat()).await;
+    let (status, out, _) = run(&["apply", name, "--dry-run"]).await;
+    assert_eq!((status, etcd.count().await), (0, 0), "{out}");
+    assert!(out.contains("routes/orders/t1"), "{out}");
+    assert_eq!(run(&["apply", name]).await.0, 0);
+    assert_eq!(etcd.count().await, 4);
+    let (_, _, said) = run(&["apply", name]).await;
+    assert!(said.contains("0 records put, 4 left alone"), "{said}");
+    std::fs::write(&path, "routes/orders/t9: { ownr: a }\n").unwrap();
+    assert_eq!(run(&["apply", name]).await.0, 2);
+    assert_eq!(etcd.count().await, 4);
+
+    let (status, out, _) = run(&["route", "get", "orders", "t1", "--json"]).await;
+    let shown: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((status, &shown["value"]), (0, &json!({ "owner": "a", "epoch": 4 })));
+    assert_eq!(run(&["route", "set", "orders", "t1", "--owner", "b"]).await.0, 0);
+    assert_eq!(etcd.get("routes/orders/t1").await, Some(json!({ "owner": "b", "epoch": 5 })), "the epoch is raised");
+    assert_eq!(run(&["route", "set", "orders", "t2", "--owner", "b"]).await.0, 0);
+    assert_eq!(etcd.get("routes/orders/t2").await, Some(json!({ "owner": "b" })), "no epoch where there was none");
+    let (status, _, said) = run(&["route", "set", "orders", "t3", "--owner", "nobody"]).await;
+    assert_eq!(status, 1);
+    assert!(said.contains("upstreams/nobody") && said.contains("--allow-missing"), "{said}");
+    assert_eq!(run(&["route", "set", "orders", "t3", "--owner", "nobody", "--allow-missing"]).await.0, 0);
+    let (_, out, _) = run(&["route", "list", "orders", "--owner", "b"]).await;
+    assert_eq!(out.lines().count(), 2, "{out}");
+    assert_eq!(run(&["route", "delete", "orders", "t2"]).await.0, 0);
+    assert_eq!(etcd.get("routes/orders/t2").await, None);
+    assert_eq!(run(&["route", "delete", "orders", "t2"]).await.0, 1);
+    assert_eq!(run(&["route", "get", "orders", "t2"]).await.0, 1);
+    etcd.put("routes/orders/bad", json!({ "ownr": "a" })).await;
+    let (status, out, _) = run(&["check"]).await;
+    assert_eq!(status, 1);
+    assert!(out.contains("routes/orders/bad") && out.contains("did you mean \"owner\"?"), "{out}");
+}
+
+#[tokio::test]
+async fn a_store_that_is_not_there_is_named() {
+    let address = waypost_tests::free_address();
+    let url = format!("http://{address}");
+    let (status, _, said) = Waypost::run(&["route", "get", "orders", "t1", "--gold", &url]).await;
+    assert_eq!(status, 1);
+    assert!(said.contains(&url) && said.lines().count() == 1, "{said}");
+    let (status, _, said) = Waypost::run(&["status", "--admin", &address.to_string()]).await;
+    assert_eq!(status, 1);
+    assert!(said.contains(&address.to_string()) && said.contains("--admin"), "{said}");
+}
+
+#[tokio::test]
+async fn a_record_file_is_followed_and_a_broken_one_changes_nothing() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("routes.yaml");
+    let (a, b) = (Backend::named("a").await, Backend::named("b").await);
+    let records = |owner: &str| {
+        json!({ "services/orders": service(json!({})), "upstreams/a": a.upstream(), "upstreams/b": b.upstream(), "routes/orders/t1": { "owner": owner } })
+            .to_string()
+    };
+    std::fs::write(&path, records("a")).unwrap();
+    let waypost = Waypost::start(&format!("file:{}", path.display()), &[]).await;
+    assert_eq!(waypost.get("t1", "/").await.text(), "a");
+    let status = waypost.status().await;
+    assert_eq!(
+        (&status["gold"][0]["source"], &status["gold"][0]["table"], &status["gold"][0]["revision"]),
+        (&json!("file"), &json!("file-0"), &json!(1))
+    );
+    std::fs::write(&path, "routes/orders/t1: { ownr: b }").unwrap();
+    until_true("the fault is said", async || waypost.status().await["gold"][0]["last_error"].to_string().contains("did you mean")).await;
+    assert_eq!(waypost.get("t1", "/").await.text(), "a");
+    std::fs::write(&path, records("b")).unwrap();
+    until_true("the new file is in force", async || waypost.get("t1", "/").await.text() == "b").await;
+    assert_eq!(waypost.status().await["gold"][0]["revision"], 2);
+}
+
+#[tokio::test]
+async fn sigterm_finishes_what_is_under_way_and_then_ends() {
+    let release = std::sync::Arc::new(std::sync::Barrier::new(2));
+    let gate = std::sync::Arc::clone(&release);
+    let slow = move |seen: &waypost_tests::Seen| {
+        if seen.target == "/slow" {
+            gate.wait();
+        }
+        Reply::ok("a")
+    };
+    let a = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let backend = runtime.block_on(Backend::start(slow));
+        (runtime, backend)
+    });
+    let (runtime, backend) = a.join().unwrap();
+    let etcd = Etcd::start().await;
+    etcd.put_all(&[("services/orders", service(json!({}))), ("upstreams/a", backend.upstream()), ("routes/orders/t1", route("a", 1))])
+        .await;
+    let mut waypost = Waypost::start(&etcd.url(), &[]).await;
+    let mut idle = waypost.client().await;
+    assert_eq!(idle.get("/", &[("x-tenant", "t1")]).await.status, 200);
+    let mut busy = waypost.client().await;
+    let slow = tokio::spawn(async move { busy.get("/slow", &[("x-tenant", "t1")]).await });
+    until_true("the slow request has arrived", async || backend.heads() == 2).await;
+    waypost.terminate();
+    assert!(idle.is_closed().await, "an idle connection is closed at once");
+    until_true("readiness says that it drains", async || {
+        waypost_tests::Client::fetch(waypost.admin, "/readyz").await.is_ok_and(|answer| answer.reason() == "draining")
+    })
+    .await;
+    tokio::task::spawn_blocking(move || release.wait()).await.unwrap();
+    let answer = slow.await.unwrap();
+    assert_eq!((answer.status, answer.header("connection")), (200, "close"));
+    assert!(waypost.wait(Duration::from_secs(20)).success());
+    drop(backend);
+    runtime.shutdown_background();
+}
+
+#[tokio::test]
+async fn every_command_has_help_with_an_example() {
+    for command in ["run", "demo", "check", "apply", "status", "bench"] {
+        let (status, out, _) = Waypost::run(&[command, "--help"]).await;
+        assert_eq!(status, 0, "{command}");
+        assert!(out.contains("Example"), "{command}: {out}");
+    }
+    for command in ["get", "list", "set", "delete"] {
+        let (status, out, _) = Waypost::run(&["route", command, "--help"]).await;
+        assert!(status == 0 && out.contains("Example"), "route {command}: {out}");
+    }
+    assert_eq!(Waypost::run(&["rune"]).await.0, 2);
+}
+
+#[tokio::test]
+async fn bench_counts_what_it_sends() {
+    let scene = Scene::start().await;
+    let url = format!("http://{}/", scene.waypost.listen);
+    let args = ["bench", &url, "-H", "x-tenant={key}", "--keys", "t1..2", "--duration", "300ms", "--warm-up", "0s", "-c", "4", "--json"];
+    let (status, out, said) = Waypost::run(&args).await;
+    assert_eq!(status, 0, "{said}");
+    let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let requests = report["requests"].as_u64().unwrap();
+    assert!(requests > 0 && report["by_status"]["200"] == requests, "{report}");
+    let open = ["bench", &url, "-H", "x-tenant=t1", "--rate", "100", "--duration", "1s", "--warm-up", "0s", "-c", "4"];
+    assert_eq!(Waypost::run(&open).await.0, 0);
+    let nobody = format!("http://{}/", waypost_tests::free_address());
+    assert_eq!(Waypost::run(&["bench", &nobody, "--duration", "100ms", "--warm-up", "0s"]).await.0, 1);
+}
+
+/// The longest test: the whole story.
+#[tokio::test]
+async fn the_demo_holds() {
+    let (status, out, said) = Waypost::run(&["demo", "--once"]).await;
+    assert_eq!(status, 0, "{out}\n{said}");
+    assert!(out.contains("every step held"), "{out}");
+}

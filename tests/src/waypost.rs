@@ -1,0 +1,166 @@
+//! The built binary: found by `WAYPOST_BIN`, or beside the test's own executable.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Command, ExitStatus, Output},
+    time::Duration,
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{client::Client, free_address, process::Process, until};
+
+/// A running proxy.
+pub struct Waypost {
+    folder: TempDir,
+    gold: String,
+    extra: Vec<String>,
+    /// Where clients connect to.
+    pub listen: SocketAddr,
+    /// Where its admin endpoints are.
+    pub admin: SocketAddr,
+    process: Option<Process>,
+}
+
+/// The binary with these arguments, without what the environment would add.
+pub fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(binary());
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("WAYPOST_")) {
+        command.env_remove(name);
+    }
+    command.args(args);
+    command
+}
+
+fn binary() -> PathBuf {
+    if let Some(named) = std::env::var_os("WAYPOST_BIN") {
+        return named.into();
+    }
+    let own = std::env::current_exe().unwrap();
+    // target/<profile>/deps/e2e-… stands beside target/<profile>/waypost.
+    let beside = own.parent().and_then(Path::parent).map(|folder| folder.join("waypost")).unwrap();
+    assert!(beside.exists(), "{} is not built; run `cargo build -p waypost` first, or name it in WAYPOST_BIN", beside.display());
+    beside
+}
+
+impl Waypost {
+    /// Starts a proxy on a gold copy (`http://…` or `file:…`), and waits until it is ready.
+    pub async fn start(gold: &str, extra: &[&str]) -> Self {
+        let mut waypost = Self::new(gold, extra);
+        waypost.spawn();
+        waypost.ready().await;
+        waypost
+    }
+
+    /// A proxy that is not started yet.
+    pub fn new(gold: &str, extra: &[&str]) -> Self {
+        let extra = extra.iter().map(|arg| (*arg).to_owned()).collect();
+        let (listen, admin) = (free_address(), free_address());
+        Self { folder: tempfile::tempdir().unwrap(), gold: gold.to_owned(), extra, listen, admin, process: None }
+    }
+
+    /// Starts the process without waiting.
+    pub fn spawn(&mut self) {
+        let mut command = command(&["run", "--gold", &self.gold, "--id", "edge-1", "--access-log"]);
+        command.arg(self.folder.path().join("access.log"));
+        command.args(["--listen", &self.listen.to_string(), "--admin", &self.admin.to_string()]).arg("--snapshot").arg(self.snapshot());
+        command.args(&self.extra).current_dir(self.folder.path());
+        self.process = Some(Process::start(&mut command, &self.folder.path().join("waypost.log")));
+    }
+
+    /// Waits until it is ready.
+    pub async fn ready(&mut self) {
+        let admin = self.admin;
+        let process = self.process.as_mut().unwrap();
+        until("the proxy is ready", async || {
+            assert!(!process.has_ended(), "the proxy ended:\n{}", process.log());
+            let answer = Client::fetch(admin, "/readyz").await?;
+            if answer.status == 200 { Ok(()) } else { Err(answer.text()) }
+        })
+        .await;
+    }
+
+    /// Where its snapshot is.
+    pub fn snapshot(&self) -> PathBuf {
+        self.folder.path().join("edge-1.snapshot")
+    }
+
+    /// Its lines of the access log so far.
+    pub fn access_log(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.folder.path().join("access.log")).unwrap_or_default();
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// What it has said on stdout and stderr.
+    pub fn said(&self) -> String {
+        self.process.as_ref().map(Process::log).unwrap_or_default()
+    }
+
+    /// `/status`.
+    pub async fn status(&self) -> Value {
+        self.json("/status").await
+    }
+
+    /// What an admin path answers, as JSON.
+    pub async fn json(&self, path: &str) -> Value {
+        serde_json::from_slice(&Client::fetch(self.admin, path).await.unwrap().body).unwrap()
+    }
+
+    /// A metric's value, summed over its labels.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let text = Client::fetch(self.admin, "/metrics").await.unwrap().text();
+        let lines = text.lines().filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])));
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+
+    /// Waits until its table reflects a revision, by the watch.
+    pub async fn at(&self, revision: u64) {
+        until(&format!("the proxy reaches revision {revision}"), async || {
+            let gold = self.status().await["gold"][0].clone();
+            let reached = gold["revision"].as_u64() >= Some(revision) && gold["source"] == "watch";
+            if reached { Ok(()) } else { Err(gold.to_string()) }
+        })
+        .await;
+    }
+
+    /// A connection to it.
+    pub async fn client(&self) -> Client {
+        Client::connect(self.listen).await
+    }
+
+    /// One GET of a tenant's, over a connection of its own.
+    pub async fn get(&self, tenant: &str, path: &str) -> crate::Answer {
+        self.client().await.get(path, &[("x-tenant", tenant)]).await
+    }
+
+    /// SIGTERM.
+    pub fn terminate(&self) {
+        self.process.as_ref().unwrap().signal("TERM");
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self, limit: Duration) -> ExitStatus {
+        self.process.as_mut().unwrap().wait(limit)
+    }
+
+    /// Kills it as a power cut would.
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+}
+
+/// Runs a command to its end, off the test's runtime.
+pub(crate) async fn run(mut command: Command) -> Output {
+    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+}
+
+impl Waypost {
+    /// Runs the binary with these arguments to its end: exit status, stdout, stderr.
+    pub async fn run(args: &[&str]) -> (i32, String, String) {
+        let output = run(command(args)).await;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+    }
+}
