@@ -39,7 +39,7 @@ async fn answers_without_a_body_keep_the_connection() {
 async fn path_and_query_pass_byte_for_byte() {
     let scene = Scene::start().await;
     let mut client = scene.waypost.client().await;
-    for target in ["/", "//", "/a//b/", "/%2F%2f%41", "/a?b=c?d&&e", "/?", "/a;b,c=d'(e)!*$@:+~", "/%E2%84%96", "/a|b\"c<d>^`{e}"] {
+    for target in ["/", "//", "/a//b/", "/%2F%2f%41", "/a?b=c?d&&e", "/?", "/a;b,c=d'(e)!*$@:+~", "/%E2%84%96", "/a|b\"c^{e}\\"] {
         let answer = client.get(target, &[("x-tenant", "t1")]).await;
         assert_eq!((answer.status, scene.a.last().target.as_str()), (200, target));
     }
@@ -51,6 +51,40 @@ async fn path_and_query_pass_byte_for_byte() {
     scene.put("services/orders", crate::scene::service(json!({ "dot_segments": true }))).await;
     assert_eq!(client.get("/a/../b", &[("x-tenant", "t1")]).await.status, 200);
     assert_eq!((scene.a.seen().len(), scene.a.last().target.as_str()), (now + 1, "/a/../b"));
+}
+
+#[tokio::test]
+async fn an_absolute_form_reaches_the_same_route_and_may_not_contradict_the_host() {
+    let scene = Scene::start().await;
+    scene.put("services/orders", crate::scene::service(json!({ "match": [{ "hosts": ["orders.example.com"] }] }))).await;
+    let mut client = scene.waypost.client().await;
+    client.send(b"GET http://orders.example.com/x?y HTTP/1.1\r\nHost: orders.example.com\r\nx-tenant: t1\r\n\r\n").await.unwrap();
+    assert_eq!(client.answer(false).await.unwrap().text(), "a");
+    assert_eq!(scene.a.last().target, "/x?y");
+    assert_eq!(client.get("/x", &[("x-tenant", "t1"), ("Host", "other.example.com")]).await.reason(), "no_service");
+    client.send(b"GET http://orders.example.com/x HTTP/1.1\r\nHost: other.example.com\r\nx-tenant: t1\r\n\r\n").await.unwrap();
+    assert_eq!(client.answer(false).await.unwrap().reason(), "bad_request");
+}
+
+#[tokio::test]
+async fn every_byte_of_a_target_passes_unaltered_or_is_refused() {
+    let scene = Scene::start().await;
+    let head = b" HTTP/1.1\r\nHost: h\r\nx-tenant: t1\r\n\r\n";
+    for byte in 0u8..=255 {
+        for (before, after) in [("/a", "b"), ("/a?x=", "y")] {
+            let target = [before.as_bytes(), &[byte], after.as_bytes()].concat();
+            let mut client = scene.waypost.client().await;
+            let seen = scene.a.seen().len();
+            client.send(&[b"GET ", &target[..], head].concat()).await.unwrap();
+            let answer = client.answer(false).await.unwrap_or_else(|why| panic!("{target:?}: {why}"));
+            if answer.status == 200 {
+                assert_eq!(scene.a.last().target, String::from_utf8_lossy(&target), "{target:?}");
+            } else {
+                assert_eq!((answer.status, answer.reason()), (400, "bad_request"), "{target:?}");
+                assert_eq!(scene.a.seen().len(), seen);
+            }
+        }
+    }
 }
 
 #[tokio::test]

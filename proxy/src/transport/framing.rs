@@ -4,7 +4,8 @@
 //! NUL, no obs-fold, no space before a colon, one Host, one framing. What passes means the same to every parser
 //! behind; what does not is answered 400 and the connection closed, never forwarded as a guess.
 
-use waypost_policy::Code;
+use pingora_http::RequestHeader;
+use waypost_policy::{Code, head::Target};
 
 /// The largest request head, in bytes.
 pub(crate) const MAX_HEAD_BYTES: usize = 64 * 1024;
@@ -43,8 +44,12 @@ pub(crate) fn end_of_head(bytes: &[u8], from: usize) -> Option<usize> {
 /// The code to answer with: `BadRequest`, or `HeaderTooLarge` for too many fields.
 pub(crate) fn check_head(head: &[u8]) -> Result<CheckedHead, Code> {
     let len = head.len();
+    if len > MAX_HEAD_BYTES {
+        return Err(Code::HeaderTooLarge);
+    }
     let mut lines = Lines(head);
-    let version = request_line(lines.next().ok_or(Code::BadRequest)??)?;
+    let (target, version) = request_line(lines.next().ok_or(Code::BadRequest)??)?;
+    let mut host: &[u8] = b"";
     let mut fields = 0usize;
     let mut hosts = 0usize;
     let mut length = None;
@@ -61,6 +66,7 @@ pub(crate) fn check_head(head: &[u8]) -> Result<CheckedHead, Code> {
         let (name, value) = field(line)?;
         if name.eq_ignore_ascii_case(b"host") {
             hosts += 1;
+            host = value;
             if !is_host(value) {
                 return Err(Code::BadRequest);
             }
@@ -76,8 +82,11 @@ pub(crate) fn check_head(head: &[u8]) -> Result<CheckedHead, Code> {
         }
     }
     let one_host = hosts == 1 || (hosts == 0 && version == Version::Http10);
+    // An absolute-form target overrules Host; one that contradicts it is a trick.
+    let contradicts =
+        Target::parse(target).and_then(|target| target.authority).is_some_and(|named| hosts == 1 && !named.eq_ignore_ascii_case(host));
     let one_framing = !chunked || (length.is_none() && version == Version::Http11);
-    if !one_host || !one_framing {
+    if !one_host || contradicts || !one_framing {
         return Err(Code::BadRequest);
     }
     let framing = if chunked { Framing::Chunked } else { Framing::Length(length.unwrap_or(0)) };
@@ -114,20 +123,30 @@ impl<'a> Iterator for Lines<'a> {
     }
 }
 
-fn request_line(line: &[u8]) -> Result<Version, Code> {
+fn request_line(line: &[u8]) -> Result<(&[u8], Version), Code> {
     let mut parts = line.split(|b| *b == b' ');
     let (Some(method), Some(target), Some(version), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
         return Err(Code::BadRequest);
     };
-    // Bytes above ASCII do occur in targets and mean themselves; white space and control characters were refused with the line.
-    if !is_token(method) || target.is_empty() || target.contains(&b'\t') || method == b"CONNECT" {
+    if !is_token(method) || target.is_empty() || target.contains(&b'\t') || has_uncarried(target) || method == b"CONNECT" {
         return Err(Code::BadRequest);
     }
     match version {
-        b"HTTP/1.1" => Ok(Version::Http11),
-        b"HTTP/1.0" => Ok(Version::Http10),
+        b"HTTP/1.1" => Ok((target, Version::Http11)),
+        b"HTTP/1.0" => Ok((target, Version::Http10)),
         _ => Err(Code::BadRequest),
     }
+}
+
+/// Whether the general transport's own parser would refuse the target or change it (it cuts a fragment off, and knows only
+/// UTF-8). What it takes passes as it came, byte for byte; what it does not is refused here, with an answer of ours.
+fn has_uncarried(target: &[u8]) -> bool {
+    let is_plain = |b: &u8| b.is_ascii_alphanumeric() || b"/._~%?=&-".contains(b);
+    if target.first() == Some(&b'/') && target.iter().all(is_plain) {
+        return false;
+    }
+    let is_kept = || RequestHeader::build_no_case("GET", target, None).is_ok_and(|head| head.raw_path() == target);
+    std::str::from_utf8(target).is_err() || !is_kept()
 }
 
 /// Name and trimmed value; a line that starts with white space (obs-fold) has no token for a name.

@@ -135,6 +135,9 @@ impl GeneralLane {
 
     async fn write_answer(&self, session: &mut Session, ctx: &mut Request, code: Code, location: Option<Vec<u8>>) -> Result<()> {
         ctx.answer = Some((code, location.clone()));
+        if self.shared.is_draining() {
+            session.set_keepalive(None);
+        }
         let body = answer::problem_json(code, &ctx.request_id);
         let head = answer::head(code, &ctx.request_id, location.as_deref(), body.len())?;
         let bodiless = session.req_header().method == http::Method::HEAD;
@@ -200,7 +203,7 @@ impl ProxyHttp for GeneralLane {
                 return Ok(false);
             }
         };
-        if announced > ctx.body_limit && code == Code::BodyTooLarge {
+        if code == Code::BodyTooLarge {
             session.set_keepalive(None);
         }
         self.write_answer(session, ctx, code, location).await?;
@@ -277,6 +280,9 @@ impl ProxyHttp for GeneralLane {
         let body = body_of(session);
         let next = self.step(session.req_header(), ctx, Input::Reply(&ReplyHead(head), body));
         if matches!(next, Next::Relay) {
+            if self.shared.is_draining() {
+                session.set_keepalive(None);
+            }
             ctx.deadline.set(Phase::Idle, millis(ctx.exchange.policy().timeouts.idle_ms));
             if head.status == http::StatusCode::SWITCHING_PROTOCOLS {
                 ctx.deadline.upgrade();

@@ -8,6 +8,7 @@ use pingora_core::Result;
 use pingora_http::{RequestHeader, ResponseHeader};
 use waypost_policy::{
     Head, Reply,
+    head::Target,
     wire::{STAMP_HEADER, is_protocol_header},
 };
 
@@ -85,6 +86,7 @@ pub(crate) fn prepare_request(
     request_id: &str,
     stamp: &str,
 ) -> Result<()> {
+    to_origin_form(head)?;
     let client = connection.client.ip().to_string();
     let host = head.headers.get(http::header::HOST).cloned();
     if connection.trusted {
@@ -104,6 +106,17 @@ pub(crate) fn prepare_request(
     head.append_header("Via", VIA)?;
     append_to_list(head, "CDN-Loop", cdn_id)?;
     head.insert_header(STAMP_HEADER_WRITTEN, stamp)
+}
+
+/// An absolute-form target goes on as path and query (RFC 9112, section 3.2.2); its authority is in `Host`.
+fn to_origin_form(head: &mut RequestHeader) -> Result<()> {
+    if matches!(head.raw_path().first(), Some(b'/' | b'*')) {
+        return Ok(());
+    }
+    let Some(target) = Target::parse(head.raw_path()) else { return Ok(()) };
+    let slash: &[u8] = if target.path_and_query.first() == Some(&b'/') { b"" } else { b"/" };
+    let origin_form = [slash, target.path_and_query].concat();
+    head.set_raw_path(&origin_form)
 }
 
 /// [`STAMP_HEADER`] as it is written.
