@@ -201,10 +201,10 @@ impl Table {
 
     /// What is known of a key of a service: a check that ran ahead of the watch, else the records.
     pub fn entry(&self, key: &RequestKey) -> Entry<'_> {
-        if !self.read_ahead.is_empty() {
-            if let Some(read) = self.read_ahead.get(key).filter(|read| read.revision > self.revision) {
-                return read.route.as_ref().map_or(Entry::Absent(Source::Store), |route| Entry::Route(route, Source::Store));
-            }
+        if !self.read_ahead.is_empty()
+            && let Some(read) = self.read_ahead.get(key).filter(|read| read.revision > self.revision)
+        {
+            return read.route.as_ref().map_or(Entry::Absent(Source::Store), |route| Entry::Route(route, Source::Store));
         }
         self.routes.get(key.service, &key.key).map_or(Entry::Absent(self.source), |route| Entry::Route(route, self.source))
     }

@@ -68,10 +68,7 @@ async fn set(args: &RouteSetArgs) -> Outcome {
     }
     let found = store.get(&key.suffix()).await.map_err(Failed::not_done)?;
     let known = found.as_ref().and_then(|found| route_of(found).ok());
-    let epoch = match known.as_ref().and_then(|known| known.epoch) {
-        Some(epoch) => Some(epoch + 1),
-        None => None,
-    };
+    let epoch = known.as_ref().and_then(|known| known.epoch).map(|epoch| epoch + 1);
     let route = Record::Route(Route { owner, epoch, state: RouteState::Serving }).to_json();
     // Written values pass the same check as a person's file.
     let value = serde_json::to_vec(&route).unwrap_or_default();

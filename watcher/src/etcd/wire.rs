@@ -1,0 +1,204 @@
+//! What is said to etcd, one function a question: the hello of a new connection, a list, a watch, and what a watch answers.
+//!
+//! Each ends with an input for the machine; none changes anything here.
+
+use std::time::Duration;
+
+use etcd_client::{Client, EventType, GetOptions, KeyValue, KvClient, WatchOptions, WatchStream};
+
+use crate::{
+    connect::{EtcdPlace, MAX_MESSAGE_BYTES, connect, say},
+    machine::{Anchor, Hello, Input},
+    record::{Event, Stored},
+};
+
+/// Records a page of a list.
+const PAGE: i64 = 5000;
+/// How long a read of a new connection, or a page of a list, may take.
+const READ_LIMIT: Duration = Duration::from_secs(20);
+
+/// Where what was applied stands.
+#[derive(Clone, Debug)]
+pub(super) struct Cursor {
+    pub(super) revision: u64,
+    /// The key that was changed last, and its mod_revision.
+    pub(super) anchor: Option<(Vec<u8>, u64)>,
+}
+
+/// What a piece of work ends with, beside the machine's input.
+pub(super) enum Done {
+    Connected(Box<(Client, Client)>, Hello, String),
+    Opened(Box<WatchStream>, u64),
+    Only(Input),
+}
+
+/// What the watch says next; never anything while there is none.
+pub(super) async fn heard(stream: &mut Option<Box<WatchStream>>, prefix_len: usize) -> Input {
+    let Some(open) = stream else { return std::future::pending().await };
+    match open.message().await {
+        Ok(Some(response)) => heard_response(&response, prefix_len),
+        Ok(None) => {
+            *stream = None;
+            Input::Failed("the watch was closed by the store".to_owned())
+        }
+        Err(error) => {
+            *stream = None;
+            Input::Failed(format!("the watch broke: {}", say(&error)))
+        }
+    }
+}
+
+fn heard_response(response: &etcd_client::WatchResponse, prefix_len: usize) -> Input {
+    if response.canceled() {
+        return if response.compact_revision() > 0 {
+            Input::Compacted
+        } else {
+            Input::Failed(format!("the store ended the watch: {}", response.cancel_reason()))
+        };
+    }
+    if response.events().is_empty() {
+        let revision = response.header().map_or(0, |header| u64::try_from(header.revision()).unwrap_or(0));
+        return Input::Progress { revision };
+    }
+    // `event_type()` panics on a type that it does not know: the number is looked at instead.
+    let events = response.events().iter().filter_map(|event| {
+        let stored = stored(event.kv()?.clone(), prefix_len);
+        match event.0.r#type {
+            kind if kind == EventType::Put as i32 => Some(Event::Put(stored)),
+            kind if kind == EventType::Delete as i32 => Some(Event::Delete { key: stored.key, mod_revision: stored.mod_revision }),
+            _ => None,
+        }
+    });
+    Input::Events(events.collect())
+}
+
+/// A record from etcd's form; `prefix_len` bytes of its key are cut off.
+pub(crate) fn stored(kv: KeyValue, prefix_len: usize) -> Stored {
+    let number = |value: i64| u64::try_from(value).unwrap_or(0);
+    let (create_revision, mod_revision, leased) = (number(kv.create_revision()), number(kv.mod_revision()), kv.lease() != 0);
+    let (key, value) = kv.into_key_value();
+    Stored { key: key.get(prefix_len..).unwrap_or_default().to_vec(), value, create_revision, mod_revision, leased }
+}
+
+pub(super) async fn say_hello(place: EtcdPlace, endpoint: String, cursor: Option<Cursor>) -> Done {
+    match hello(&place, &endpoint, cursor).await {
+        Ok((clients, hello)) => Done::Connected(Box::new(clients), hello, endpoint),
+        Err(why) => Done::Only(Input::Failed(why)),
+    }
+}
+
+async fn hello(place: &EtcdPlace, endpoint: &str, cursor: Option<Cursor>) -> Result<((Client, Client), Hello), String> {
+    let reads = connect(place, endpoint).await?;
+    let watches = connect(place, endpoint).await?;
+    let mut kv = reads.kv_client();
+    let fail = |error: &etcd_client::Error| format!("etcd at {endpoint}: {}", say(error));
+    let slow = |_| format!("etcd at {endpoint} did not answer within {READ_LIMIT:?}");
+    // Linearizable: whoever answers this has a majority behind it, however old its own view was.
+    let found = tokio::time::timeout(READ_LIMIT, kv.get(format!("{}/incarnation", place.prefix), None)).await;
+    let found = found.map_err(slow)?.map_err(|error| fail(&error))?;
+    let header = found.header().ok_or_else(|| format!("etcd at {endpoint} answered without a header"))?;
+    let revision = u64::try_from(header.revision()).unwrap_or(0);
+    let incarnation = found.kvs().first().and_then(|kv| kv.value_str().ok()?.trim().parse().ok()).unwrap_or(0);
+    let anchor = match cursor {
+        Some(Cursor { revision: at, anchor: Some((key, mod_revision)) }) if at <= revision => {
+            let full_key = [place.prefix.as_bytes(), b"/", &key].concat();
+            let options = GetOptions::new().with_revision(i64::try_from(at).unwrap_or(i64::MAX));
+            let found = tokio::time::timeout(READ_LIMIT, kv.get(full_key, Some(options))).await;
+            match found.map_err(slow)? {
+                Ok(found) => match found.kvs().first() {
+                    // What was applied last may have been a delete.
+                    None => Anchor::None,
+                    Some(kv) if u64::try_from(kv.mod_revision()) == Ok(mod_revision) => Anchor::Same,
+                    Some(_) => Anchor::Differs,
+                },
+                Err(etcd_client::Error::GRpcStatus(status)) if status.message().contains("compacted") => Anchor::Compacted,
+                Err(error) => return Err(fail(&error)),
+            }
+        }
+        _ => Anchor::None,
+    };
+    // Not every user may ask for the version; without it progress notices are only signs of life.
+    let version = tokio::time::timeout(READ_LIMIT, reads.maintenance_client().status()).await;
+    let version = version.ok().and_then(Result::ok).map(|status| status.version().to_owned());
+    let cluster_id = header.cluster_id();
+    let progress_is_barrier = version.as_deref().is_some_and(progress_is_barrier);
+    Ok(((reads, watches), Hello { cluster_id, incarnation, revision, anchor, progress_is_barrier }))
+}
+
+/// Below 3.4.25 and 3.5.8 a progress reply can overtake events (measured: always, with 200 undelivered ones).
+fn progress_is_barrier(version: &str) -> bool {
+    let mut parts = version.split('.').map(|part| part.split('-').next().and_then(|part| part.parse::<u32>().ok()).unwrap_or(0));
+    let (major, minor, patch) = (parts.next().unwrap_or(0), parts.next().unwrap_or(0), parts.next().unwrap_or(0));
+    match (major, minor) {
+        (3, 4) => patch >= 25,
+        (3, 5) => patch >= 8,
+        (3, minor) => minor > 5,
+        (major, _) => major > 3,
+    }
+}
+
+/// All records at one revision. Pages by key; the ranges between fences come here.
+pub(super) async fn list(reads: Option<KvClient>, prefix: String, revision: u64) -> Done {
+    let Some(kv) = reads else { return Done::Only(Input::Failed("there is no connection to list over".to_owned())) };
+    let mut kv = kv.max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let prefix = format!("{prefix}/");
+    let end = end_of_prefix(prefix.as_bytes());
+    let mut records = Vec::new();
+    let mut from = prefix.clone().into_bytes();
+    loop {
+        let at = i64::try_from(revision).unwrap_or(i64::MAX);
+        let options = GetOptions::new().with_range(end.clone()).with_limit(PAGE).with_revision(at).with_serializable();
+        let page = match tokio::time::timeout(READ_LIMIT, kv.get(from.clone(), Some(options))).await {
+            Ok(Ok(page)) => page,
+            Ok(Err(etcd_client::Error::GRpcStatus(status))) if status.message().contains("compacted") => {
+                return Done::Only(Input::Compacted);
+            }
+            Ok(Err(error)) => return Done::Only(Input::Failed(format!("listing the records: {}", say(&error)))),
+            Err(_) => return Done::Only(Input::Failed(format!("listing the records took longer than {READ_LIMIT:?} a page"))),
+        };
+        let more = page.more();
+        let mut page = page;
+        let kvs = page.take_kvs();
+        if let Some(last) = kvs.last() {
+            from = [last.key(), b"\0"].concat();
+        }
+        records.extend(kvs.into_iter().map(|kv| stored(kv, prefix.len())));
+        if !more {
+            return Done::Only(Input::Listed { revision, records });
+        }
+    }
+}
+
+/// The first key behind all that start with a prefix.
+pub(crate) fn end_of_prefix(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if last < u8::MAX {
+            end.push(last + 1);
+            return end;
+        }
+    }
+    vec![0]
+}
+
+pub(super) async fn open_watch(watches: Option<etcd_client::WatchClient>, prefix: String, from: u64) -> Done {
+    let Some(watches) = watches else { return Done::Only(Input::Failed("there is no connection to watch over".to_owned())) };
+    let mut watches = watches.max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let options = WatchOptions::new().with_prefix().with_start_revision(i64::try_from(from).unwrap_or(i64::MAX)).with_progress_notify();
+    let opened = tokio::time::timeout(READ_LIMIT, async {
+        let mut stream = watches.watch(format!("{prefix}/"), Some(options)).await?;
+        let first = stream.message().await?;
+        Ok::<_, etcd_client::Error>((stream, first))
+    });
+    match opened.await {
+        Ok(Ok((stream, Some(first)))) if first.created() && !first.canceled() => {
+            let revision = first.header().map_or(0, |header| u64::try_from(header.revision()).unwrap_or(0));
+            Done::Opened(Box::new(stream), revision)
+        }
+        Ok(Ok((_, Some(first)))) if first.compact_revision() > 0 => Done::Only(Input::Compacted),
+        Ok(Ok((_, Some(first)))) => Done::Only(Input::Failed(format!("the store refuses the watch: {}", first.cancel_reason()))),
+        Ok(Ok((_, None))) => Done::Only(Input::Failed("the store closed the watch at once".to_owned())),
+        Ok(Err(error)) => Done::Only(Input::Failed(format!("the watch could not be opened: {}", say(&error)))),
+        Err(_) => Done::Only(Input::Failed(format!("the watch did not open within {READ_LIMIT:?}"))),
+    }
+}
