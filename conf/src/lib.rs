@@ -32,3 +32,6 @@ pub use service::{
     TemplateSegment,
 };
 pub use upstream::{Address, Balance, Endpoint, Health, Protocol, PublicUrl, Upstream, UpstreamTls};
+
+#[cfg(test)]
+mod tests;

@@ -126,3 +126,101 @@ impl Paths {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use waypost_conf::{Record, RecordKey, decode};
+
+    use super::*;
+
+    fn services(entries: &[(&str, &str)]) -> Vec<(Name, Service)> {
+        let decoded = entries.iter().map(|(name, matches)| {
+            let name = Name::try_from(*name).unwrap();
+            let value = format!(r#"{{"match":{matches},"default_owner":"a"}}"#);
+            let Record::Service(service) = decode(&RecordKey::Service(name.clone()), value.as_bytes()).unwrap().record else { panic!() };
+            (name, service)
+        });
+        decoded.collect()
+    }
+
+    fn find<'a>(entries: &[(&'a str, &str)], host: &str, path: &str) -> Option<&'a str> {
+        let services = services(entries);
+        let (matcher, _) = Matcher::build(services.iter().map(|(name, service)| (name, service)));
+        matcher.find(Some(host.as_bytes()), path.as_bytes()).map(|matched| entries[matched.service].0)
+    }
+
+    #[test]
+    fn hosts_come_before_paths_and_fall_through_where_no_path_fits() {
+        let entries = [
+            ("any", r"[{}]"),
+            ("wild", r#"[{"hosts":["*.example.com"]}]"#),
+            ("longer-wild", r#"[{"hosts":["*.eu.example.com"],"path_prefix":"/a"}]"#),
+            ("exact", r#"[{"hosts":["x.eu.example.com"],"path_prefix":"/a/b"}]"#),
+            ("exact-short", r#"[{"hosts":["x.eu.example.com"],"path_prefix":"/a"}]"#),
+        ];
+        for (host, path, wanted) in [
+            ("x.eu.example.com", "/a/b/c", "exact"),
+            ("X.EU.Example.com.:80", "/a/b", "exact"),
+            ("x.eu.example.com", "/a/bc", "exact-short"),
+            ("y.eu.example.com", "/a", "longer-wild"),
+            ("a.b.eu.example.com", "/a/", "longer-wild"),
+            ("y.eu.example.com", "/ab", "wild"),
+            ("x.eu.example.com", "/c", "wild"),
+            ("example.com", "/", "any"),
+            ("other", "*", "any"),
+        ] {
+            assert_eq!(find(&entries, host, path), Some(wanted), "{host} {path}");
+        }
+        assert_eq!(find(&entries[1..], "other", "/"), None);
+    }
+
+    #[test]
+    fn of_two_that_claim_the_same_the_older_wins_and_the_clash_is_named() {
+        let services = services(&[("old", r#"[{"path_prefix":"/a/"}]"#), ("new", r#"[{"path_prefix":"/a"},{"path_prefix":"/b"}]"#)]);
+        let (matcher, clashes) = Matcher::build(services.iter().map(|(name, service)| (name, service)));
+        assert_eq!(matcher.find(None, b"/a").map(|matched| matched.service), Some(0));
+        assert_eq!(matcher.find(None, b"/b").map(|matched| matched.service), Some(1));
+        assert_eq!(clashes.len(), 1);
+        assert_eq!((&*clashes[0].winner, &*clashes[0].loser, &*clashes[0].path_prefix), ("old", "new", "/a"));
+    }
+
+    /// The rule of INTERFACE.md, written as a search over all entries, to hold the index against.
+    fn by_the_book(services: &[(Name, Service)], host: &str, path: &str) -> Option<usize> {
+        let rank = |pattern: &HostPattern| match pattern {
+            HostPattern::Exact(exact) => (exact == host).then_some(usize::MAX),
+            HostPattern::Wildcard(parent) => host.strip_suffix(parent.as_str())?.strip_suffix('.').map(|_| 1 + parent.len()),
+        };
+        let fits = |prefix: &str| prefix == "/" || path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        let candidates = services.iter().enumerate().flat_map(|(position, (_, service))| {
+            service.matches.iter().filter(|entry| fits(entry.path_prefix.as_str())).flat_map(move |entry| {
+                let ranks: Vec<usize> = if entry.hosts.is_empty() { vec![0] } else { entry.hosts.iter().filter_map(rank).collect() };
+                let prefix = entry.path_prefix.as_str();
+                let length = if prefix == "/" { 0 } else { prefix.len() };
+                ranks.into_iter().map(move |rank| (rank, length, std::cmp::Reverse(position)))
+            })
+        });
+        candidates.max().map(|(_, _, std::cmp::Reverse(position))| position)
+    }
+
+    proptest! {
+        #[test]
+        fn the_index_agrees_with_a_search_over_all_entries(
+            entries in proptest::collection::vec((0usize..6, 0usize..5), 1..8),
+            host in 0usize..5, path in 0usize..7,
+        ) {
+            let hosts = ["", r#""hosts":["a.b.c"],"#, r#""hosts":["*.b.c"],"#, r#""hosts":["*.c"],"#, r#""hosts":["b.c"],"#, r#""hosts":["x","*.c"],"#];
+            let prefixes = ["/", "/a", "/a/b", "/ab", "/a/b/c"];
+            let records: Vec<String> =
+                entries.iter().map(|(host, prefix)| format!(r#"[{{{}"path_prefix":"{}"}}]"#, hosts[*host], prefixes[*prefix])).collect();
+            let names: Vec<String> = (0..records.len()).map(|number| format!("s{number}")).collect();
+            let named: Vec<(&str, &str)> = names.iter().map(String::as_str).zip(records.iter().map(String::as_str)).collect();
+            let services = services(&named);
+            let (matcher, _) = Matcher::build(services.iter().map(|(name, service)| (name, service)));
+            let host = ["a.b.c", "b.c", "z.a.b.c", "c", "x"][host];
+            let path = ["/", "/a", "/a/", "/ab", "/a/b", "/a/b/c/d", "/b"][path];
+            let found = matcher.find(Some(host.as_bytes()), path.as_bytes()).map(|matched| matched.service);
+            prop_assert_eq!(found, by_the_book(&services, host, path), "{} {}", host, path);
+        }
+    }
+}

@@ -4,7 +4,10 @@
 //! create_revision an epoch never goes down and a change of owner raises it; the digest sums up exactly what the store has,
 //! bad values included; what was applied before is dropped.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use waypost_conf::{Decoded, Match, Record, RecordKey, decode, escaped};
 use waypost_policy::{
@@ -134,28 +137,20 @@ impl Applier {
     /// Makes the records what a complete list says, at its revision, by comparison; deletes are found by what is missing.
     /// `fresh`: the store is another incarnation, so that nothing that was known has a say.
     pub fn resync(&mut self, revision: u64, listed: Vec<Stored>, id: TableId, fresh: bool) {
-        let mut gone: Vec<RecordKey> = self.missing_from(&listed);
+        let mut gone = self.missing_from(&listed);
         self.held_back.clear();
-        let lists_routes = listed.iter().any(|stored| stored.key.starts_with(b"routes/"));
+        let is_route = |key: &[u8]| key.starts_with(b"routes/");
+        let lists_routes = listed.iter().any(|stored| is_route(&stored.key));
         if !lists_routes && !self.allow_empty && !fresh && self.builder.route_count() > GUARDED_ROUTES {
-            gone.retain(|key| {
-                let is_route = matches!(key, RecordKey::Route { .. });
-                if is_route {
-                    self.held_back.push(key.to_string());
-                }
-                !is_route
-            });
+            self.held_back = gone.iter().filter(|key| is_route(key)).map(|key| escaped(key)).collect();
+            gone.retain(|key| !is_route(key));
         }
         if fresh {
             self.builder.forget_reads();
         }
         self.anchor = listed.iter().max_by_key(|stored| stored.mod_revision).map(|stored| (stored.key.clone(), stored.mod_revision));
         for key in gone {
-            self.delete(&key.suffix());
-        }
-        let stray: Vec<Vec<u8>> = self.bad.keys().filter(|key| RecordKey::parse(key).is_err()).cloned().collect();
-        for key in stray.iter().filter(|key| !listed.iter().any(|stored| stored.key == **key)) {
-            self.delete(key);
+            self.delete(&key);
         }
         for stored in listed {
             let unchanged = self
@@ -227,9 +222,11 @@ impl Applier {
         self.source = Source::Snapshot;
     }
 
-    fn missing_from(&self, listed: &[Stored]) -> Vec<RecordKey> {
-        let listed: std::collections::HashSet<&[u8]> = listed.iter().map(|stored| &*stored.key).collect();
-        self.builder.keys().filter(|key| !listed.contains(&*key.suffix())).collect()
+    /// Keys that are in force or quarantined and that a complete list does not have.
+    fn missing_from(&self, listed: &[Stored]) -> Vec<Vec<u8>> {
+        let listed: HashSet<&[u8]> = listed.iter().map(|stored| &*stored.key).collect();
+        let known = self.builder.keys().map(|key| key.suffix()).chain(self.bad.keys().cloned());
+        known.filter(|key| !listed.contains(&**key)).collect()
     }
 
     fn put(&mut self, stored: &Stored, ordered: bool) {
@@ -331,3 +328,6 @@ fn matches_of(value: &[u8]) -> Vec<Match> {
     let Ok(serde_json::Value::Object(mut fields)) = serde_json::from_slice(value) else { return Vec::new() };
     fields.remove("match").and_then(|matches| serde_json::from_value(matches).ok()).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;

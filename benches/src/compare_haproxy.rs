@@ -1,0 +1,247 @@
+//! Waypost beside HAProxy in one run: requests a second and a CPU-second, with 1 and 100,000 routes in a real etcd.
+//!
+//! The proxy under test is pinned to core 0 with one worker; the load generator and the backend run on core 1. The order is turned each
+//! round, and medians are printed. Everything listens on loopback and is ended by its own pid.
+#![allow(clippy::print_stdout, reason = "the table is what this program is for")]
+
+use std::{
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use waypost_bench::{Keys, Pace, Plan, Report, Target, serve_fixed};
+
+const ROUNDS: usize = 5;
+const CONNECTIONS: usize = 32;
+const MEASURED: Duration = Duration::from_secs(4);
+const ROUTES: [u64; 2] = [1, 100_000];
+const START_LIMIT: Duration = Duration::from_secs(60);
+
+type Told<T> = Result<T, String>;
+
+/// A child of ours, ended with us.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+struct Subject {
+    name: String,
+    address: SocketAddr,
+    pid: u32,
+    keys: u64,
+    reports: Vec<Report>,
+}
+
+fn main() -> Told<()> {
+    pin(std::process::id(), "1")?;
+    let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let backend = start_backend()?;
+    let mut running = Vec::new();
+    let mut subjects = vec![start_haproxy(folder.path(), backend, &mut running)?];
+    for routes in ROUTES {
+        subjects.push(start_waypost(folder.path(), backend, routes, &mut running)?);
+    }
+    let direct = measure(backend, 1, None)?;
+    for round in 0..ROUNDS {
+        let turn = round % subjects.len();
+        subjects.rotate_left(turn);
+        for subject in &mut subjects {
+            let report = measure(subject.address, subject.keys, Some(subject.pid))?;
+            if report.failed() > 0 {
+                return Err(format!("{}: {} requests failed", subject.name, report.failed()));
+            }
+            subject.reports.push(report);
+        }
+        eprintln!("round {} of {ROUNDS} done", round + 1);
+    }
+    subjects.sort_by(|one, other| one.name.cmp(&other.name));
+    show(&subjects, &direct);
+    Ok(())
+}
+
+fn show(subjects: &[Subject], direct: &Report) {
+    let median = |subject: &Subject, of: fn(&Report) -> f64| {
+        let mut values: Vec<f64> = subject.reports.iter().map(of).collect();
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    let base = subjects.iter().find(|subject| subject.name == "haproxy");
+    let per_cpu: fn(&Report) -> f64 = |report| report.requests_per_cpu_second.unwrap_or(0.0);
+    println!(
+        "medians of {ROUNDS} rounds, {CONNECTIONS} connections, {} s each; direct to the backend: p50 {} µs",
+        MEASURED.as_secs(),
+        direct.p50_us
+    );
+    println!("{:<26} {:>12} {:>14} {:>10} {:>10} {:>10}", "", "requests/s", "req/CPU-s", "÷ HAProxy", "p50 µs", "p99 µs");
+    for subject in subjects {
+        let ratio = base.map_or(0.0, |base| median(subject, per_cpu) / median(base, per_cpu));
+        println!(
+            "{:<26} {:>12.0} {:>14.0} {:>10.2} {:>10.0} {:>10.0}",
+            subject.name,
+            median(subject, |report| report.requests_per_second),
+            median(subject, per_cpu),
+            ratio,
+            median(subject, |report| report.p50_us as f64),
+            median(subject, |report| report.p99_us as f64),
+        );
+    }
+}
+
+fn measure(address: SocketAddr, keys: u64, pid: Option<u32>) -> Told<Report> {
+    waypost_bench::run(&Plan {
+        target: Target { address, host: "bench.example.com".to_owned(), path: "/".to_owned() },
+        method: "GET".to_owned(),
+        headers: vec![("x-tenant".to_owned(), "{key}".to_owned())],
+        keys: Keys { prefix: "tenant-".to_owned(), range: 0..keys },
+        pace: Pace::Closed,
+        connections: CONNECTIONS,
+        duration: MEASURED,
+        warm_up: Duration::from_secs(1),
+        threads: 1,
+        seed: 1,
+        body_bytes: 0,
+        watch_pid: pid,
+    })
+}
+
+fn start_backend() -> Told<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0").map_err(|error| error.to_string())?;
+    let address = listener.local_addr().map_err(|error| error.to_string())?;
+    listener.set_nonblocking(true).map_err(|error| error.to_string())?;
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            serve_fixed(tokio::net::TcpListener::from_std(listener)?, 2).await;
+            Ok::<_, std::io::Error>(())
+        })
+    });
+    Ok(address)
+}
+
+fn start_haproxy(folder: &Path, backend: SocketAddr, running: &mut Vec<Running>) -> Told<Subject> {
+    let address = free_address()?;
+    let config = folder.join("haproxy.cfg");
+    let text = format!(
+        "global\n  nbthread 1\n  maxconn 20000\ndefaults\n  mode http\n  timeout connect 1s\n  timeout client 60s\n  timeout server 60s\n  \
+         option forwardfor\n  http-reuse always\n  unique-id-format %{{+X}}o%ci%cp%fi%fp%Ts%rt%pid\n  unique-id-header X-Request-Id\n\
+         frontend in\n  bind {address}\n  http-request add-header Via \"1.1 haproxy\"\n  http-response add-header Via \"1.1 haproxy\"\n  default_backend out\n\
+         backend out\n  server one {backend}\n"
+    );
+    std::fs::write(&config, text).map_err(|error| error.to_string())?;
+    let child = spawn(Command::new("haproxy").arg("-db").arg("-f").arg(&config), folder, "haproxy")?;
+    let pid = child.0.id();
+    pin(pid, "0")?;
+    running.push(child);
+    wait_for(address)?;
+    Ok(Subject { name: "haproxy".to_owned(), address, pid, keys: 1, reports: Vec::new() })
+}
+
+fn start_waypost(folder: &Path, backend: SocketAddr, routes: u64, running: &mut Vec<Running>) -> Told<Subject> {
+    let (client, peer) = (free_address()?, free_address()?);
+    let (client_url, peer_url) = (format!("http://{client}"), format!("http://{peer}"));
+    let mut etcd = Command::new("etcd");
+    etcd.arg("--data-dir").arg(folder.join(format!("etcd-{routes}")));
+    etcd.args(["--name", "bench", "--listen-client-urls", &client_url, "--advertise-client-urls", &client_url]);
+    etcd.args([
+        "--listen-peer-urls",
+        &peer_url,
+        "--initial-advertise-peer-urls",
+        &peer_url,
+        "--initial-cluster",
+        &format!("bench={peer_url}"),
+    ]);
+    running.push(spawn(&mut etcd, folder, "etcd")?);
+    wait_for(client)?;
+    load(&client_url, backend, routes)?;
+    let (address, admin) = (free_address()?, free_address()?);
+    let mut waypost = Command::new(waypost_binary()?);
+    waypost.args(["run", "--gold", &client_url, "--id", "bench", "--threads", "1", "--access-log", "off"]);
+    waypost
+        .args(["--listen", &address.to_string(), "--admin", &admin.to_string(), "--snapshot"])
+        .arg(folder.join(format!("{routes}.snapshot")));
+    let child = spawn(&mut waypost, folder, "waypost")?;
+    let pid = child.0.id();
+    pin(pid, "0")?;
+    running.push(child);
+    wait_until("the proxy to be ready", || http_status(admin, "/readyz") == Some(200))?;
+    Ok(Subject { name: format!("waypost, {routes} routes"), address, pid, keys: routes, reports: Vec::new() })
+}
+
+fn load(etcd: &str, backend: SocketAddr, routes: u64) -> Told<()> {
+    use etcd_client::{Client, Txn, TxnOp};
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
+    runtime.block_on(async {
+        let mut client = Client::connect([etcd], None).await.map_err(|error| error.to_string())?;
+        let put = |key: String, value: String| TxnOp::put(format!("/waypost/v1/{key}"), value, None);
+        let mut puts = vec![
+            put("services/bench".to_owned(), r#"{"match":[{}],"key":{"header":"x-tenant"}}"#.to_owned()),
+            put("upstreams/bench".to_owned(), format!(r#"{{"endpoints":[{{"address":"{backend}"}}]}}"#)),
+        ];
+        puts.extend((0..routes).map(|number| put(format!("routes/bench/tenant-{number}"), r#"{"owner":"bench"}"#.to_owned())));
+        for part in puts.chunks(100) {
+            client.txn(Txn::new().and_then(part)).await.map_err(|error| error.to_string())?;
+        }
+        Ok(())
+    })
+}
+
+fn waypost_binary() -> Told<PathBuf> {
+    if let Some(named) = std::env::var_os("WAYPOST_BIN") {
+        return Ok(named.into());
+    }
+    let beside = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.join("waypost")));
+    beside.filter(|path| path.exists()).ok_or_else(|| "waypost is not built beside this program; name it in WAYPOST_BIN".to_owned())
+}
+
+fn spawn(command: &mut Command, folder: &Path, name: &str) -> Told<Running> {
+    let log = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(folder.join(format!("{name}.log")))
+        .map_err(|error| error.to_string())?;
+    command.stdin(Stdio::null()).stdout(log.try_clone().map_err(|error| error.to_string())?).stderr(log);
+    command.spawn().map(Running).map_err(|error| format!("{name} could not be started: {error}; `make bench` installs what is missing"))
+}
+
+fn pin(pid: u32, cores: &str) -> Told<()> {
+    let pinned = Command::new("taskset").args(["-a", "-p", "-c", cores, &pid.to_string()]).stdout(Stdio::null()).status();
+    match pinned {
+        Ok(status) if status.success() => Ok(()),
+        _ => Err("taskset failed; this comparison needs two cores and util-linux".to_owned()),
+    }
+}
+
+fn free_address() -> Told<SocketAddr> {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).map_err(|error| error.to_string())
+}
+
+fn wait_for(address: SocketAddr) -> Told<()> {
+    wait_until(&format!("{address} to listen"), || TcpStream::connect(address).is_ok())
+}
+
+fn wait_until(what: &str, mut holds: impl FnMut() -> bool) -> Told<()> {
+    let ends = Instant::now() + START_LIMIT;
+    while !holds() {
+        if Instant::now() > ends {
+            return Err(format!("waited {START_LIMIT:?} for {what}"));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+fn http_status(address: SocketAddr, path: &str) -> Option<u16> {
+    use std::io::{Read, Write};
+    let mut stream = TcpStream::connect(address).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    answer.split(' ').nth(1)?.parse().ok()
+}

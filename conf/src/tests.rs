@@ -1,0 +1,178 @@
+//! Records and bootstrap files as people write them, rightly and wrongly.
+
+use proptest::prelude::*;
+
+use crate::{Record, RecordKey, Severity, check_references, decode, decode_strict, parse_bootstrap, parse_document};
+
+fn key(suffix: &str) -> RecordKey {
+    RecordKey::parse(suffix.as_bytes()).unwrap()
+}
+
+/// What is said of a bad value.
+fn fault(suffix: &str, value: &str) -> String {
+    match decode_strict(&key(suffix), value.as_bytes()) {
+        Ok(decoded) => panic!("{suffix} {value} was taken: {decoded:?}"),
+        Err(faults) => faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+    }
+}
+
+#[test]
+fn the_examples_have_no_fault() {
+    for (name, text) in
+        [("orders.yaml", include_str!("../examples/orders.yaml")), ("buckets.yaml", include_str!("../examples/buckets.yaml"))]
+    {
+        let document = parse_document(name, text).unwrap();
+        assert_eq!(check_references(name, &document.entries), [], "{name}");
+        assert!(document.entries.iter().all(|entry| entry.inactive.is_empty()), "{name}");
+    }
+    let bootstrap = parse_bootstrap("waypost.toml", include_str!("../examples/waypost.toml")).unwrap();
+    assert_eq!(bootstrap.inactive, Vec::<String>::new());
+}
+
+#[test]
+fn faults_name_the_field_and_what_would_be_right() {
+    for (suffix, value, wanted) in [
+        ("routes/s/k", r#"{"ownr":"a"}"#, &["field \"ownr\" is unknown; did you mean \"owner\"?"][..]),
+        ("routes/s/k", r#"{"owner":"a","epoch":-1}"#, &["field \"epoch\"", "from 1 to 999999999999999"]),
+        ("routes/s/k", r#"{"owner":"a","epoch":1.5}"#, &["epoch", "a whole number from 1"]),
+        ("routes/s/k", r#"{"owner":"a","epoch":0}"#, &["epoch", "from 1"]),
+        ("routes/s/k", r#"{"owner":"a b"}"#, &["owner", "is no name"]),
+        ("routes/s/k", r#"{"owner":"a","owner":"b"}"#, &["duplicate field `owner`"]),
+        ("routes/s/k", r#"{"owner":"a","state":"moving"}"#, &["needs a \"target\""]),
+        ("routes/s/k", r#"{"owner":"a","state":"gone"}"#, &["state", "serving"]),
+        ("routes/s/k", "not json", &["is not JSON"]),
+        ("routes/s/k", r#"{"owner":"a"} x"#, &["is not JSON"]),
+        ("services/s", r#"{"match":[]}"#, &["\"match\" is empty"]),
+        ("services/s", r#"{"match":[{}]}"#, &["default_owner"]),
+        ("services/s", r#"{"match":[{"hosts":["a:80"]}],"default_owner":"a"}"#, &["match[0].hosts[0]", "port"]),
+        ("services/s", r#"{"match":[{}],"key":{"header":"route-x"}}"#, &["stale-route protocol"]),
+        ("services/s", r#"{"match":[{}],"key":{"path":"/a"}}"#, &["no segment is {key}"]),
+        ("services/s", r#"{"match":[{}],"key":{"header":"a","query":"b"}}"#, &["key"]),
+        ("services/s", r#"{"match":[{}],"default_owner":"a","partition":"slots"}"#, &["partition", "\"slots\": 16384"]),
+        ("upstreams/u", r#"{"endpoints":[{"address":"10.0.0.7"}]}"#, &["endpoints[0].address", "the port is missing"]),
+        ("upstreams/u", r#"{"endpoints":[{"address":"::1:80"}]}"#, &["[ ]"]),
+        ("upstreams/u", r#"{"tls":{"sni":""}}"#, &["tls.sni", "turn the check"]),
+        ("upstreams/u", r#"{"balance":"random"}"#, &["balance", "p2c"]),
+        ("policies/p", r#"{"timeouts":{"header":1}}"#, &["field \"timeouts.header\" is unknown; did you mean \"header_ms\"?"]),
+        ("policies/p", r#"{"retries":{"budget_percent":200}}"#, &["retries.budget_percent", "from 0 to 100"]),
+        ("incarnation", "-1", &["whole number"]),
+    ] {
+        let said = fault(suffix, value);
+        for wanted in wanted {
+            assert!(said.contains(wanted), "{suffix} {value}: {said}");
+        }
+    }
+}
+
+#[test]
+fn a_private_key_is_never_repeated() {
+    for value in [
+        r#"{"hosts":["a"],"cert":"file:/c","key":"-----BEGIN PRIVATE KEY----- c2VjcmV0"}"#,
+        r#"{"hosts":["a"],"cert":"-----BEGIN PRIVATE KEY----- c2VjcmV0","key":"env:K"}"#,
+    ] {
+        let said = fault("certificates/c", value);
+        assert!(!said.contains("c2VjcmV0"), "{said}");
+    }
+}
+
+#[test]
+fn what_is_not_acted_on_is_said() {
+    for (suffix, value, field) in [
+        ("services/s", r#"{"match":[{}],"default_owner":"a","partition":{"slots":16384,"hash":"crc16"}}"#, "partition"),
+        ("routes/s/k", r#"{"owner":"a","state":"frozen","move":"m1"}"#, "state"),
+        ("upstreams/u", r#"{"health":{"path":"/"}}"#, "health"),
+        ("upstreams/u", r#"{"protocol":"h2"}"#, "protocol"),
+        ("policies/p", r#"{"limits":{"in_flight":3}}"#, "limits.in_flight"),
+        ("certificates/c", r#"{"hosts":["a"],"cert":"file:/c","key":"env:K"}"#, "certificate"),
+    ] {
+        let decoded = decode(&key(suffix), value.as_bytes()).unwrap();
+        assert_eq!(decoded.inactive.first(), Some(&field), "{value}");
+    }
+}
+
+#[test]
+fn all_faults_of_a_file_are_found_each_on_its_line() {
+    let text =
+        "routes/s/a: { owner: u }\n\nroutes/s/b:\n  owner: u\n  epoch: x\nrotes/s/c: {}\nupstreams/u:\n  endpoints:\n    - address: one\n";
+    let said: Vec<String> = parse_document("f.yaml", text).unwrap_err().iter().map(ToString::to_string).collect();
+    assert_eq!(said.len(), 3, "{said:?}");
+    assert!(said[0].starts_with("f.yaml:5: routes/s/b: field \"epoch\""), "{said:?}");
+    assert!(said[1].starts_with("f.yaml:6: rotes/s/c: ") && said[1].contains("did you mean \"routes\"?"), "{said:?}");
+    assert!(said[2].starts_with("f.yaml:9: upstreams/u: field \"endpoints[0].address\""), "{said:?}");
+}
+
+#[test]
+fn json_files_doubles_aliases_and_depth() {
+    let document = parse_document("f.json", "{\n\t\"upstreams/u\": {\"endpoints\": []},\n\t\"incarnation\": 3\n}").unwrap();
+    assert_eq!(document.entries.len(), 2);
+    assert_eq!(document.entries[1].record, Record::Incarnation(3));
+    let one = |text: &str| parse_document("f.yaml", text).unwrap_err()[0].to_string();
+    assert!(
+        one("upstreams/u: {}\nupstreams/u: {}\n")
+            .starts_with("f.yaml:2: \"upstreams/u\" stands here a second time; the first is on line 1")
+    );
+    assert!(one("a: &x [1]\nb: *x\n").contains("aliases"));
+    assert!(one(&format!("a: {}{}", "[".repeat(100_000), "]".repeat(100_000))).contains("f.yaml:1"));
+    assert!(one("- a\n").contains("a mapping from keys to records"));
+    assert!(one("a: [1\n").starts_with("f.yaml:"));
+    assert_eq!(parse_document("f.yaml", "# nothing\n").unwrap().entries.len(), 0);
+}
+
+#[test]
+fn dangling_names_are_warnings() {
+    let text = "services/s: { match: [{}], default_owner: nobody, policy: none }\nroutes/other/k: { owner: u }\nendpoints/v/1: { address: 'a:1' }\n";
+    let document = parse_document("f.yaml", text).unwrap();
+    let said = check_references("f.yaml", &document.entries);
+    assert!(said.iter().all(|said| said.severity == Severity::Warning));
+    let said: Vec<String> = said.iter().map(ToString::to_string).collect();
+    for wanted in ["default_owner \"nobody\"", "policy \"none\"", "service \"other\"", "owner \"u\"", "upstream \"v\""] {
+        assert!(said.iter().any(|said| said.contains(wanted)), "{wanted}: {said:?}");
+    }
+}
+
+#[test]
+fn a_bootstrap_file_s_faults_name_the_line() {
+    for (text, wanted) in [
+        ("[gold]\nendpoints = []\n", "gold.endpoints is empty"),
+        ("[gold]\nfile = \"a\"\nendpoints = [\"b\"]\n", "both endpoints and file"),
+        ("\n\n[listner]\n", "f.toml:3: setting \"listner\" is unknown; did you mean \"listener\"?"),
+        ("[admin]\naddress = \"localhost\"\n", "f.toml:2: "),
+        ("[log]\nformat = \"xml\"\n", "f.toml:2: "),
+    ] {
+        let said = parse_bootstrap("f.toml", text).unwrap_err()[0].to_string();
+        assert!(said.contains(wanted), "{said}");
+    }
+    let defaults = parse_bootstrap("", "").unwrap();
+    assert_eq!((defaults.listeners[0].address.port(), defaults.admin.address.to_string().as_str()), (8080, "127.0.0.1:9901"));
+    let later = parse_bootstrap("f", "[[listener]]\naddress = \"127.0.0.1:1\"\ntls = true\n").unwrap();
+    assert_eq!(later.inactive.len(), 1);
+}
+
+proptest! {
+    #[test]
+    fn decoding_never_panics(kind in 0usize..7, value in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let suffix = ["services/s", "routes/s/k", "upstreams/u", "endpoints/u/1", "policies/p", "certificates/c", "incarnation"][kind];
+        let _ = decode_strict(&key(suffix), &value);
+    }
+
+    #[test]
+    fn reading_files_never_panics(text in "[ -~\n\t]{0,200}") {
+        let _ = parse_document("f.yaml", &text);
+        let _ = parse_bootstrap("f.toml", &text);
+    }
+
+    #[test]
+    fn what_is_written_is_read_back(owner in "[a-z]{1,8}", epoch in proptest::option::of(1u64..=999_999_999_999_999), hops in 0u32..=16, ms in 0u64..100_000) {
+        for (suffix, value) in [
+            ("routes/s/k", serde_json::json!({ "owner": owner, "epoch": epoch })),
+            ("routes/s/k", serde_json::json!({ "owner": owner, "state": "moving", "target": "b" })),
+            ("services/s", serde_json::json!({ "match": [{ "hosts": ["*.x.y", "z"], "path_prefix": "/a" }], "key": { "path": "/{key}/*rest" }, "default_owner": owner })),
+            ("upstreams/u", serde_json::json!({ "endpoints": [{ "address": format!("{owner}:1"), "weight": hops + 1 }], "balance": "round_robin" })),
+            ("policies/p", serde_json::json!({ "max_hops": hops, "timeouts": { "idle_ms": ms }, "on_stale": "redirect" })),
+        ] {
+            let record = decode(&key(suffix), value.to_string().as_bytes()).unwrap().record;
+            let written = record.to_json().to_string();
+            prop_assert_eq!(&decode_strict(&key(suffix), written.as_bytes()).unwrap().record, &record, "{}", written);
+        }
+    }
+}
