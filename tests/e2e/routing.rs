@@ -1,7 +1,7 @@
 //! Records taking effect without a restart, and the answer to each thing that is missing.
 
 use serde_json::json;
-use waypost_tests::{Backend, free_address};
+use waypost_tests::{Backend, free_address, until_true};
 
 use crate::scene::{Scene, route, service};
 
@@ -74,6 +74,17 @@ async fn a_key_without_a_route_goes_to_the_default_owner_unfenced() {
     let seen = scene.a.last();
     assert_eq!((seen.stamped("service"), seen.stamped("epoch"), seen.stamped("hop")), ("orders".into(), "5".into(), "0".into()));
     assert_eq!((seen.stamped("table"), seen.stamped("wait-ms")), (scene.table().await, "50".into()));
+}
+
+#[tokio::test]
+async fn an_endpoint_given_by_name_is_resolved_and_of_two_one_may_be_gone() {
+    let scene = Scene::start().await;
+    let (named, gone) = (format!("localhost:{}", scene.b.address.port()), free_address().to_string());
+    scene.put("upstreams/a", json!({ "endpoints": [{ "address": gone }, { "address": named }] })).await;
+    until_true("the name is resolved", async || scene.waypost.get("t1", "/").await.status == 200).await;
+    for _ in 0..50 {
+        assert_eq!(scene.waypost.get("t1", "/").await.text(), "b");
+    }
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use serde_json::json;
-use waypost_tests::{Backend, Reply, Waypost, until_true};
+use waypost_tests::{Backend, FaultProxy, Reply, Waypost, until, until_true};
 
 use crate::scene::{Scene, route, service};
 
@@ -47,7 +47,8 @@ async fn a_moved_key_is_followed_and_the_client_sees_nothing_of_it() {
     assert_eq!(scene.route("t1").await["source"], "hint");
     assert_eq!(scene.waypost.get("t1", "/").await.text(), "b");
     assert_eq!(scene.a.seen().len(), 1, "the hint serves the next request");
-    let line = scene.waypost.access_log().into_iter().find(|line| line["method"] == "POST").unwrap();
+    let logged = async || scene.waypost.access_log().into_iter().find(|line| line["method"] == "POST").ok_or("no line yet".to_owned());
+    let line = until("the request is logged", logged).await;
     assert_eq!((&line["hops"], &line["owner"], &line["epoch"]), (&json!(1), &json!("b"), &json!(6)));
     scene.put("routes/orders/t1", route("b", 6)).await;
     assert_eq!(scene.route("t1").await["source"], "watch", "the watch has caught up");
@@ -101,19 +102,32 @@ async fn what_may_not_be_followed_is_checked_and_dials_nobody() {
     assert_eq!(scene.waypost.status().await["hints"]["count"], 0);
 }
 
+/// A proxy whose watch can be held back while its reads go through.
 #[tokio::test]
 async fn a_check_finds_the_owner_that_nobody_names() {
     let (scene, word) = refusing().await;
-    let between = waypost_tests::FaultProxy::start(scene.etcd.address()).await;
-    // This proxy's watch is held back while its reads go directly: two endpoints would not do, so the watch is made late by stopping the
-    // hint instead: the store knows, the cell refuses without naming anybody, and the table is still old for a moment.
-    drop(between);
     say(&word, "state=moved, key=\"t1\"");
-    let answer = scene.waypost.get("t1", "/").await;
-    assert_eq!(answer.reason(), "stale_unhealed", "the store still names the cell that refused");
-    scene.etcd.put("routes/orders/t1", route("b", 6)).await;
-    let answer = scene.waypost.get("t1", "/").await;
-    assert_eq!((answer.status, answer.text().as_str()), (200, "b"), "by the check or by the watch, whichever was first");
+    assert_eq!(scene.waypost.get("t1", "/").await.reason(), "stale_unhealed", "the store still names the cell that refused");
+    let between = FaultProxy::start(scene.etcd.address()).await;
+    let late = Waypost::start(&between.url(), &[]).await;
+    until_true("its watch stands", async || late.status().await["gold"][0]["connected"] == true).await;
+    between.hold_newest();
+    let known = late.status().await["gold"][0]["revision"].clone();
+    let revision = scene.etcd.put("routes/orders/t1", route("b", 6)).await;
+    let answer = late.get("t1", "/").await;
+    assert_eq!((answer.status, answer.text().as_str()), (200, "b"));
+    let shown = late.json("/routes/orders/t1").await;
+    assert_eq!(
+        (&shown["source"], &shown["owner"], &shown["revision"]),
+        (&json!("store"), &json!("b"), &known),
+        "the watch knows nothing yet"
+    );
+    scene.etcd.delete("routes/orders/t1").await;
+    *word.lock().unwrap() = None;
+    assert_eq!(late.get("t1", "/").await.text(), "b", "a delete that nobody has told of yet");
+    between.pass();
+    late.at(revision + 1).await;
+    assert_eq!(late.get("t1", "/").await.reason(), "no_route");
 }
 
 #[tokio::test]
@@ -174,7 +188,7 @@ async fn a_body_beyond_the_replay_buffer_is_not_sent_again() {
 
 #[tokio::test]
 async fn a_file_source_has_no_order_but_its_hints_are_of_one_table() {
-    let folder = tempfile_dir();
+    let folder = tempfile::tempdir().unwrap();
     let a = Backend::start(|_| Reply::stale(r#"state=moved, key="t1", owner="b", epoch=3, revision=2, table="file-0""#)).await;
     let b = Backend::named("b").await;
     let file = folder.path().join("routes.json");
@@ -189,8 +203,4 @@ async fn a_file_source_has_no_order_but_its_hints_are_of_one_table() {
     let answer = waypost.get("t1", "/").await;
     assert_eq!((answer.status, answer.text().as_str()), (200, "b"));
     assert_eq!((a.last().stamped("epoch"), a.last().stamped("table")), ("0".into(), "file-0".into()));
-}
-
-fn tempfile_dir() -> tempfile::TempDir {
-    tempfile::tempdir().unwrap()
 }

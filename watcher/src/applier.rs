@@ -5,7 +5,7 @@
 //! bad values included; what was applied before is dropped.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
 };
 
@@ -32,6 +32,19 @@ pub struct Bad {
     pub meta: Meta,
     /// Why it can't be used.
     pub reason: String,
+    /// What could be read of the match entries of a service that has no good value.
+    pub matches: Vec<Match>,
+}
+
+/// The change that was applied last: proof that a store is the one that was applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastChange {
+    /// The key below the prefix.
+    pub key: Vec<u8>,
+    /// The revision of the change.
+    pub mod_revision: u64,
+    /// Whether the key went: then the store must not have it at the revision that has been applied.
+    pub deleted: bool,
 }
 
 /// The writer's side of the table.
@@ -41,14 +54,15 @@ pub struct Applier {
     bad: BTreeMap<Vec<u8>, Bad>,
     /// Fields of good records that this version does not know or act on.
     notes: BTreeMap<Vec<u8>, String>,
-    held_back: Vec<String>,
+    held_back: BTreeSet<String>,
+    /// Whether what is bad, noted or held back has changed since it was told last.
+    news: bool,
     digest: u128,
     revision: u64,
     id: TableId,
     source: Source,
     allow_empty: bool,
-    /// The key that was changed last, and its mod_revision: proof that a store is the one that was applied.
-    anchor: Option<(Vec<u8>, u64)>,
+    anchor: Option<LastChange>,
 }
 
 impl Applier {
@@ -58,7 +72,8 @@ impl Applier {
             builder: Builder::default(),
             bad: BTreeMap::new(),
             notes: BTreeMap::new(),
-            held_back: Vec::new(),
+            held_back: BTreeSet::new(),
+            news: true,
             digest: 0,
             revision: 0,
             id,
@@ -83,8 +98,8 @@ impl Applier {
         self.digest
     }
 
-    /// The key that was changed last, and its mod_revision.
-    pub fn anchor(&self) -> Option<&(Vec<u8>, u64)> {
+    /// The change that was applied last.
+    pub fn anchor(&self) -> Option<&LastChange> {
         self.anchor.as_ref()
     }
 
@@ -109,8 +124,13 @@ impl Applier {
     }
 
     /// Deletes that are not believed.
-    pub fn held_back(&self) -> &[String] {
+    pub fn held_back(&self) -> &BTreeSet<String> {
         &self.held_back
+    }
+
+    /// Whether what is bad, noted or held back has changed since this was asked last.
+    pub fn take_news(&mut self) -> bool {
+        std::mem::take(&mut self.news)
     }
 
     /// Applies whole revisions, in order. What has been applied before is dropped.
@@ -120,7 +140,8 @@ impl Applier {
             if revision <= self.revision && self.source != Source::File {
                 continue;
             }
-            self.anchor = Some((event.key().to_vec(), revision));
+            let deleted = matches!(event, Event::Delete { .. });
+            self.anchor = Some(LastChange { key: event.key().to_vec(), mod_revision: revision, deleted });
             match event {
                 Event::Put(stored) => self.put(&stored, true),
                 Event::Delete { key, .. } => self.delete(&key),
@@ -131,26 +152,33 @@ impl Applier {
     /// Moves the cursor: everything up to `revision` has been applied.
     pub fn advance(&mut self, revision: u64) {
         self.revision = self.revision.max(revision);
-        self.source = if self.source == Source::Snapshot { Source::Watch } else { self.source };
+        self.confirm();
+    }
+
+    /// The store's history holds what a snapshot said, and is watched from there: the records are the watch's now. True if that is news.
+    pub fn confirm(&mut self) -> bool {
+        let was_snapshot = self.source == Source::Snapshot;
+        self.source = if was_snapshot { Source::Watch } else { self.source };
+        was_snapshot
     }
 
     /// Makes the records what a complete list says, at its revision, by comparison; deletes are found by what is missing.
     /// `fresh`: the store is another incarnation, so that nothing that was known has a say.
     pub fn resync(&mut self, revision: u64, listed: Vec<Stored>, id: TableId, fresh: bool) {
-        let mut gone = self.missing_from(&listed);
-        self.held_back.clear();
-        let is_route = |key: &[u8]| key.starts_with(b"routes/");
-        let lists_routes = listed.iter().any(|stored| is_route(&stored.key));
-        if !lists_routes && !self.allow_empty && !fresh && self.builder.route_count() > GUARDED_ROUTES {
-            self.held_back = gone.iter().filter(|key| is_route(key)).map(|key| escaped(key)).collect();
-            gone.retain(|key| !is_route(key));
-        }
+        let gone = self.missing_from(&listed);
+        let lists_routes = listed.iter().any(|stored| stored.key.starts_with(b"routes/"));
+        let is_believed = lists_routes || self.allow_empty || self.builder.route_count() <= GUARDED_ROUTES;
+        let held = if is_believed { Vec::new() } else { self.hold_back() };
+        self.news |= !self.held_back.is_empty() || !held.is_empty();
+        self.held_back = held.iter().map(ToString::to_string).collect();
         if fresh {
             self.builder.forget_reads();
         }
-        self.anchor = listed.iter().max_by_key(|stored| stored.mod_revision).map(|stored| (stored.key.clone(), stored.mod_revision));
-        for key in gone {
-            self.delete(&key);
+        let last = listed.iter().max_by_key(|stored| stored.mod_revision);
+        self.anchor = last.map(|last| LastChange { key: last.key.clone(), mod_revision: last.mod_revision, deleted: false });
+        let held: HashSet<Vec<u8>> = held.iter().map(RecordKey::suffix).collect();
+        for key in gone.iter().filter(|key| !held.contains(*key)) {
+            self.delete(key);
         }
         for stored in listed {
             let unchanged = self
@@ -199,6 +227,10 @@ impl Applier {
 
     /// Puts back what a snapshot kept.
     pub(crate) fn restore(&mut self, key: &RecordKey, record: Record, meta: Meta) {
+        if meta.create_revision == 0 {
+            // No record of a store has that: it was held back when the snapshot was written, and still is.
+            self.held_back.insert(key.to_string());
+        }
         self.digest = self.digest.wrapping_add(meta.digest);
         self.builder.put(key, record, meta);
     }
@@ -209,61 +241,80 @@ impl Applier {
         let good = parsed.as_ref().and_then(|key| self.builder.meta(key));
         self.digest = self.digest.wrapping_sub(good.map_or(0, |meta| meta.digest)).wrapping_add(bad.meta.digest);
         if let Some(parsed) = parsed.filter(|_| good.is_none()) {
-            self.builder.quarantine(&parsed, bad.meta, Vec::new());
+            self.builder.quarantine(&parsed, bad.meta, bad.matches.clone());
         }
         self.bad.insert(key, bad);
     }
 
     /// Puts back where a snapshot stood.
-    pub(crate) fn restore_cursor(&mut self, revision: u64, id: TableId, anchor: Option<(Vec<u8>, u64)>) {
+    pub(crate) fn restore_cursor(&mut self, revision: u64, id: TableId, anchor: Option<LastChange>) {
         self.revision = revision;
         self.id = id;
         self.anchor = anchor;
         self.source = Source::Snapshot;
     }
 
-    /// Keys that are in force or quarantined and that a complete list does not have.
+    /// Every key in force or bad that a list does not have.
     fn missing_from(&self, listed: &[Stored]) -> Vec<Vec<u8>> {
         let listed: HashSet<&[u8]> = listed.iter().map(|stored| &*stored.key).collect();
         let known = self.builder.keys().map(|key| key.suffix()).chain(self.bad.keys().cloned());
         known.filter(|key| !listed.contains(&**key)).collect()
     }
 
+    /// Keeps all routes that have a good value although the store has none of them. They no longer count in the digest, which is over
+    /// what the store has, and a put of one of them starts its epochs afresh.
+    fn hold_back(&mut self) -> Vec<RecordKey> {
+        let routes = self.builder.records().filter(|(key, ..)| matches!(key, RecordKey::Route { .. }));
+        let routes: Vec<_> = routes.collect();
+        for (key, record, meta) in &routes {
+            let suffix = key.suffix();
+            let counted = self.store_meta(&suffix).map_or(0, |meta| meta.digest);
+            self.digest = self.digest.wrapping_sub(counted);
+            self.bad.remove(&suffix);
+            self.builder.put(key, record.clone(), Meta { create_revision: 0, digest: 0, ..*meta });
+        }
+        routes.into_iter().map(|(key, ..)| key).collect()
+    }
+
     fn put(&mut self, stored: &Stored, ordered: bool) {
         let meta = stored.meta();
         let before = self.store_meta(&stored.key).map_or(0, |meta| meta.digest);
         self.digest = self.digest.wrapping_sub(before).wrapping_add(meta.digest);
+        self.news |= !self.held_back.is_empty() && self.held_back.remove(&escaped(&stored.key));
         let key = match RecordKey::parse(&stored.key) {
             Ok(key) => key,
-            Err(fault) => {
-                self.bad.insert(stored.key.clone(), Bad { meta, reason: fault.to_string() });
-                return;
-            }
+            Err(fault) => return self.quarantine(&stored.key, Bad { meta, reason: fault.to_string(), matches: Vec::new() }),
         };
         let judged = decode(&key, &stored.value).map_err(|fault| fault.to_string());
         let judged = judged.and_then(|decoded| self.judge(&key, &decoded.record, meta, ordered).map(|()| decoded));
         match judged {
             Ok(decoded) => {
-                self.bad.remove(&stored.key);
+                self.news |= self.bad.remove(&stored.key).is_some();
                 self.note(stored, &decoded);
                 self.builder.put(&key, decoded.record, meta);
             }
             Err(reason) => {
                 let has_good_value = self.builder.meta(&key).is_some() && !self.has_only_bad(&key);
+                let mut matches = Vec::new();
                 if !has_good_value || !ordered {
+                    matches = matches_of(&key, &stored.value);
                     self.builder.remove(&key);
-                    self.builder.quarantine(&key, meta, matches_of(&stored.value));
+                    self.builder.quarantine(&key, meta, matches.clone());
                 }
-                self.bad.insert(stored.key.clone(), Bad { meta, reason });
+                self.quarantine(&stored.key, Bad { meta, reason, matches });
             }
         }
+    }
+
+    fn quarantine(&mut self, key: &[u8], bad: Bad) {
+        self.news = true;
+        self.bad.insert(key.to_vec(), bad);
     }
 
     fn delete(&mut self, key: &[u8]) {
         let before = self.store_meta(key).map_or(0, |meta| meta.digest);
         self.digest = self.digest.wrapping_sub(before);
-        self.bad.remove(key);
-        self.notes.remove(key);
+        self.news |= self.bad.remove(key).is_some() | self.notes.remove(key).is_some();
         if let Ok(key) = RecordKey::parse(key) {
             self.builder.remove(&key);
         }
@@ -316,18 +367,24 @@ impl Applier {
         let unknown = decoded.unknown_fields.iter().map(|field| format!("\"{field}\" is not known to this version and ignored"));
         let notes: Vec<String> = inactive.chain(unknown).collect();
         if notes.is_empty() {
-            self.notes.remove(&stored.key);
+            self.news |= self.notes.remove(&stored.key).is_some();
         } else if self.notes.len() < MAX_NOTES || self.notes.contains_key(&stored.key) {
-            self.notes.insert(stored.key.clone(), notes.join("; "));
+            let notes = notes.join("; ");
+            self.news |= self.notes.insert(stored.key.clone(), notes.clone()).is_none_or(|before| before != notes);
         }
     }
 }
 
 /// What can be read of a service whose value is bad: its match entries, so that its requests can be told.
-fn matches_of(value: &[u8]) -> Vec<Match> {
+fn matches_of(key: &RecordKey, value: &[u8]) -> Vec<Match> {
+    if !matches!(key, RecordKey::Service(_)) {
+        return Vec::new();
+    }
     let Ok(serde_json::Value::Object(mut fields)) = serde_json::from_slice(value) else { return Vec::new() };
     fields.remove("match").and_then(|matches| serde_json::from_value(matches).ok()).unwrap_or_default()
 }
 
+#[cfg(test)]
+pub(crate) mod histories;
 #[cfg(test)]
 mod tests;

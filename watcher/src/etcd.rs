@@ -6,7 +6,7 @@
 mod wire;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     pin::Pin,
     time::{Duration, Instant},
 };
@@ -35,6 +35,9 @@ use crate::{
 };
 use wire::{Cursor, Done, heard, list, open_watch, say_hello};
 pub(crate) use wire::{end_of_prefix, stored};
+
+/// How many quarantined keys one publish logs; the others are in `/status`.
+const MAX_LOGGED_KEYS: usize = 20;
 
 type Work = Pin<Box<dyn Future<Output = Done> + Send>>;
 type Read = (RequestKey, RecordKey, Option<(u64, Option<Stored>)>);
@@ -113,7 +116,8 @@ impl EtcdSource {
                 Some(ask) = asks.recv() => self.ask(ask),
                 Some(read) = self.checks.join_next(), if !self.checks.is_empty() => self.read(read.ok()),
                 () = tokio::time::sleep(wake) => self.feed(Input::Tick).await,
-                () = tokio::time::sleep(save) => self.save().await,
+                () = tokio::time::sleep(save) => self.save(),
+                () = written(&mut self.saver) => {}
             }
         }
         if let Some(saver) = &mut self.saver {
@@ -139,7 +143,11 @@ impl EtcdSource {
             Effect::Connect { endpoint } => {
                 self.disconnect();
                 let endpoint = self.place.endpoints.get(endpoint).cloned().unwrap_or_default();
-                let cursor = self.has_table.then(|| Cursor { revision: self.applier.revision(), anchor: self.applier.anchor().cloned() });
+                let cursor = self.has_table.then(|| Cursor {
+                    revision: self.applier.revision(),
+                    anchor: self.applier.anchor().cloned(),
+                    incarnation: self.applier.incarnation(),
+                });
                 self.work = Some(Box::pin(say_hello(self.place.clone(), endpoint, cursor)));
             }
             Effect::Disconnect => self.disconnect(),
@@ -166,6 +174,13 @@ impl EtcdSource {
                 }
                 self.applier.resync(revision, records, id, fresh);
                 self.has_table = true;
+                if !self.applier.held_back().is_empty() {
+                    let routes = self.applier.held_back().len();
+                    tracing::error!(
+                        routes,
+                        "the store holds no routes any more: the known ones stay in force; if that was meant, set allow_empty = true"
+                    );
+                }
                 self.put_in_force(since);
                 if reason != "first" {
                     self.publisher.report(|status| *status.resyncs.entry(reason).or_default() += 1);
@@ -185,7 +200,13 @@ impl EtcdSource {
                     return Some(Input::Failed(format!("the watch broke: {}", say(&error))));
                 }
             }
-            Effect::Report { error, again_in } => self.report_contact(error, again_in),
+            Effect::Report { error, again_in } => {
+                let is_watching = error.is_none();
+                self.report_contact(error, again_in);
+                if is_watching && self.applier.confirm() {
+                    self.put_in_force(Instant::now());
+                }
+            }
         }
         None
     }
@@ -224,14 +245,19 @@ impl EtcdSource {
 
     /// Tells what is quarantined, held back and noted, if that has changed.
     fn report_records(&mut self) {
-        let (quarantined, held_back, warnings) =
-            (self.applier.held(&self.place.prefix), self.applier.held_back().to_vec(), self.applier.notes());
-        let known = self.publisher.status();
-        if (&known.quarantined, &known.held_back, &known.warnings) == (&quarantined, &held_back, &warnings) {
+        if !self.applier.take_news() {
             return;
         }
-        for held in quarantined.iter().filter(|held| !known.quarantined.contains(held)) {
+        let (quarantined, warnings) = (self.applier.held(&self.place.prefix), self.applier.notes());
+        let held_back = self.applier.held_back().iter().cloned().collect();
+        let known = self.publisher.status();
+        let known: HashSet<(&str, u64)> = known.quarantined.iter().map(|held| (&*held.key, held.revision)).collect();
+        let new: Vec<_> = quarantined.iter().filter(|held| !known.contains(&(&*held.key, held.revision))).collect();
+        for held in new.iter().take(MAX_LOGGED_KEYS) {
             tracing::warn!(key = held.key, revision = held.revision, "quarantined: {}", held.reason);
+        }
+        if new.len() > MAX_LOGGED_KEYS {
+            tracing::warn!("quarantined: {} more keys; /status lists them", new.len() - MAX_LOGGED_KEYS);
         }
         self.publisher.report(|status| {
             status.quarantined = quarantined;
@@ -309,9 +335,9 @@ impl EtcdSource {
         }
     }
 
-    async fn save(&mut self) {
+    fn save(&mut self) {
         if let Some(saver) = &mut self.saver {
-            saver.save(&self.applier).await;
+            saver.save(&self.applier);
         }
     }
 }
@@ -319,6 +345,14 @@ impl EtcdSource {
 /// Ends when the watcher is to stop, or its handle has gone.
 async fn stopping(stopped: &mut watch::Receiver<bool>) {
     let _ = stopped.wait_for(|stopped| *stopped).await;
+}
+
+/// The end of the snapshot's writing; never ends while there is none.
+async fn written(saver: &mut Option<Saver>) {
+    match saver {
+        Some(saver) => saver.written().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// The present piece of work; never ends while there is none.

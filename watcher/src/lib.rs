@@ -1,6 +1,6 @@
 //! The gold copy into the table: etcd and file sources, list, watch, resync, quarantine, digest, snapshot, publishing.
 //!
-//! One arrow: events become whole revisions ([`machine`](crate::machine)), whole revisions become a table ([`applier`](crate::applier)), a
+//! One arrow: events become whole revisions ([`machine`]), whole revisions become a table ([`applier`]), a
 //! table is put in force by the one [`Publisher`](publish::Publisher). The state machine and the applier are sans-IO; `etcd` and
 //! `file` are the thin shells that carry their effects out. The live table is never cleared: what can't be read changes nothing.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]

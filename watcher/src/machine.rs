@@ -40,7 +40,7 @@ pub struct Hello {
 /// What the store says of the key that was applied last, at the cursor's revision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Anchor {
-    /// Nothing was applied yet, or what was applied last was a delete.
+    /// Nothing was applied yet.
     None,
     /// As it was applied.
     Same,

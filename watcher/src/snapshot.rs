@@ -4,21 +4,23 @@
 //! is set aside with one message and is never fatal. It holds records as the store had them, bad ones with their reason beside
 //! their last good value, so that a start from it knows as much as the process that wrote it.
 //!
-//! Layout, all integers little-endian: magic, version (u32), then fields each as length (u32) and bytes: table id, revision, anchor
-//! key, anchor mod_revision, count; then the records; at the end the XXH3-128 of everything before it.
+//! Layout, integers little-endian, byte strings behind their length (u32): magic, version (u32), table id, revision, the last change,
+//! digest; the good records behind their count, then the bad ones behind theirs; at the end the XXH3-128 of everything before it.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io::{self, Write},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use waypost_conf::{RecordKey, decode};
+use tokio::task::JoinHandle;
+use waypost_conf::{Record, RecordKey, decode};
 use waypost_policy::{Source, TableId, table::Meta};
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::applier::{Applier, Bad};
+use crate::applier::{Applier, Bad, LastChange};
 
 const MAGIC: &[u8; 8] = b"WAYPOST\n";
 const VERSION: u32 = 1;
@@ -52,6 +54,8 @@ pub struct Saver {
     _lock: File,
     changed: bool,
     not_before: Instant,
+    /// The write under way and when it began.
+    writing: Option<(JoinHandle<io::Result<()>>, Instant)>,
     failed: bool,
 }
 
@@ -65,7 +69,7 @@ impl Saver {
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&beside);
         let lock = lock.map_err(|error| format!("{}: can't be opened: {error}; choose another place with --snapshot", beside.display()))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path, _lock: lock, changed: false, not_before: Instant::now(), failed: false }),
+            Ok(()) => Ok(Self { path, _lock: lock, changed: false, not_before: Instant::now(), writing: None, failed: false }),
             Err(_) => {
                 Err(format!("the snapshot {} belongs to another running proxy; give each its own with --snapshot or --id", path.display()))
             }
@@ -80,20 +84,28 @@ impl Saver {
         }
     }
 
-    /// When the next write is due; `None` if nothing has changed.
+    /// When the next write is due; `None` if nothing has changed, or while one is under way.
     pub fn due_in(&self) -> Option<Duration> {
-        self.changed.then(|| self.not_before.saturating_duration_since(Instant::now()))
+        (self.changed && self.writing.is_none()).then(|| self.not_before.saturating_duration_since(Instant::now()))
     }
 
-    /// Writes what the applier holds, off the runtime's workers. A failure costs only the snapshot, and is said once.
-    pub async fn save(&mut self, applier: &Applier) {
+    /// Begins to write what the applier holds now. Encoding, writing and syncing happen off the runtime's workers, so that changes go on
+    /// being applied meanwhile; [`Saver::written`] tells the end.
+    pub fn save(&mut self, applier: &Applier) {
         self.changed = false;
         let began = Instant::now();
-        let bytes = encode(applier);
+        let content = Content::of(applier);
         let path = self.path.clone();
-        let written = tokio::task::spawn_blocking(move || write(&path, &bytes)).await;
+        self.writing = Some((tokio::task::spawn_blocking(move || write(&path, &content.encode())), began));
+    }
+
+    /// Ends with the write under way, and never while there is none. May be dropped and called again. A failure costs only the snapshot,
+    /// and is said once.
+    pub async fn written(&mut self) {
+        let Some((writing, began)) = &mut self.writing else { return std::future::pending().await };
+        let written = writing.await.unwrap_or_else(|_| Err(io::Error::other("the writer panicked")));
         self.not_before = Instant::now() + PACE.max(began.elapsed() * PACE_FACTOR);
-        let written = written.unwrap_or_else(|_| Err(io::Error::other("the writer panicked")));
+        self.writing = None;
         if let (Err(error), false) = (&written, self.failed) {
             tracing::error!(snapshot = %self.path.display(), "the snapshot can't be written: {error}; serving goes on without");
         }
@@ -102,8 +114,12 @@ impl Saver {
 
     /// Writes what has changed since the last write, at the process's end.
     pub async fn save_last(&mut self, applier: &Applier) {
+        if self.writing.is_some() {
+            self.written().await;
+        }
         if self.changed {
-            self.save(applier).await;
+            self.save(applier);
+            self.written().await;
         }
     }
 }
@@ -126,34 +142,61 @@ pub fn load_or_set_aside(path: &Path, allow_empty: bool) -> Option<Applier> {
 
 /// A snapshot of what the applier holds.
 pub fn encode(applier: &Applier) -> Vec<u8> {
-    let mut out = Vec::with_capacity(1 << 16);
-    out.extend_from_slice(MAGIC);
-    out.extend_from_slice(&VERSION.to_le_bytes());
-    put(&mut out, applier.id().as_str().as_bytes());
-    out.extend_from_slice(&applier.revision().to_le_bytes());
-    let (anchor, anchor_revision) = applier.anchor().cloned().unwrap_or_default();
-    put(&mut out, &anchor);
-    out.extend_from_slice(&anchor_revision.to_le_bytes());
-    out.extend_from_slice(&applier.digest().to_le_bytes());
-    let mut body = Vec::new();
-    let mut count = 0u64;
-    for (key, record, meta) in applier.records() {
-        count += 1;
-        put(&mut body, &key.suffix());
-        put_meta(&mut body, meta);
-        put(&mut body, &serde_json::to_vec(&record.to_json()).unwrap_or_default());
+    Content::of(applier).encode()
+}
+
+/// What a snapshot holds, taken from the applier at one moment.
+struct Content {
+    id: TableId,
+    revision: u64,
+    anchor: Option<LastChange>,
+    digest: u128,
+    records: Vec<(RecordKey, Record, Meta)>,
+    bad: BTreeMap<Vec<u8>, Bad>,
+}
+
+impl Content {
+    fn of(applier: &Applier) -> Self {
+        Self {
+            id: applier.id().clone(),
+            revision: applier.revision(),
+            anchor: applier.anchor().cloned(),
+            digest: applier.digest(),
+            records: applier.records().collect(),
+            bad: applier.bad().clone(),
+        }
     }
-    out.extend_from_slice(&count.to_le_bytes());
-    out.append(&mut body);
-    out.extend_from_slice(&(applier.bad().len() as u64).to_le_bytes());
-    for (key, bad) in applier.bad() {
-        put(&mut out, key);
-        put_meta(&mut out, bad.meta);
-        put(&mut out, bad.reason.as_bytes());
+
+    fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(1 << 16);
+        out.extend_from_slice(MAGIC);
+        out.extend_from_slice(&VERSION.to_le_bytes());
+        put(&mut out, self.id.as_str().as_bytes());
+        out.extend_from_slice(&self.revision.to_le_bytes());
+        // An empty key stands for none: no record has one.
+        let none = LastChange { key: Vec::new(), mod_revision: 0, deleted: false };
+        let anchor = self.anchor.as_ref().unwrap_or(&none);
+        put(&mut out, &anchor.key);
+        out.extend_from_slice(&anchor.mod_revision.to_le_bytes());
+        out.push(u8::from(anchor.deleted));
+        out.extend_from_slice(&self.digest.to_le_bytes());
+        out.extend_from_slice(&(self.records.len() as u64).to_le_bytes());
+        for (key, record, meta) in &self.records {
+            put(&mut out, &key.suffix());
+            put_meta(&mut out, *meta);
+            put(&mut out, &serde_json::to_vec(&record.to_json()).unwrap_or_default());
+        }
+        out.extend_from_slice(&(self.bad.len() as u64).to_le_bytes());
+        for (key, bad) in &self.bad {
+            put(&mut out, key);
+            put_meta(&mut out, bad.meta);
+            put(&mut out, bad.reason.as_bytes());
+            put(&mut out, &serde_json::to_vec(&bad.matches).unwrap_or_default());
+        }
+        let checksum = xxh3_128(&out);
+        out.extend_from_slice(&checksum.to_le_bytes());
+        out
     }
-    let checksum = xxh3_128(&out);
-    out.extend_from_slice(&checksum.to_le_bytes());
-    out
 }
 
 /// Reads a snapshot.
@@ -174,7 +217,7 @@ pub fn decode_snapshot(bytes: &[u8], allow_empty: bool) -> Result<Applier, Snaps
     let id = TableId::from(&*String::from_utf8_lossy(from.field()?));
     let mut applier = Applier::new(id.clone(), Source::Watch, allow_empty);
     let revision = from.u64()?;
-    let anchor = (from.field()?.to_vec(), from.u64()?);
+    let anchor = LastChange { key: from.field()?.to_vec(), mod_revision: from.u64()?, deleted: from.flag()? };
     let digest = from.u128()?;
     for _ in 0..from.u64()? {
         let key = RecordKey::parse(from.field()?).map_err(|_| SnapshotFault::Damaged("a key is none"))?;
@@ -186,12 +229,13 @@ pub fn decode_snapshot(bytes: &[u8], allow_empty: bool) -> Result<Applier, Snaps
         let key = from.field()?.to_vec();
         let meta = from.meta()?;
         let reason = String::from_utf8_lossy(from.field()?).into_owned();
-        applier.restore_bad(key, Bad { meta, reason });
+        let matches = serde_json::from_slice(from.field()?).map_err(|_| SnapshotFault::Damaged("a match entry can't be decoded"))?;
+        applier.restore_bad(key, Bad { meta, reason, matches });
     }
     if applier.digest() != digest {
         return Err(SnapshotFault::Damaged("its digest does not match its records"));
     }
-    applier.restore_cursor(revision, id, Some(anchor).filter(|(key, _)| !key.is_empty()));
+    applier.restore_cursor(revision, id, Some(anchor).filter(|anchor| !anchor.key.is_empty()));
     Ok(applier)
 }
 
@@ -256,6 +300,13 @@ impl<'a> Reader<'a> {
 
     fn meta(&mut self) -> Result<Meta, SnapshotFault> {
         let (create_revision, mod_revision, digest) = (self.u64()?, self.u64()?, self.u128()?);
-        Ok(Meta { create_revision, mod_revision, digest, leased: self.chunk::<1>()? != [0] })
+        Ok(Meta { create_revision, mod_revision, digest, leased: self.flag()? })
+    }
+
+    fn flag(&mut self) -> Result<bool, SnapshotFault> {
+        Ok(self.chunk::<1>()? != [0])
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,7 @@
 //!
 //! An [`Exchange`] is handed heads, failures and what a check found, and says what to do next; a transport only carries out. It
 //! never waits, and dropping it gives its slot back. *May this be sent again?* (the [`Body`], what was [`Sent`]) and *is the
-//! route stale?* ([`classify`]) stay two questions.
+//! route stale?* (`classify`) stay two questions.
 //!
 //! What always holds: at most `max_hops + 1` owners are dispatched to; a hint is followed only if its epoch is strictly greater
 //! than the one known; nothing is sent again once its body is spent; no address but an endpoint of the table is ever dialled.

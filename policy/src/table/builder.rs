@@ -419,6 +419,7 @@ impl Builder {
             list.push(Arc::new(Service {
                 id,
                 name: name.clone(),
+                matches: kept.value.matches.clone(),
                 key: kept.value.key.clone(),
                 default_owner: kept.value.default_owner.as_ref().map(|owner| self.upstream_id(owner)),
                 policy,

@@ -2,18 +2,20 @@
 //!
 //! A [`Table`] is immutable once published; a lookup follows the one swapped pointer, takes no lock and allocates nothing. The
 //! one [`Builder`] makes the next table out of the last by copying what changed. Beside the records stand the answers of checks
-//! that ran ahead of the watch ([`ReadAhead`]), so that the records themselves are always exactly the store's at
+//! that ran ahead of the watch (`ReadAhead`), so that the records themselves are always exactly the store's at
 //! [`Table::revision`].
 
 mod builder;
+mod example;
 mod names;
 mod routes;
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
-use waypost_conf::{KeySource, Name, Policy};
+use waypost_conf::{KeySource, Match, Name, Policy};
 
 pub use builder::{Builder, Meta, Publication, Warning};
+pub use example::Example;
 pub use names::{ServiceId, UpstreamId};
 pub use routes::{Route, State};
 
@@ -101,6 +103,8 @@ pub struct Service {
     pub id: ServiceId,
     /// Its name.
     pub name: Name,
+    /// Which requests belong to it, as written.
+    pub matches: Vec<Match>,
     /// Where its routing key is; `None`: everything goes to the default owner.
     pub key: Option<KeySource>,
     /// Who owns a key without a route.

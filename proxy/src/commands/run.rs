@@ -12,7 +12,7 @@ use std::{
 
 use tracing_subscriber::EnvFilter;
 use waypost_conf::{AccessTarget, LogFormat, Name};
-use waypost_policy::Hints;
+use waypost_policy::{Hints, table::Example};
 use waypost_watcher::{GoldPlace, Settings};
 
 use crate::{
@@ -97,7 +97,7 @@ pub(crate) fn run(args: RunArgs) -> Outcome {
             bootstrap_warnings: bootstrap.inactive.clone(),
         });
         let _ = told.set(Arc::clone(&shared));
-        announce(&listeners, admin_address);
+        announce(&listeners, admin_address, &shared);
         let ended = server::run(Arc::clone(&shared), listeners, admin, threads).await;
         watcher.stop().await;
         match ended {
@@ -109,7 +109,7 @@ pub(crate) fn run(args: RunArgs) -> Outcome {
 }
 
 /// Where it listens, and a line that works.
-fn announce(listeners: &[Bound], admin: SocketAddr) {
+fn announce(listeners: &[Bound], admin: SocketAddr, shared: &Shared) {
     let addresses: Vec<SocketAddr> = listeners.iter().filter_map(|bound| bound.address().ok()).collect();
     for address in &addresses {
         eprintln!("waypost: listening on {address}");
@@ -117,8 +117,21 @@ fn announce(listeners: &[Bound], admin: SocketAddr) {
     eprintln!("waypost: admin on {admin}");
     if let Some(first) = addresses.first() {
         let reachable = if first.ip().is_unspecified() { SocketAddr::new([127, 0, 0, 1].into(), first.port()) } else { *first };
-        eprintln!("waypost: try   curl -i -H 'x-tenant: tenant-42' http://{reachable}/");
-        eprintln!("waypost: and   waypost status --admin {admin}");
+        eprintln!("waypost: try   {}", example(shared, reachable));
+    }
+}
+
+/// A request to a service of the table in force; without one, to the admin endpoints, which answer in any case.
+fn example(shared: &Shared, listen: SocketAddr) -> String {
+    let table = shared.view.load_full();
+    let service = table.as_ref().and_then(|table| table.services().iter().find_map(|service| table.example(service)));
+    match service {
+        None => format!("curl -i http://{listen}/"),
+        Some(Example { host, path, header }) => {
+            let host = host.map(|host| format!(" -H 'Host: {host}'")).unwrap_or_default();
+            let header = header.map(|(name, key)| format!(" -H '{name}: {key}'")).unwrap_or_default();
+            format!("curl -i{host}{header} http://{listen}{path}")
+        }
     }
 }
 

@@ -173,9 +173,9 @@ proptest! {
         apply(&mut applier, events[..seen.min(events.len())].to_vec());
         applier.resync(events.len() as u64 + 1, records.clone(), TableId::etcd(7, 0), false);
         prop_assert_eq!(applier.digest(), sum(&records));
-        let listed: std::collections::BTreeSet<Vec<u8>> = records.iter().map(|stored| stored.key.clone()).collect();
+        let listed: BTreeSet<Vec<u8>> = records.iter().map(|stored| stored.key.clone()).collect();
         let kept = applier.builder.keys().map(|key| key.suffix()).chain(applier.bad().keys().cloned());
-        prop_assert_eq!(kept.collect::<std::collections::BTreeSet<_>>(), listed);
+        prop_assert_eq!(kept.collect::<BTreeSet<_>>(), listed);
     }
 
     /// Within one create_revision the epoch in force never goes down, whatever is written.

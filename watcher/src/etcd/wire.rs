@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use etcd_client::{Client, EventType, GetOptions, KeyValue, KvClient, WatchOptions, WatchStream};
 
+use waypost_conf::{Record, RecordKey, decode};
+
 use crate::{
+    applier::LastChange,
     connect::{EtcdPlace, MAX_MESSAGE_BYTES, connect, say},
     machine::{Anchor, Hello, Input},
     record::{Event, Stored},
@@ -21,8 +24,8 @@ const READ_LIMIT: Duration = Duration::from_secs(20);
 #[derive(Clone, Debug)]
 pub(super) struct Cursor {
     pub(super) revision: u64,
-    /// The key that was changed last, and its mod_revision.
-    pub(super) anchor: Option<(Vec<u8>, u64)>,
+    pub(super) anchor: Option<LastChange>,
+    pub(super) incarnation: u64,
 }
 
 /// What a piece of work ends with, beside the machine's input.
@@ -98,18 +101,22 @@ async fn hello(place: &EtcdPlace, endpoint: &str, cursor: Option<Cursor>) -> Res
     let found = found.map_err(slow)?.map_err(|error| fail(&error))?;
     let header = found.header().ok_or_else(|| format!("etcd at {endpoint} answered without a header"))?;
     let revision = u64::try_from(header.revision()).unwrap_or(0);
-    let incarnation = found.kvs().first().and_then(|kv| kv.value_str().ok()?.trim().parse().ok()).unwrap_or(0);
+    let incarnation = match found.kvs().first().map(|kv| decode(&RecordKey::Incarnation, kv.value()).map(|decoded| decoded.record)) {
+        Some(Ok(Record::Incarnation(incarnation))) => incarnation,
+        // A bad value is quarantined like any other: what was good before stays.
+        Some(_) => cursor.as_ref().map_or(0, |cursor| cursor.incarnation),
+        None => 0,
+    };
     let anchor = match cursor {
-        Some(Cursor { revision: at, anchor: Some((key, mod_revision)) }) if at <= revision => {
-            let full_key = [place.prefix.as_bytes(), b"/", &key].concat();
+        Some(Cursor { revision: at, anchor: Some(last), .. }) if at <= revision => {
+            let full_key = [place.prefix.as_bytes(), b"/", &last.key].concat();
             let options = GetOptions::new().with_revision(i64::try_from(at).unwrap_or(i64::MAX));
             let found = tokio::time::timeout(READ_LIMIT, kv.get(full_key, Some(options))).await;
             match found.map_err(slow)? {
                 Ok(found) => match found.kvs().first() {
-                    // What was applied last may have been a delete.
-                    None => Anchor::None,
-                    Some(kv) if u64::try_from(kv.mod_revision()) == Ok(mod_revision) => Anchor::Same,
-                    Some(_) => Anchor::Differs,
+                    None if last.deleted => Anchor::Same,
+                    Some(kv) if !last.deleted && u64::try_from(kv.mod_revision()) == Ok(last.mod_revision) => Anchor::Same,
+                    _ => Anchor::Differs,
                 },
                 Err(etcd_client::Error::GRpcStatus(status)) if status.message().contains("compacted") => Anchor::Compacted,
                 Err(error) => return Err(fail(&error)),
