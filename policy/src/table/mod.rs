@@ -130,6 +130,7 @@ pub struct Read {
     pub route: Option<Route>,
 }
 
+/// Only reads above the table's revision: a publish drops what it has passed.
 type ReadAhead = HashMap<RequestKey, Read, ahash::RandomState>;
 
 /// The table in force.
@@ -206,7 +207,7 @@ impl Table {
     /// What is known of a key of a service: a check that ran ahead of the watch, else the records.
     pub fn entry(&self, key: &RequestKey) -> Entry<'_> {
         if !self.read_ahead.is_empty()
-            && let Some(read) = self.read_ahead.get(key).filter(|read| read.revision > self.revision)
+            && let Some(read) = self.read_ahead.get(key)
         {
             return read.route.as_ref().map_or(Entry::Absent(Source::Store), |route| Entry::Route(route, Source::Store));
         }
