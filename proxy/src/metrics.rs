@@ -216,7 +216,9 @@ impl Metrics {
         let status = shared.view.status();
         self.in_flight.set(self.in_flight());
         self.gold_connected.get_or_create(&SHARD).set(i64::from(status.connected));
-        self.gold_age.get_or_create(&SHARD).set(status.age_ms.map_or(f64::INFINITY, |ms| ms as f64 / 1000.0));
+        // Never in this process: at least as long as it has run.
+        let age_seconds = status.age_ms.map_or_else(|| shared.clock.origin().elapsed().as_secs_f64(), |ms| ms as f64 / 1000.0);
+        self.gold_age.get_or_create(&SHARD).set(age_seconds);
         let table = shared.view.load_full();
         let revision = table.as_ref().map_or(0, |table| table.revision());
         self.table_revision.get_or_create(&SHARD).set(i64::try_from(revision).unwrap_or(i64::MAX));

@@ -459,3 +459,6 @@ impl Builder {
         clashes.chain(services).chain(endpoints).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

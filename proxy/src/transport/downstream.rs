@@ -160,10 +160,10 @@ impl Downstream {
 
     /// Reads and checks the next head. `idle` limits the wait for its first byte, `header` the time from there to its end.
     pub(crate) async fn read_head(&mut self, idle: Duration, header: Duration) -> Result<(), NoHead> {
-        if self.closed {
-            return Err(NoHead::Gone);
-        }
         if self.buffer.is_empty() {
+            if self.closed {
+                return Err(NoHead::Gone);
+            }
             match limited(idle, self.fill()).await {
                 Some(Ok(true)) => {}
                 _ => return Err(NoHead::Gone),
