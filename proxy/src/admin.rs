@@ -112,9 +112,9 @@ fn route(shared: &Shared, service: &str, key: &str) -> Answer {
 }
 
 fn status(shared: &Shared) -> Value {
-    // Status first: what it says of the store can then only be older than the table beside it, never ahead.
-    let gold = shared.view.status();
+    // The table first: what is said of its records was told before it came into force.
     let table = shared.view.load_full();
+    let gold = shared.view.status();
     let table = table.as_deref();
     let warnings = gold.warnings.iter().cloned().chain(shared.bootstrap_warnings.iter().cloned());
     let warnings =

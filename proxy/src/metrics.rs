@@ -213,13 +213,13 @@ impl Metrics {
 
     /// Renders everything in Prometheus' text format.
     pub(crate) fn render(&self, shared: &Shared) -> String {
+        let table = shared.view.load_full();
         let status = shared.view.status();
         self.in_flight.set(self.in_flight());
         self.gold_connected.get_or_create(&SHARD).set(i64::from(status.connected));
         // Never in this process: at least as long as it has run.
         let age_seconds = status.age_ms.map_or_else(|| shared.clock.origin().elapsed().as_secs_f64(), |ms| ms as f64 / 1000.0);
         self.gold_age.get_or_create(&SHARD).set(age_seconds);
-        let table = shared.view.load_full();
         let revision = table.as_ref().map_or(0, |table| table.revision());
         self.table_revision.get_or_create(&SHARD).set(i64::try_from(revision).unwrap_or(i64::MAX));
         self.table_routes.set(table.map_or(0, |table| i64::try_from(table.route_count()).unwrap_or(i64::MAX)));

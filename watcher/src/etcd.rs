@@ -181,10 +181,10 @@ impl EtcdSource {
                         "the store holds no routes any more: the known ones stay in force; if that was meant, set allow_empty = true"
                     );
                 }
-                self.put_in_force(since);
                 if reason != "first" {
                     self.publisher.report(|status| *status.resyncs.entry(reason).or_default() += 1);
                 }
+                self.put_in_force(since);
                 tracing::info!(revision, reason, took = ?since.elapsed(), "the store was listed");
             }
             Effect::Advance { revision } => {
@@ -235,9 +235,9 @@ impl EtcdSource {
     }
 
     fn put_in_force(&mut self, since: Instant) {
-        let table = self.applier.publish();
-        self.publisher.publish(table, since);
+        // Told first: whoever sees the table sees what is to be said of its records.
         self.report_records();
+        self.publisher.publish(self.applier.publish(), since);
         if let Some(saver) = &mut self.saver {
             saver.changed();
         }

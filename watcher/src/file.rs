@@ -113,7 +113,6 @@ impl FileSource {
         }
         self.loads += 1;
         self.applier.resync(self.loads, listed, TableId::file(), false);
-        self.publisher.publish(self.applier.publish(), since);
         let (place, warnings, quarantined) = (self.path.display().to_string(), self.applier.notes(), self.applier.held(""));
         self.publisher.report(|status| {
             status.endpoint = Some(place);
@@ -122,6 +121,7 @@ impl FileSource {
             status.quarantined = quarantined;
             status.last_error = None;
         });
+        self.publisher.publish(self.applier.publish(), since);
         self.publisher.fresh();
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Putting a table in force, and what requests and people see of it.
 //!
 //! One writer, one pointer: the [`Publisher`] is not `Clone`, and everything that a look-up reads hangs on one swapped `Arc`. The
-//! status is swapped after the table, so that it never speaks of a revision that is not in force.
+//! status is swapped before the table: who reads the table first and the status then sees all that is to be said of its records.
 
 use std::{
     collections::BTreeMap,
