@@ -17,7 +17,7 @@ const ROUNDS: usize = 5;
 const CONNECTIONS: usize = 32;
 const MEASURED: Duration = Duration::from_secs(4);
 const ROUTES: [u64; 2] = [1, 100_000];
-const START_LIMIT: Duration = Duration::from_secs(60);
+const START_LIMIT: Duration = Duration::from_secs(30);
 
 type Told<T> = Result<T, String>;
 
@@ -40,13 +40,22 @@ struct Subject {
 }
 
 fn main() -> Told<()> {
-    pin(std::process::id(), "1")?;
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
+    compare(folder.path()).inspect_err(|_| {
+        for name in ["haproxy", "etcd", "waypost"] {
+            let log = std::fs::read_to_string(folder.path().join(format!("{name}.log"))).unwrap_or_default();
+            log.lines().rev().take(5).for_each(|line| eprintln!("{name}: {line}"));
+        }
+    })
+}
+
+fn compare(folder: &Path) -> Told<()> {
+    pin(std::process::id(), "1")?;
     let backend = start_backend()?;
     let mut running = Vec::new();
-    let mut subjects = vec![start_haproxy(folder.path(), backend, &mut running)?];
+    let mut subjects = vec![start_haproxy(folder, backend, &mut running)?];
     for routes in ROUTES {
-        subjects.push(start_waypost(folder.path(), backend, routes, &mut running)?);
+        subjects.push(start_waypost(folder, backend, routes, &mut running)?);
     }
     let direct = measure(backend, 1, None)?;
     for round in 0..ROUNDS {
@@ -129,7 +138,7 @@ fn start_haproxy(folder: &Path, backend: SocketAddr, running: &mut Vec<Running>)
     let address = free_address()?;
     let config = folder.join("haproxy.cfg");
     let text = format!(
-        "global\n  nbthread 1\n  maxconn 20000\ndefaults\n  mode http\n  timeout connect 1s\n  timeout client 60s\n  timeout server 60s\n  \
+        "global\n  nbthread 1\n  maxconn 4000\ndefaults\n  mode http\n  timeout connect 1s\n  timeout client 60s\n  timeout server 60s\n  \
          option forwardfor\n  http-reuse always\n  unique-id-format %{{+X}}o%ci%cp%fi%fp%Ts%rt%pid\n  unique-id-header X-Request-Id\n\
          frontend in\n  bind {address}\n  http-request add-header Via \"1.1 haproxy\"\n  http-response add-header Via \"1.1 haproxy\"\n  default_backend out\n\
          backend out\n  server one {backend}\n"

@@ -23,7 +23,7 @@ use pingora_core::protocols::{
     raw_connect::ProxyDigest, tls::SslDigest,
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf},
     time::{Instant, Sleep},
 };
 use waypost_policy::Code;
@@ -33,6 +33,8 @@ use super::framing::{Chunks, Framing, MAX_HEAD_BYTES, check_head, end_of_head};
 /// How much of what a client pipelines is kept while its first request is served.
 const MAX_PIPELINED_BYTES: usize = 64 * 1024;
 const READ_BYTES: usize = 4 * 1024;
+/// One segment, as pingora's own listeners have it.
+const WRITE_BYTES: usize = 1460;
 
 /// What the request waits for; decides what is answered when the wait is too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,7 +118,8 @@ impl Body {
 /// The connection.
 #[derive(Debug)]
 pub(crate) struct Downstream {
-    inner: Stream,
+    /// Writes are gathered, so that a head and a small body leave in one call; pingora flushes behind each answer.
+    inner: BufWriter<Stream>,
     /// Read from the socket and not handed over.
     buffer: BytesMut,
     /// How much of the buffer is the head.
@@ -142,7 +145,7 @@ impl Downstream {
     /// Wraps an accepted connection.
     pub(crate) fn new(inner: Stream) -> Self {
         Self {
-            inner,
+            inner: BufWriter::with_capacity(WRITE_BYTES, inner),
             buffer: BytesMut::new(),
             head_left: 0,
             body: Body::Length(0),
@@ -189,7 +192,8 @@ impl Downstream {
                 _ => break,
             }
         }
-        Shutdown::shutdown(&mut *self.inner).await;
+        let _ = self.inner.flush().await;
+        Shutdown::shutdown(&mut **self.inner.get_mut()).await;
     }
 
     async fn rest_of_head(&mut self) -> Result<(), NoHead> {
@@ -358,37 +362,38 @@ impl AsyncWrite for Downstream {
 #[async_trait]
 impl Shutdown for Downstream {
     async fn shutdown(&mut self) {
-        Shutdown::shutdown(&mut *self.inner).await;
+        let _ = self.inner.flush().await;
+        Shutdown::shutdown(&mut **self.inner.get_mut()).await;
     }
 }
 
 impl UniqueID for Downstream {
     fn id(&self) -> UniqueIDType {
-        self.inner.id()
+        self.inner.get_ref().id()
     }
 }
 
 impl Ssl for Downstream {
     fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
-        self.inner.get_ssl_digest()
+        self.inner.get_ref().get_ssl_digest()
     }
 }
 
 impl GetTimingDigest for Downstream {
     fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        self.inner.get_timing_digest()
+        self.inner.get_ref().get_timing_digest()
     }
 }
 
 impl GetProxyDigest for Downstream {
     fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        self.inner.get_proxy_digest()
+        self.inner.get_ref().get_proxy_digest()
     }
 }
 
 impl GetSocketDigest for Downstream {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        self.inner.get_socket_digest()
+        self.inner.get_ref().get_socket_digest()
     }
 }
 
