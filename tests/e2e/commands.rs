@@ -44,6 +44,11 @@ async fn settings_that_can_t_be_used_start_nothing() {
     }
     let (status, _, said) = Waypost::run(&["run", "--gold", "ftp://x"]).await;
     assert_eq!(status, 2, "{said}");
+    let bad = folder.path().join("bad.yaml");
+    std::fs::write(&bad, "upstreams/a:\n  endpoint: []\n").unwrap();
+    let (status, _, said) = Waypost::run(&["run", "--gold", &format!("file:{}", bad.display())]).await;
+    assert_eq!(status, 2, "{said}");
+    assert!(said.contains("bad.yaml:2: upstreams/a: field \"endpoint\" is unknown; did you mean \"endpoints\"?"), "{said}");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let file = folder.path().join("r.yaml");

@@ -46,6 +46,7 @@ pub(crate) fn run(args: RunArgs) -> Outcome {
         Some("off") => AccessTarget::Off,
         Some(file) => AccessTarget::File(file.into()),
     };
+    let is_file = matches!(place, GoldPlace::File(_));
     let snapshot = match &place {
         GoldPlace::File(_) => None,
         GoldPlace::Etcd(_) => Some(snapshot_path(args.snapshot.clone().or_else(|| bootstrap.snapshot.path.clone()), &id)?),
@@ -83,7 +84,7 @@ pub(crate) fn run(args: RunArgs) -> Outcome {
                 }
             })),
         })
-        .map_err(Failed::not_done)?;
+        .map_err(|why| if is_file { Failed::unusable(why) } else { Failed::not_done(why) })?;
         let shared = Arc::new(Shared {
             cdn_id: format!("waypost-{id}"),
             id: id.to_string(),
@@ -182,13 +183,14 @@ fn state_directory() -> PathBuf {
         .unwrap_or_else(|| PathBuf::from("."))
 }
 
-/// The process's own log goes to stderr; `RUST_LOG` says how much.
+/// The process's own log goes to stderr, as text where a person reads it; `RUST_LOG` says how much.
 fn start_logging(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,pingora_core=error,pingora_proxy=error"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let by_a_person = std::io::stderr().is_terminal();
     let started = match format {
-        LogFormat::Json => log.json().try_init(),
-        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).try_init(),
+        LogFormat::Json if !by_a_person => log.json().try_init(),
+        _ => log.with_ansi(by_a_person).try_init(),
     };
     if started.is_err() {
         eprintln!("waypost: the log was started twice; this one stays silent");
