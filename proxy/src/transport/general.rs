@@ -251,10 +251,11 @@ impl ProxyHttp for GeneralLane {
     }
 
     async fn upstream_request_filter(&self, session: &mut Session, head: &mut RequestHeader, ctx: &mut Self::CTX) -> Result<()> {
-        let (Some(connection), Some((_, stamp))) = (&ctx.connection, &ctx.attempt) else {
+        let (Some(connection), Some((lease, stamp))) = (&ctx.connection, &ctx.attempt) else {
             return Error::e_explain(ErrorType::InternalError, "an attempt came without its lease");
         };
-        headers::prepare_request(head, connection, &self.shared.cdn_id, &ctx.request_id, &stamp.to_value())?;
+        let endpoint = lease.endpoint().address.as_str();
+        headers::prepare_request(head, connection, &self.shared.cdn_id, &ctx.request_id, endpoint, &stamp.to_value())?;
         if session.is_body_done() {
             ctx.deadline.set(Phase::FirstByte, first_byte_limit(ctx));
         } else {

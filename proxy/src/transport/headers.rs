@@ -103,6 +103,7 @@ pub(crate) fn prepare_request(
     connection: &ConnectionInfo,
     cdn_id: &str,
     request_id: &str,
+    endpoint: &str,
     stamp: &str,
 ) -> Result<()> {
     to_origin_form(head)?;
@@ -120,6 +121,10 @@ pub(crate) fn prepare_request(
     }
     if let Some(host) = host.filter(|_| !head.headers.contains_key("x-forwarded-host")) {
         head.insert_header("X-Forwarded-Host", host)?;
+    }
+    if !head.headers.contains_key(http::header::HOST) {
+        // An HTTP/1.0 client needs none, the HTTP/1.1 request that is made of it does.
+        head.insert_header("Host", endpoint)?;
     }
     head.insert_header("X-Request-Id", request_id)?;
     head.append_header("Via", VIA)?;
