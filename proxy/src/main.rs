@@ -13,6 +13,7 @@ mod failure;
 mod gold;
 mod http_client;
 mod metrics;
+mod recent;
 mod resolver;
 mod server;
 mod state;

@@ -14,6 +14,7 @@ use crate::{
     access_log::{AccessLog, Line},
     clock::Clock,
     metrics::Metrics,
+    recent::Recent,
     transport::ConnectionInfo,
 };
 
@@ -29,6 +30,7 @@ pub(crate) struct Shared {
     pub(crate) hints: Hints,
     pub(crate) metrics: Metrics,
     pub(crate) access_log: AccessLog,
+    pub(crate) recent: Recent,
     pub(crate) draining: AtomicBool,
     /// What the bootstrap file says that this version does not act on.
     pub(crate) bootstrap_warnings: Vec<String>,
@@ -38,6 +40,7 @@ impl Shared {
     /// Takes note of a request that has ended.
     pub(crate) fn finished(&self, line: &Line<'_>) {
         self.metrics.finished(line);
+        self.recent.keep(line);
         self.access_log.write(line);
     }
 

@@ -4,6 +4,8 @@
 //! Everything is read from what requests themselves use: the table in force, the hints, the watcher's status. Nothing in here
 //! can change anything.
 
+mod explain;
+mod requests;
 mod route;
 mod status;
 
@@ -13,7 +15,8 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::{Method, Request, Response, StatusCode, body::Incoming, header::HeaderValue, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde_json::Value;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use waypost_policy::Code;
 
@@ -48,6 +51,9 @@ pub(crate) async fn serve_admin(shared: Arc<Shared>, listener: TcpListener) {
     }
 }
 
+/// What is escaped in a routing key that is part of a path: all but the unreserved (RFC 3986, section 2.3).
+const KEY_IN_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
 /// What is answered under other paths.
 const ENDPOINTS: &str = "\
 nothing here; try
@@ -56,9 +62,17 @@ GET  /readyz                   200 once routes are in force
 GET  /metrics                  for Prometheus
 GET  /status                   what this proxy knows, and how fresh that is
 GET  /routes/<service>/<key>   the route in force for a routing key
+GET  /requests/<request-id>    what became of a recent request, hop by hop
+POST /explain                  what would become of a request, and why
 ";
 
 async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Answer {
+    if request.uri().path() == "/explain" {
+        return match *request.method() {
+            Method::POST => explain::explain(shared, request.into_body()).await,
+            _ => not_allowed("POST", "POST the request that is to be explained, as JSON\n"),
+        };
+    }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return not_allowed("GET, HEAD", "only GET is answered here\n");
     }
@@ -70,10 +84,14 @@ async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Answer {
         },
         "/metrics" => typed(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", shared.metrics.render(shared)),
         "/status" => as_json(StatusCode::OK, &status::status(shared)),
-        path => match path.strip_prefix("/routes/").and_then(|rest| rest.split_once('/')) {
-            Some((service, key)) => route::route(shared, service, key),
-            None => text(StatusCode::NOT_FOUND, ENDPOINTS),
-        },
+        path => {
+            let route = path.strip_prefix("/routes/").and_then(|rest| rest.split_once('/'));
+            match (route, path.strip_prefix("/requests/")) {
+                (Some((service, key)), _) => route::route(shared, service, key),
+                (None, Some(id)) if !id.is_empty() => requests::request(shared, id),
+                _ => text(StatusCode::NOT_FOUND, ENDPOINTS),
+            }
+        }
     }
 }
 
@@ -86,6 +104,27 @@ fn problem(code: Code) -> Answer {
         answer.headers_mut().insert(hyper::header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
     answer
+}
+
+/// A problem in words of its own, for what only the admin endpoints can be asked.
+fn problem_saying(status: StatusCode, code: &str, detail: &str) -> Answer {
+    let problem = json!({
+        "type": format!("urn:waypost:problem:{code}"),
+        "title": status.canonical_reason(),
+        "status": status.as_u16(),
+        "detail": detail,
+    });
+    typed(status, "application/problem+json", serde_json::to_vec_pretty(&problem).unwrap_or_default())
+}
+
+/// A routing key in JSON: as it is, or with `\xNN` for what is not UTF-8.
+fn shown_key(key: &[u8]) -> String {
+    std::str::from_utf8(key).map_or_else(|_| waypost_conf::escaped(key), str::to_owned)
+}
+
+/// A routing key without loss, as `/routes/<service>/<key>` takes it.
+fn percent_encoded(key: &[u8]) -> String {
+    percent_encoding::percent_encode(key, KEY_IN_PATH).to_string()
 }
 
 fn not_allowed(allowed: &'static str, why: &'static str) -> Answer {

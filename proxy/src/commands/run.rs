@@ -23,6 +23,7 @@ use crate::{
     failure::{Failed, Outcome},
     gold::{self, BootstrapFile},
     metrics::Metrics,
+    recent::Recent,
     server::{self, Bound, Ended},
     state::Shared,
 };
@@ -94,6 +95,7 @@ pub(crate) fn run(args: RunArgs) -> Outcome {
             hints: Hints::default(),
             metrics: Metrics::new(),
             access_log,
+            recent: Recent::default(),
             draining: false.into(),
             bootstrap_warnings: bootstrap.inactive.clone(),
         });

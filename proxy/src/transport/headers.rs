@@ -78,6 +78,12 @@ pub(crate) fn has_looped(head: &RequestHeader, cdn_id: &str) -> bool {
     values.flat_map(|value| value.split(',')).any(|entry| entry.split(';').next().is_some_and(|id| id.trim() == cdn_id))
 }
 
+/// How long a request says that its body is; 0 where it does not say.
+pub(crate) fn announced_body_bytes(head: &RequestHeader) -> u64 {
+    let announced = head.headers.get(http::header::CONTENT_LENGTH);
+    announced.and_then(|length| length.to_str().ok()?.parse().ok()).unwrap_or(0)
+}
+
 /// Adds to a request what its owner is told.
 pub(crate) fn prepare_request(
     head: &mut RequestHeader,

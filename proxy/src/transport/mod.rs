@@ -4,6 +4,7 @@
 //! and hands the request to a lane; today there is one, `general`.
 
 mod answer;
+mod asked;
 mod connection;
 mod downstream;
 mod framing;
@@ -11,5 +12,6 @@ mod general;
 mod headers;
 
 pub(crate) use answer::problem_json;
+pub(crate) use asked::Asked;
 pub(crate) use connection::{ConnectionInfo, serve_connection};
 pub(crate) use general::{General, general_lane};
