@@ -26,10 +26,12 @@ pub(crate) const PLAIN_ENTRIES: usize = 32 * 1024;
 pub(crate) const NOTABLE_ENTRIES: usize = 32 * 1024;
 /// The memory of each ring; some 500 bytes an entry are usual.
 const RING_BYTES: usize = 16 * 1024 * 1024;
-/// More than there are worker threads, so that a request finds a free one; a power of two.
+/// Many more than requests that end at the very same moment, so that each finds a free one.
 const SHARDS: usize = 64;
-/// What is kept of a path, a host and a method; what is longer is cut, and marked so.
+/// What is kept of a path and of a host; what is longer is cut, and marked so.
 const MAX_TEXT_BYTES: usize = 1024;
+/// What is kept of a method; no registered one is longer.
+const MAX_METHOD_CHARS: usize = 32;
 
 /// What is kept of a request.
 #[derive(Debug)]
@@ -37,7 +39,7 @@ pub(crate) struct Kept {
     pub(crate) request_id: Box<str>,
     /// When it ended, as in the access log.
     pub(crate) ended: SystemTime,
-    pub(crate) method: Box<[u8]>,
+    pub(crate) method: Box<str>,
     pub(crate) host: Option<Box<[u8]>>,
     /// Without the query: it is where secrets are.
     pub(crate) path: Box<[u8]>,
@@ -58,7 +60,7 @@ impl Kept {
         Self {
             request_id: line.request_id.into(),
             ended: SystemTime::now(),
-            method: cut(line.method.as_bytes()),
+            method: line.method.chars().take(MAX_METHOD_CHARS).collect(),
             host: line.host.map(cut),
             path: cut(path),
             status: line.status,
@@ -173,13 +175,15 @@ impl Ring {
 
 #[cfg(test)]
 mod tests {
+    use waypost_policy::exchange::Trace;
+
     use super::*;
 
     fn kept(id: &str, path_bytes: usize) -> Kept {
         Kept {
             request_id: id.into(),
             ended: SystemTime::now(),
-            method: cut(b"GET"),
+            method: "GET".into(),
             host: None,
             path: cut(&vec![b'x'; path_bytes]),
             status: 200,
@@ -202,7 +206,7 @@ mod tests {
         let hasher = RandomState::new();
         for (entries, bytes, path_bytes) in [(128, RING_BYTES, 10), (PLAIN_ENTRIES, 64 * 4096, 100_000)] {
             let ring = Ring::new(entries, bytes);
-            for number in 0..4 * PLAIN_ENTRIES / 8 {
+            for number in 0..PLAIN_ENTRIES / 2 {
                 let id = number.to_string();
                 ring.push(hasher.hash_one(&*id), kept(&id, path_bytes));
                 assert!(ring.find(hasher.hash_one(&*id), &id).is_some(), "the newest is kept");
@@ -211,6 +215,28 @@ mod tests {
             assert!(kept_entries <= entries && kept_bytes <= bytes && kept_entries > 0, "{kept_entries} entries, {kept_bytes} bytes");
             assert!(ring.find(hasher.hash_one("0"), "0").is_none(), "the oldest has gone");
         }
+    }
+
+    /// A request that was answered, `reason` being the proxy's own.
+    fn ended<'a>(request_id: &'a str, reason: Option<Code>, trace: &'a Trace) -> Line<'a> {
+        let line = Line::without_request(Code::NoRoute, request_id, [127, 0, 0, 1].into(), trace);
+        Line { reason, status: 404, target: b"/a?secret", ..line }
+    }
+
+    #[test]
+    fn a_crowd_of_plain_requests_drives_out_plain_ones_only() {
+        let recent = Recent::default();
+        let trace = Trace::default();
+        recent.keep(&ended("plain", None, &trace));
+        recent.keep(&ended("failed", Some(Code::NoRoute), &trace));
+        for number in 0..2 * PLAIN_ENTRIES {
+            recent.keep(&ended(&number.to_string(), None, &trace));
+        }
+        assert!(recent.find("plain").is_none());
+        let failed = recent.find("failed").unwrap();
+        assert_eq!((failed.reason, &*failed.path), (Some(Code::NoRoute), &b"/a"[..]));
+        recent.keep(&ended("failed", None, &trace));
+        assert_eq!(recent.find("failed").unwrap().reason, None, "of one id the last is shown");
     }
 
     #[test]
