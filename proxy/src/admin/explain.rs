@@ -7,11 +7,10 @@ use std::{fmt, time::Duration};
 use http_body_util::{BodyExt, Limited};
 use hyper::{StatusCode, body::Incoming};
 use serde::{
-    Deserialize, Deserializer,
+    Deserialize, Deserializer, Serialize,
     de::{MapAccess, Visitor},
 };
-use serde_json::{Value, json};
-use waypost_policy::explain::{Decision, Explanation, NotChosen, ShownEndpoint, ShownRoute};
+use waypost_policy::explain::{Decision, Explanation, ShownRoute as Route};
 
 use super::{Answer, as_json, percent_encoded, problem_saying, shown_key};
 use crate::{state::Shared, transport::Asked};
@@ -84,58 +83,111 @@ pub(super) async fn explain(shared: &Shared, body: Incoming) -> Answer {
         Ok(Err(_)) => return problem_saying(StatusCode::BAD_REQUEST, "bad_request", "the body broke off"),
         Err(_) => return problem_saying(StatusCode::REQUEST_TIMEOUT, "client_timeout", "the body did not arrive in time"),
     };
-    let question: Result<Question, String> = serde_json::from_slice(&body).map_err(|error| error.to_string());
-    match question.and_then(|question| Asked::new(question.method, &question.url, question.headers.0)) {
-        Ok(asked) => as_json(StatusCode::OK, &shown(&asked.explain(shared))),
+    let question: Question = match serde_json::from_slice(&body) {
+        Ok(question) => question,
         Err(why) => {
-            let detail = format!("the body does not describe a request: {why}; for example: {EXAMPLE}");
-            problem_saying(StatusCode::BAD_REQUEST, "bad_request", &detail)
+            let detail = format!("the body is no question: {why}; for example: {EXAMPLE}");
+            return problem_saying(StatusCode::BAD_REQUEST, "bad_request", &detail);
         }
+    };
+    match Asked::new(question.method, &question.url, question.headers.0) {
+        Ok(asked) => as_json(StatusCode::OK, &shown(&asked.explain(shared))),
+        Err(why) => problem_saying(StatusCode::BAD_REQUEST, "bad_request", &why),
     }
 }
 
-fn shown(explanation: &Explanation) -> Value {
+/// The answer, in the order of INTERFACE.md.
+#[derive(Serialize)]
+struct Shown<'a> {
+    revision: u64,
+    decision: &'static str,
+    reason: Option<&'static str>,
+    why: Option<&'a str>,
+    service: Option<&'a str>,
+    matched: Option<ShownMatch<'a>>,
+    key: Option<String>,
+    key_percent_encoded: Option<String>,
+    route: Option<ShownRoute<'a>>,
+    policy: Option<&'a str>,
+    upstream: Option<&'a str>,
+    endpoints: Vec<ShownEndpoint<'a>>,
+    not_chosen: Vec<ShownOther<'a>>,
+    warnings: &'a [String],
+}
+
+#[derive(Serialize)]
+struct ShownMatch<'a> {
+    host: &'a str,
+    path_prefix: &'a str,
+}
+
+#[derive(Serialize)]
+struct ShownRoute<'a> {
+    record: Option<String>,
+    owner: Option<&'a str>,
+    epoch: u64,
+    state: &'static str,
+    target: Option<&'a str>,
+    source: &'static str,
+    over: Option<ShownOver<'a>>,
+    why: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct ShownOver<'a> {
+    owner: Option<&'a str>,
+    epoch: u64,
+}
+
+#[derive(Serialize)]
+struct ShownEndpoint<'a> {
+    address: &'a str,
+    usable: bool,
+    why: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct ShownOther<'a> {
+    service: &'a str,
+    why: &'a str,
+}
+
+fn shown(explanation: &Explanation) -> Shown<'_> {
     let (decision, reason) = match explanation.decision {
         Decision::Forward => ("forward", None),
         Decision::Answer(code) => ("answer", Some(code.as_str())),
     };
-    let matched = explanation.matched.as_ref().map(|(host, path_prefix)| json!({ "host": host, "path_prefix": path_prefix }));
-    json!({
-        "revision": explanation.revision,
-        "decision": decision,
-        "reason": reason,
-        "why": explanation.why,
-        "service": explanation.service.as_ref().map(|service| &*service.name),
-        "matched": matched,
-        "key": explanation.key.as_deref().map(shown_key),
-        "key_percent_encoded": explanation.key.as_deref().map(percent_encoded),
-        "route": explanation.route.as_ref().map(shown_route),
-        "policy": explanation.service.as_ref().map(|service| &*service.policy_name),
-        "upstream": explanation.upstream.as_ref().map(|upstream| &*upstream.name),
-        "endpoints": explanation.endpoints.iter().map(shown_endpoint).collect::<Vec<_>>(),
-        "not_chosen": explanation.not_chosen.iter().map(shown_other).collect::<Vec<_>>(),
-        "warnings": explanation.warnings,
-    })
+    let endpoints = explanation.endpoints.iter();
+    let others = explanation.not_chosen.iter();
+    Shown {
+        revision: explanation.revision,
+        decision,
+        reason,
+        why: explanation.why.as_deref(),
+        service: explanation.service.as_ref().map(|service| &*service.name),
+        matched: explanation.matched.as_ref().map(|(host, path_prefix)| ShownMatch { host, path_prefix }),
+        key: explanation.key.as_deref().map(shown_key),
+        key_percent_encoded: explanation.key.as_deref().map(percent_encoded),
+        route: explanation.route.as_ref().map(shown_route),
+        policy: explanation.service.as_ref().map(|service| &*service.policy_name),
+        upstream: explanation.upstream.as_ref().map(|upstream| &*upstream.name),
+        endpoints: endpoints
+            .map(|one| ShownEndpoint { address: one.address.as_str(), usable: one.usable, why: one.why.as_deref() })
+            .collect(),
+        not_chosen: others.map(|other| ShownOther { service: &other.service, why: &other.why }).collect(),
+        warnings: &explanation.warnings,
+    }
 }
 
-fn shown_route(route: &ShownRoute) -> Value {
-    let over = route.over.as_ref().map(|(owner, epoch)| json!({ "owner": owner.as_deref(), "epoch": epoch }));
-    json!({
-        "record": route.record.as_deref().map(shown_key),
-        "owner": route.owner.as_deref(),
-        "epoch": route.epoch,
-        "state": route.state.as_str(),
-        "target": route.target.as_deref(),
-        "source": route.source.as_str(),
-        "over": over,
-        "why": route.why,
-    })
-}
-
-fn shown_endpoint(endpoint: &ShownEndpoint) -> Value {
-    json!({ "address": endpoint.address.as_str(), "usable": endpoint.usable, "why": endpoint.why })
-}
-
-fn shown_other(other: &NotChosen) -> Value {
-    json!({ "service": &*other.service, "why": other.why })
+fn shown_route(route: &Route) -> ShownRoute<'_> {
+    ShownRoute {
+        record: route.record.as_deref().map(shown_key),
+        owner: route.owner.as_deref(),
+        epoch: route.epoch,
+        state: route.state.as_str(),
+        target: route.target.as_deref(),
+        source: route.source.as_str(),
+        over: route.over.as_ref().map(|(owner, epoch)| ShownOver { owner: owner.as_deref(), epoch: *epoch }),
+        why: route.why.as_deref(),
+    }
 }

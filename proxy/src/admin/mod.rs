@@ -16,7 +16,8 @@ use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::{Method, Request, Response, StatusCode, body::Incoming, header::HeaderValue, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
 use tokio::net::TcpListener;
 use waypost_policy::Code;
 
@@ -133,7 +134,7 @@ fn not_allowed(allowed: &'static str, why: &'static str) -> Answer {
     answer
 }
 
-fn as_json(status: StatusCode, value: &Value) -> Answer {
+fn as_json(status: StatusCode, value: &impl Serialize) -> Answer {
     typed(status, "application/json", serde_json::to_vec_pretty(value).unwrap_or_default())
 }
 

@@ -1,7 +1,7 @@
 //! `GET /requests/<request-id>`: what became of one recent request, dispatch by dispatch.
 
 use hyper::StatusCode;
-use serde_json::{Value, json};
+use serde::Serialize;
 use waypost_policy::{Code, Moment, exchange::Dispatched};
 
 use super::{Answer, as_json, problem_saying, shown_key};
@@ -27,37 +27,63 @@ pub(super) fn request(shared: &Shared, id: &str) -> Answer {
     }
 }
 
-fn shown(kept: &Kept) -> Value {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    json!({
-        "request_id": &*kept.request_id,
-        "time": humantime::format_rfc3339_micros(kept.ended).to_string(),
-        "method": &*kept.method,
-        "host": kept.host.as_deref().map(text),
-        "path": text(&kept.path),
-        "status": kept.status,
-        "reason": kept.reason.map(Code::as_str),
-        "service": kept.service.as_deref(),
-        "key": kept.key.as_deref().map(shown_key),
-        "duration_us": micros(kept.duration),
-        "hops": kept.dispatches.iter().map(|dispatched| hop(dispatched, kept.started)).collect::<Vec<_>>(),
-    })
+/// In the order in which a person reads it.
+#[derive(Serialize)]
+struct Shown<'a> {
+    request_id: &'a str,
+    time: String,
+    method: &'a str,
+    host: Option<String>,
+    path: String,
+    status: u16,
+    reason: Option<&'static str>,
+    service: Option<&'a str>,
+    key: Option<String>,
+    duration_us: u64,
+    hops: Vec<Hop<'a>>,
 }
 
-fn hop(dispatched: &Dispatched, started: Moment) -> Value {
-    let took = dispatched.ended.as_ref().map(|(at, _)| micros(at.since(dispatched.at)));
-    // Without an end: the client went away, or the proxy answered before the owner did.
-    let outcome = dispatched.ended.as_ref().map_or_else(|| "unanswered".to_owned(), |(_, outcome)| outcome.to_string());
-    json!({
-        "owner": &*dispatched.owner,
-        "endpoint": dispatched.endpoint.as_str(),
-        "epoch": dispatched.epoch,
-        "revision": dispatched.revision,
-        "source": dispatched.source.as_str(),
-        "at_us": micros(dispatched.at.since(started)),
-        "took_us": took,
-        "outcome": outcome,
-    })
+#[derive(Serialize)]
+struct Hop<'a> {
+    owner: &'a str,
+    endpoint: &'a str,
+    epoch: u64,
+    revision: u64,
+    source: &'static str,
+    at_us: u64,
+    took_us: Option<u64>,
+    outcome: String,
+}
+
+fn shown(kept: &Kept) -> Shown<'_> {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Shown {
+        request_id: &kept.request_id,
+        time: humantime::format_rfc3339_micros(kept.ended).to_string(),
+        method: &kept.method,
+        host: kept.host.as_deref().map(text),
+        path: text(&kept.path),
+        status: kept.status,
+        reason: kept.reason.map(Code::as_str),
+        service: kept.service.as_deref(),
+        key: kept.key.as_deref().map(shown_key),
+        duration_us: micros(kept.duration),
+        hops: kept.dispatches.iter().map(|dispatched| hop(dispatched, kept.started)).collect(),
+    }
+}
+
+fn hop(dispatched: &Dispatched, started: Moment) -> Hop<'_> {
+    Hop {
+        owner: &dispatched.owner,
+        endpoint: dispatched.endpoint.as_str(),
+        epoch: dispatched.epoch,
+        revision: dispatched.revision,
+        source: dispatched.source.as_str(),
+        at_us: micros(dispatched.at.since(started)),
+        took_us: dispatched.ended.as_ref().map(|(at, _)| micros(at.since(dispatched.at))),
+        // Without an end: the client went away, or the proxy answered before the owner did.
+        outcome: dispatched.ended.as_ref().map_or_else(|| "unanswered".to_owned(), |(_, outcome)| outcome.to_string()),
+    }
 }
 
 fn micros(duration: std::time::Duration) -> u64 {

@@ -25,7 +25,7 @@ pub(crate) fn run(args: &ExplainArgs) -> Outcome {
         })?;
     let body: Option<Value> = serde_json::from_slice(&answer.body).ok();
     match (answer.status, body) {
-        (StatusCode::OK, Some(explained)) if args.json => print::json(&explained),
+        (StatusCode::OK, Some(_)) if args.json => print::line(answer.text()),
         (StatusCode::OK, Some(explained)) => show(&explained),
         (StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE, Some(problem)) => return Err(Failed::unusable(text(&problem["detail"]))),
         (status, _) => {
