@@ -194,8 +194,7 @@ impl ProxyHttp for GeneralLane {
             self.step(session.req_header(), ctx, Input::Start)
         };
         ctx.body_limit = ctx.exchange.policy().limits.body_bytes;
-        let announced = session.req_header().headers.get(http::header::CONTENT_LENGTH);
-        let announced = announced.and_then(|length| length.to_str().ok()?.parse::<u64>().ok()).unwrap_or(0);
+        let announced = headers::announced_body_bytes(session.req_header());
         let (code, location) = match next {
             Next::Forward(..) if ctx.body_limit > 0 && announced > ctx.body_limit => (Code::BodyTooLarge, None),
             Next::Answer(code) => (code, None),

@@ -97,6 +97,12 @@ pub(crate) fn frame_for_http10(head: &mut ResponseHeader) -> bool {
     head.headers.contains_key(http::header::CONTENT_LENGTH)
 }
 
+/// How long a request says that its body is; 0 where it does not say.
+pub(crate) fn announced_body_bytes(head: &RequestHeader) -> u64 {
+    let announced = head.headers.get(http::header::CONTENT_LENGTH);
+    announced.and_then(|length| length.to_str().ok()?.parse().ok()).unwrap_or(0)
+}
+
 /// Adds to a request what its owner is told.
 pub(crate) fn prepare_request(
     head: &mut RequestHeader,
