@@ -278,8 +278,8 @@ impl ProxyHttp for GeneralLane {
     }
 
     async fn upstream_response_filter(&self, session: &mut Session, head: &mut ResponseHeader, ctx: &mut Self::CTX) -> Result<()> {
-        if headers::announces_trailers(head) {
-            return Err(Error::explain(ErrorType::InvalidHTTPHeader, "trailers are announced and can't be carried").into_up());
+        if let Some(why) = headers::uncarried(head, session.as_downstream().is_upgrade_req()) {
+            return Err(Error::explain(ErrorType::InvalidHTTPHeader, why).into_up());
         }
         let is_interim = head.status.is_informational() && head.status != http::StatusCode::SWITCHING_PROTOCOLS;
         // An answer before the end of the body ends the connection with it, but "go on" is no such answer.
@@ -359,10 +359,6 @@ impl ProxyHttp for GeneralLane {
             return error;
         }
         error.set_retry(false);
-        if session.response_written().is_some() {
-            Self::end_attempt(ctx);
-            return error;
-        }
         let failure = match (ctx.deadline.fired(), error.esource()) {
             (Some(Phase::Client), _) => {
                 ctx.answer = Some((Code::ClientTimeout, None));
@@ -380,10 +376,16 @@ impl ProxyHttp for GeneralLane {
             (None, ErrorSource::Downstream) => None,
             (None, _) => Some(match error.etype() {
                 ErrorType::ReadTimedout | ErrorType::WriteTimedout => Failure::FirstByteTimeout,
-                ErrorType::InvalidHTTPHeader | ErrorType::H1Error => Failure::BadResponse,
-                _ => Failure::Reset { reused },
+                ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError => Failure::Reset { reused },
+                _ => Failure::BadResponse,
             }),
         };
+        if has_answered(session) {
+            // Too late for another answer; the client sees it cut short, and the log why.
+            Self::end_attempt(ctx);
+            ctx.answer = ctx.answer.take().or(failure.map(|failure| (failure.code(), None)));
+            return error;
+        }
         ctx.body_bytes = 0;
         match failure {
             Some(failure) => self.after_failure(session, ctx, error, failure, Sent::Something),
@@ -396,7 +398,7 @@ impl ProxyHttp for GeneralLane {
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Self::CTX) -> FailToProxy {
         let gone = FailToProxy { error_code: 0, can_reuse_downstream: false };
-        if session.response_written().is_some() {
+        if has_answered(session) {
             return gone;
         }
         let (code, location) = match ctx.answer.take() {
@@ -426,7 +428,7 @@ impl ProxyHttp for GeneralLane {
     async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut Self::CTX) {
         Self::end_attempt(ctx);
         let head = session.req_header();
-        let status = session.response_written().map_or(0, |written| written.status.as_u16());
+        let status = session.response_written().filter(|_| has_answered(session)).map_or(0, |written| written.status.as_u16());
         let line = Line {
             request_id: &ctx.request_id,
             client: ctx.connection.as_ref().map(|connection| connection.client.ip()),
@@ -445,6 +447,11 @@ impl ProxyHttp for GeneralLane {
         };
         self.shared.finished(&line);
     }
+}
+
+/// Whether an answer has begun; an interim one is none.
+fn has_answered(session: &Session) -> bool {
+    session.response_written().is_some_and(|head| !head.status.is_informational() || head.status == http::StatusCode::SWITCHING_PROTOCOLS)
 }
 
 /// May the body be sent again? pingora keeps up to 64 KiB of it.
