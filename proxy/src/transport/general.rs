@@ -54,6 +54,8 @@ pub(crate) struct Request {
     exchange: Exchange,
     connection: Option<ConnectionInfo>,
     deadline: Arc<Deadline>,
+    /// The client's connection ends with this request.
+    is_last: bool,
     request_id: String,
     /// What the next attempt is to carry out.
     pending: Option<Next>,
@@ -133,11 +135,16 @@ impl GeneralLane {
         false
     }
 
-    async fn write_answer(&self, session: &mut Session, ctx: &mut Request, code: Code, location: Option<Vec<u8>>) -> Result<()> {
-        ctx.answer = Some((code, location.clone()));
-        if self.shared.is_draining() {
+    /// Says in the answer that is about to be written that the connection ends with it, where it does.
+    fn close_if_last(&self, session: &mut Session, ctx: &Request) {
+        if ctx.is_last || self.shared.is_draining() {
             session.set_keepalive(None);
         }
+    }
+
+    async fn write_answer(&self, session: &mut Session, ctx: &mut Request, code: Code, location: Option<Vec<u8>>) -> Result<()> {
+        ctx.answer = Some((code, location.clone()));
+        self.close_if_last(session, ctx);
         let body = answer::problem_json(code, &ctx.request_id);
         let head = answer::head(code, &ctx.request_id, location.as_deref(), body.len())?;
         let bodiless = session.req_header().method == http::Method::HEAD;
@@ -159,6 +166,7 @@ impl ProxyHttp for GeneralLane {
             exchange: Exchange::default(),
             connection: None,
             deadline: Arc::default(),
+            is_last: false,
             request_id: String::new(),
             pending: None,
             attempt: None,
@@ -176,6 +184,7 @@ impl ProxyHttp for GeneralLane {
         if let Ok(handed) = handed.downcast::<Handed>() {
             ctx.connection = Some(handed.connection);
             ctx.deadline = handed.deadline;
+            ctx.is_last = handed.is_last;
         }
     }
 
@@ -290,9 +299,7 @@ impl ProxyHttp for GeneralLane {
         let body = body_of(session);
         let next = self.step(session.req_header(), ctx, Input::Reply(&ReplyHead(head), body));
         if matches!(next, Next::Relay) {
-            if self.shared.is_draining() {
-                session.set_keepalive(None);
-            }
+            self.close_if_last(session, ctx);
             ctx.deadline.set(Phase::Idle, millis(ctx.exchange.policy().timeouts.idle_ms));
             if head.status == http::StatusCode::SWITCHING_PROTOCOLS {
                 ctx.deadline.upgrade();
