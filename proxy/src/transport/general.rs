@@ -264,7 +264,8 @@ impl ProxyHttp for GeneralLane {
         };
         let endpoint = lease.endpoint().address.as_str();
         headers::prepare_request(head, connection, &self.shared.cdn_id, &ctx.request_id, endpoint, &stamp.to_value())?;
-        if session.is_body_done() {
+        // Who waits to be told to go on waits for the owner.
+        if session.is_body_done() || headers::expects_continue(head) {
             ctx.deadline.set(Phase::FirstByte, first_byte_limit(ctx));
         } else {
             ctx.deadline.set(Phase::Client, millis(ctx.exchange.policy().timeouts.idle_ms));
@@ -294,6 +295,9 @@ impl ProxyHttp for GeneralLane {
         // An answer before the end of the body ends the connection with it, but "go on" is no such answer.
         session.as_mut().set_close_on_response_before_downstream_finish(!is_interim);
         if is_interim {
+            if head.status == http::StatusCode::CONTINUE && !session.is_body_done() {
+                ctx.deadline.set(Phase::Client, millis(ctx.exchange.policy().timeouts.idle_ms));
+            }
             return Ok(());
         }
         let body = body_of(session);
