@@ -33,7 +33,8 @@ impl Ran {
 pub async fn program(name: impl AsRef<Path>, args: &[impl AsRef<OsStr>], stdin: &[u8]) -> Ran {
     let name = name.as_ref();
     let mut command = tokio::process::Command::new(name);
-    command.args(args).kill_on_drop(true).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // Loopback is reached without any proxy but the one under test.
+    command.args(args).env("NO_PROXY", "*").kill_on_drop(true).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap_or_else(|error| panic!("{}: {error}; `make setup` installs it", name.display()));
     let mut pipe = child.stdin.take().unwrap();
     let fed = async {

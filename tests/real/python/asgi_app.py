@@ -111,8 +111,27 @@ async def echo(scope, receive, send, name):
         await send({"type": "websocket.send", **back})
 
 
+async def redirect(scope, receive, send, name):
+    """A redirect that sets two cookies."""
+    while (await receive()).get("more_body"):
+        pass
+    headers = [(b"location", b"/cookies?from=here"), (b"set-cookie", b"a=1; Path=/"), (b"set-cookie", b"b=2, and; Path=/"), (b"content-length", b"0")]
+    await send({"type": "http.response.start", "status": 303, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def echo_body(scope, receive, send, name):
+    """Sends the body back, part by part, of no known length."""
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    more = True
+    while more:
+        message = await receive()
+        more = message.get("more_body", False)
+        await send({"type": "http.response.body", "body": message.get("body", b""), "more_body": more})
+
+
 ROUTES = {
-    "stream": stream, "events": events, "open": open_gate, "upload": upload, "early": early, "wait": wait, "notes": noted,
+    "redirect": redirect, "echo": echo_body, "stream": stream, "events": events, "open": open_gate, "upload": upload, "early": early, "wait": wait, "notes": noted,
 }
 
 
