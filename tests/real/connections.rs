@@ -8,9 +8,10 @@ use std::{
     },
 };
 
+use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpSocket, TcpStream},
+    net::{TcpSocket, TcpStream},
     sync::watch,
     task::JoinSet,
 };
@@ -36,7 +37,9 @@ const TOGETHER: &[u8] = b"GET /together HTTP/1.1\r\nHost: h\r\n\r\n";
 
 /// A server that answers `/together` only when a thousand of those requests have arrived.
 async fn server() -> (SocketAddr, JoinSet<()>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let listener = socket.listen(4 * BUSY as u32).unwrap();
     let (address, arrived, rounds) = (listener.local_addr().unwrap(), Arc::<AtomicUsize>::default(), watch::channel(0).0);
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
@@ -109,7 +112,9 @@ async fn ten_thousand_idle_and_a_thousand_busy_connections() {
     let allowed = raise_open_files().await;
     let idle_count = IDLE.min(usize::try_from(allowed.saturating_sub(RESERVED)).unwrap());
     let (server, tasks) = server().await;
-    let front = Front::of(server).await;
+    // What a loaded machine takes for it is no matter here.
+    let patient = json!({ "timeouts": { "header_ms": 60_000, "connect_ms": 30_000, "first_byte_ms": 60_000 } });
+    let front = Front::with(server, patient).await;
     let (proxy, pid) = (front.waypost.listen, front.waypost.pid());
     drop(open(OPENERS, proxy).await);
     let files = open_files(pid);

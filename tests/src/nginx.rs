@@ -11,7 +11,10 @@ use tempfile::TempDir;
 
 use crate::{Client, free_address, process::Process, python::listens};
 
+/// How often it is started on another port if its port turns out to be taken.
 const STARTS: usize = 3;
+/// Where Debian has it, which is not in every user's path.
+const DEBIAN: &str = "/usr/sbin/nginx";
 
 /// A running nginx; killed when dropped.
 pub struct Nginx {
@@ -31,7 +34,7 @@ impl Nginx {
         for _ in 0..STARTS {
             let address = free_address();
             fs::write(folder.path().join("nginx.conf"), settings(address, server)).unwrap();
-            let mut command = Command::new("nginx");
+            let mut command = Command::new(if Path::new(DEBIAN).exists() { DEBIAN } else { "nginx" });
             command.arg("-p").arg(folder.path()).args(["-c", "nginx.conf", "-e", "stderr"]);
             let mut process = Process::start(&mut command, &folder.path().join("nginx.log"));
             if listens("nginx listens", &mut process, address).await {
