@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 NEEDED := cmake protoc etcd etcdctl
-PACKAGES := cmake protobuf-compiler etcd-server etcd-client
+PACKAGES := cmake protobuf-compiler libprotobuf-dev etcd-server etcd-client
 TEST_NEEDED := nginx wrk ab curl prlimit python3
 TEST_PACKAGES := nginx wrk apache2-utils curl util-linux python3 python3-venv
 # The tests' Python servers and clients, in an environment of their own.
@@ -10,6 +10,10 @@ PYTHON := target/python
 REQUIREMENTS := tests/real/python/requirements.txt
 # Where Debian has nginx, which is not in every user's path.
 export PATH := $(PATH):/usr/sbin
+
+# protoc comes without the types that etcd's interface imports, unless a package of its own is there too.
+KNOWS_STANDARD_TYPES := printf 'syntax = "proto3"; import "google/protobuf/struct.proto";' | \
+	protoc --proto_path=/dev --descriptor_set_out=/dev/null /dev/stdin >/dev/null 2>&1
 
 .PHONY: demo test soak bench setup setup-build setup-tests setup-bench build
 
@@ -43,6 +47,7 @@ setup: setup-build setup-tests
 
 setup-build:
 	@missing=; for tool in $(NEEDED); do command -v $$tool >/dev/null 2>&1 || missing="$$missing $$tool"; done; \
+	$(KNOWS_STANDARD_TYPES) || missing="$$missing protoc's-standard-types"; \
 	$(MAKE) --no-print-directory install-if MISSING="$$missing" WANTED="$(PACKAGES)"
 
 setup-tests:

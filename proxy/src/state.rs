@@ -7,6 +7,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+use waypost_conf::ProcessLimits;
 use waypost_policy::{Code, Hints};
 use waypost_watcher::{Asker, View};
 
@@ -30,6 +31,8 @@ pub(crate) struct Shared {
     pub(crate) metrics: Metrics,
     pub(crate) access_log: AccessLog,
     pub(crate) draining: AtomicBool,
+    /// With `connections` filled in.
+    pub(crate) limits: ProcessLimits,
     /// What the bootstrap file says that this version does not act on.
     pub(crate) bootstrap_warnings: Vec<String>,
 }

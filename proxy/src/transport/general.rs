@@ -22,7 +22,7 @@ use waypost_watcher::Checked;
 use super::{
     answer,
     connection::{ConnectionInfo, Handed},
-    downstream::{Deadline, Phase},
+    deadline::{Deadline, Phase},
     headers::{self, ReplyHead, RequestHead},
 };
 use crate::{access_log::Line, metrics::InFlight, state::Shared};
@@ -185,6 +185,9 @@ impl ProxyHttp for GeneralLane {
         };
         ctx.request_id = headers::request_id(session.req_header(), &connection);
         headers::strip_protocol_from_request(session.req_header_mut());
+        headers::strip_expectation(session.req_header_mut());
+        let is_http10 = session.req_header().version == http::Version::HTTP_10;
+        session.as_mut().set_ignore_info_resp(is_http10);
         let next = if headers::has_looped(session.req_header(), &self.shared.cdn_id) {
             Next::Answer(Code::Loop)
         } else {
@@ -200,6 +203,7 @@ impl ProxyHttp for GeneralLane {
             next => {
                 ctx.pending = Some(next);
                 session.set_write_timeout(idle_limit(ctx));
+                ctx.deadline.set_total(millis(ctx.exchange.policy().timeouts.total_ms));
                 return Ok(false);
             }
         };
@@ -247,10 +251,11 @@ impl ProxyHttp for GeneralLane {
     }
 
     async fn upstream_request_filter(&self, session: &mut Session, head: &mut RequestHeader, ctx: &mut Self::CTX) -> Result<()> {
-        let (Some(connection), Some((_, stamp))) = (&ctx.connection, &ctx.attempt) else {
+        let (Some(connection), Some((lease, stamp))) = (&ctx.connection, &ctx.attempt) else {
             return Error::e_explain(ErrorType::InternalError, "an attempt came without its lease");
         };
-        headers::prepare_request(head, connection, &self.shared.cdn_id, &ctx.request_id, &stamp.to_value())?;
+        let endpoint = lease.endpoint().address.as_str();
+        headers::prepare_request(head, connection, &self.shared.cdn_id, &ctx.request_id, endpoint, &stamp.to_value())?;
         if session.is_body_done() {
             ctx.deadline.set(Phase::FirstByte, first_byte_limit(ctx));
         } else {
@@ -274,7 +279,13 @@ impl ProxyHttp for GeneralLane {
     }
 
     async fn upstream_response_filter(&self, session: &mut Session, head: &mut ResponseHeader, ctx: &mut Self::CTX) -> Result<()> {
-        if head.status.is_informational() && head.status != http::StatusCode::SWITCHING_PROTOCOLS {
+        if headers::announces_trailers(head) {
+            return Err(Error::explain(ErrorType::InvalidHTTPHeader, "trailers are announced and can't be carried").into_up());
+        }
+        let is_interim = head.status.is_informational() && head.status != http::StatusCode::SWITCHING_PROTOCOLS;
+        // An answer before the end of the body ends the connection with it, but "go on" is no such answer.
+        session.as_mut().set_close_on_response_before_downstream_finish(!is_interim);
+        if is_interim {
             return Ok(());
         }
         let body = body_of(session);
@@ -313,7 +324,13 @@ impl ProxyHttp for GeneralLane {
         Ok(None)
     }
 
-    async fn response_filter(&self, _session: &mut Session, head: &mut ResponseHeader, ctx: &mut Self::CTX) -> Result<()> {
+    async fn response_filter(&self, session: &mut Session, head: &mut ResponseHeader, ctx: &mut Self::CTX) -> Result<()> {
+        if session.req_header().version == http::Version::HTTP_10 {
+            let is_interim = head.status.is_informational();
+            if !is_interim && !headers::frame_for_http10(head) {
+                session.set_keepalive(None);
+            }
+        }
         headers::prepare_response(head, &ctx.request_id)
     }
 
@@ -350,6 +367,10 @@ impl ProxyHttp for GeneralLane {
         let failure = match (ctx.deadline.fired(), error.esource()) {
             (Some(Phase::Client), _) => {
                 ctx.answer = Some((Code::ClientTimeout, None));
+                None
+            }
+            (Some(Phase::Total), _) => {
+                ctx.answer = Some((Code::UpstreamTimeout, None));
                 None
             }
             (Some(Phase::FirstByte | Phase::Idle), _) => Some(Failure::FirstByteTimeout),

@@ -5,11 +5,12 @@
 
 mod answer;
 mod connection;
+mod deadline;
 mod downstream;
 mod framing;
 mod general;
 mod headers;
 
 pub(crate) use answer::problem_json;
-pub(crate) use connection::{ConnectionInfo, serve_connection};
+pub(crate) use connection::{ConnectionInfo, serve_connection, turn_away};
 pub(crate) use general::{General, general_lane};
