@@ -164,13 +164,11 @@ async fn http_client_may_ask_in_odd_ways() {
 }
 
 #[tokio::test]
-#[ignore = "an answer of no known length goes to HTTP/1.0 clients as chunked"]
 async fn an_http_1_0_client_gets_no_chunks() {
     told("of_no_known_length_for_http_1_0").await;
 }
 
 #[tokio::test]
-#[ignore = "an HTTP/1.0 request without Host goes on as HTTP/1.1 without Host"]
 async fn an_http_1_0_client_needs_no_host() {
     told("without_host_in_http_1_0").await;
 }

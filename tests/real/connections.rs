@@ -114,7 +114,10 @@ async fn ten_thousand_idle_and_a_thousand_busy_connections() {
     let (server, tasks) = server().await;
     // What a loaded machine takes for it is no matter here.
     let patient = json!({ "timeouts": { "header_ms": 60_000, "connect_ms": 30_000, "first_byte_ms": 60_000 } });
-    let front = Front::with(server, patient).await;
+    // By default half of the files that the process may open are for clients.
+    let limits = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&limits, format!("[limits]\nconnections = {}\n", idle_count + 2 * BUSY)).unwrap();
+    let front = Front::started(server, patient, &["--config", limits.path().to_str().unwrap()]).await;
     let (proxy, pid) = (front.waypost.listen, front.waypost.pid());
     drop(open(OPENERS, proxy).await);
     let files = open_files(pid);

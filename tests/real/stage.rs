@@ -23,12 +23,17 @@ impl Front {
 
     /// The same with a policy.
     pub(crate) async fn with(server: SocketAddr, policy: Value) -> Self {
+        Self::started(server, policy, &[]).await
+    }
+
+    /// The same, started with more arguments.
+    pub(crate) async fn started(server: SocketAddr, policy: Value, extra: &[&str]) -> Self {
         let records = RecordFile::of(&json!({
             "services/all": { "match": [{}], "default_owner": "server", "dot_segments": true },
             "upstreams/server": { "endpoints": [{ "address": server.to_string() }] },
             "policies/default": policy,
         }));
-        Self { waypost: Waypost::start(&records.gold(), &[]).await, server, _records: records }
+        Self { waypost: Waypost::start(&records.gold(), extra).await, server, _records: records }
     }
 
     /// `http://…` of the proxy, and of the server itself.

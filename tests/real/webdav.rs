@@ -69,7 +69,6 @@ async fn the_server_says_when_the_body_may_come() {
 }
 
 #[tokio::test]
-#[ignore = "the answer behind a 100 says `Connection: close`"]
 async fn a_connection_outlives_a_100_continue() {
     let nginx = Nginx::start(DAV).await;
     let front = Front::of(nginx.address).await;
