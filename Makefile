@@ -54,7 +54,7 @@ setup-tests:
 	@missing=; for tool in $(TEST_NEEDED); do command -v $$tool >/dev/null 2>&1 || missing="$$missing $$tool"; done; \
 	python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || missing="$$missing python3-venv"; \
 	$(MAKE) --no-print-directory install-if MISSING="$$missing" WANTED="$(TEST_PACKAGES)"
-	@if cmp -s $(REQUIREMENTS) $(PYTHON)/requirements.txt; then exit 0; fi; \
+	@if cmp -s $(REQUIREMENTS) $(PYTHON)/requirements.txt && $(PYTHON)/bin/python -c ''; then exit 0; fi; \
 	echo "Installing $(REQUIREMENTS) into $(PYTHON)"; \
 	rm -rf $(PYTHON) && python3 -m venv $(PYTHON) && \
 	$(PYTHON)/bin/python -m pip install -q --disable-pip-version-check -r $(REQUIREMENTS) && cp $(REQUIREMENTS) $(PYTHON)/requirements.txt

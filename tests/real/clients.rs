@@ -63,7 +63,7 @@ async fn curl_keeps_one_connection_for_many_urls() {
     let all: Vec<&str> = ["-w", "%{num_connects}"].into_iter().chain(outputs).chain(urls.iter().map(|url| &**url)).collect();
     let connects = curl(&all, b"").await.text();
     assert_eq!(connects, format!("1{}", "0".repeat(39)), "only the first one connects");
-    for args in [&["--compressed", "text.json"][..], &["-r", "5-70000", "file"], &["--http1.0", "file"], &["-Z", "file"]] {
+    for args in [&["--compressed", "text.json"][..], &["-r", "5-70000", "file"], &["--http1.0", "file"], &["--http2", "file"]] {
         let (name, options) = args.split_last().unwrap();
         let [through, direct] = [&url, &direct].map(|url| format!("{url}/{name}"));
         let through = curl(&[options, &[&*through]].concat(), b"").await;
@@ -105,6 +105,23 @@ async fn many_at_once_get_what_they_asked_for() {
     }
 }
 
+/// A short run of wrk that meets no failure; it waits for slow answers.
+async fn wrk(args: &[&str]) {
+    let said = program("wrk", &[&["-t2", "-d2s", "--timeout", "40s"], args].concat(), b"").await.succeeded().text();
+    assert!(said.contains("requests in") && !said.contains("Socket errors") && !said.contains("Non-2xx"), "{said}");
+}
+
+#[tokio::test]
+async fn wrk_may_pipeline() {
+    let nginx = Nginx::start("location = /ok { return 200 ok; }").await;
+    let front = Front::of(nginx.address).await;
+    let script = tempfile::NamedTempFile::new().unwrap();
+    let sixteen = "init = function() local all = {} for n = 1, 16 do all[n] = wrk.format('GET', '/ok') end sent = table.concat(all) end
+        request = function() return sent end";
+    std::fs::write(&script, sixteen).unwrap();
+    wrk(&["-c20", "-s", script.path().to_str().unwrap(), &front.urls()[0]]).await;
+}
+
 #[tokio::test]
 async fn wrk_and_ab_count_no_failure() {
     let nginx = Nginx::start("location = /ok { return 200 ok; }").await;
@@ -113,8 +130,7 @@ async fn wrk_and_ab_count_no_failure() {
     let [url, _] = front.urls();
     for path in ["/ok", "/file"] {
         let url = format!("{url}{path}");
-        let wrk = program("wrk", &["-t2", "-c50", "-d2s", &url], b"").await.succeeded().text();
-        assert!(wrk.contains("requests in") && !wrk.contains("Socket errors") && !wrk.contains("Non-2xx"), "{wrk}");
+        wrk(&["-c50", &url]).await;
         for keep in [&["-k"][..], &[]] {
             let asked = [keep, &["-q", "-n", "1000", "-c", "20", &url]].concat();
             let ab = program("ab", &asked, b"").await.succeeded().text();
