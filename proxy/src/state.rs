@@ -15,6 +15,7 @@ use crate::{
     access_log::{AccessLog, Line},
     clock::Clock,
     metrics::Metrics,
+    recent::Recent,
     transport::ConnectionInfo,
 };
 
@@ -30,6 +31,7 @@ pub(crate) struct Shared {
     pub(crate) hints: Hints,
     pub(crate) metrics: Metrics,
     pub(crate) access_log: AccessLog,
+    pub(crate) recent: Recent,
     pub(crate) draining: AtomicBool,
     /// With `connections` filled in.
     pub(crate) limits: ProcessLimits,
@@ -41,6 +43,7 @@ impl Shared {
     /// Takes note of a request that has ended.
     pub(crate) fn finished(&self, line: &Line<'_>) {
         self.metrics.finished(line);
+        self.recent.keep(line);
         self.access_log.write(line);
     }
 

@@ -24,6 +24,7 @@ use crate::{
     failure::{Failed, Outcome},
     gold::{self, BootstrapFile},
     metrics::Metrics,
+    recent::Recent,
     server::{self, Bound, Ended},
     state::Shared,
 };
@@ -95,6 +96,7 @@ pub(crate) fn run(args: RunArgs) -> Outcome {
             hints: Hints::default(),
             metrics: Metrics::new(),
             access_log,
+            recent: Recent::default(),
             draining: false.into(),
             limits: limits(bootstrap.limits),
             bootstrap_warnings: bootstrap.inactive.clone(),

@@ -38,6 +38,8 @@ pub(crate) struct ConnectionInfo {
 pub(crate) struct Handed {
     pub(crate) connection: ConnectionInfo,
     pub(crate) deadline: Arc<Deadline>,
+    /// The connection ends with this request.
+    pub(crate) is_last: bool,
 }
 
 /// Serves a connection to its end.
@@ -65,11 +67,10 @@ pub(crate) async fn serve_connection(
                 return close(&deadline).await;
             }
         }
-        let is_last = requests_left == 1 || *shutdown.borrow();
+        let is_last = requests_left == 1;
         requests_left = requests_left.saturating_sub(1);
-        let handed = Handed { connection: connection.clone(), deadline: Arc::clone(&deadline) };
+        let handed = Handed { connection: connection.clone(), deadline: Arc::clone(&deadline), is_last };
         let mut session = ServerSession::new_http1(downstream);
-        session.set_keepalive((!is_last).then_some(idle.as_secs()));
         session.set_connection_user_context(Some(Box::new(handed)));
         session.set_total_drain_timeout(Some(DRAIN_LIMIT));
         let Some(reused) = lane.process_new_http(session, &shutdown).await else { return close(&deadline).await };

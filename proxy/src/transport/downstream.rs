@@ -279,10 +279,12 @@ impl AsyncRead for Downstream {
         } else {
             this.poll_body(context, into)
         };
-        if read.is_pending()
-            && let Poll::Ready(late) = this.poll_deadline(context)
-        {
-            return Poll::Ready(Err(late));
+        if read.is_pending() {
+            // Whoever waits for the client has nothing more to write for now: what was gathered is due. A failure shows at the next write.
+            let _ = this.poll_socket()?.poll_flush(context);
+            if let Poll::Ready(late) = this.poll_deadline(context) {
+                return Poll::Ready(Err(late));
+            }
         }
         read
     }
@@ -316,10 +318,12 @@ impl AsyncWrite for Downstream {
 
 impl Drop for Downstream {
     /// What the client still sends must be read before its connection is closed, or the close is a reset that can take the answer
-    /// with it (RFC 9112, section 9.6). That takes time, so the socket is left to whoever serves the connection.
+    /// with it (RFC 9112, section 9.6), and so must be written what was gathered. That takes time, so the socket is left to whoever
+    /// serves the connection.
     fn drop(&mut self) {
-        let is_unread = self.is_outside || !self.body.is_done() || !self.buffer.is_empty();
-        if self.answered && is_unread && !self.closed {
+        let is_unread = !self.closed && (self.is_outside || !self.body.is_done() || !self.buffer.is_empty());
+        let is_unwritten = self.socket.as_ref().is_some_and(|socket| !socket.buffer().is_empty());
+        if self.answered && (is_unread || is_unwritten) {
             self.deadline.leave(self.socket.take());
         }
     }

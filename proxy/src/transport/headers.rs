@@ -85,16 +85,31 @@ pub(crate) fn strip_expectation(head: &mut RequestHeader) {
     }
 }
 
-/// Whether an owner's answer announces trailers. They would be lost on the way, and with them what they say: often that the body is
-/// not whole.
-pub(crate) fn announces_trailers(head: &ResponseHeader) -> bool {
-    head.headers.contains_key(http::header::TRAILER) && head.headers.contains_key(http::header::TRANSFER_ENCODING)
+/// Why an owner's answer is refused, if it is: it can't be passed on as it was meant.
+pub(crate) fn uncarried(head: &ResponseHeader, upgrade_asked: bool) -> Option<&'static str> {
+    let codings = head.headers.get_all(http::header::TRANSFER_ENCODING);
+    if head.status == http::StatusCode::SWITCHING_PROTOCOLS && !upgrade_asked {
+        Some("it switches protocols unasked")
+    } else if codings.iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
+        Some("it has a transfer coding that was not asked for")
+    } else if codings.iter().next().is_some() && head.headers.contains_key(http::header::TRAILER) {
+        // They would be lost on the way, and with them what they say: often that the body is not whole.
+        Some("it announces trailers")
+    } else {
+        None
+    }
 }
 
 /// Frames an answer for an HTTP/1.0 client, which knows no chunks; false if only the connection's end can end the body.
 pub(crate) fn frame_for_http10(head: &mut ResponseHeader) -> bool {
     head.remove_header(&http::header::TRANSFER_ENCODING);
     head.headers.contains_key(http::header::CONTENT_LENGTH)
+}
+
+/// How long a request says that its body is; 0 where it does not say.
+pub(crate) fn announced_body_bytes(head: &RequestHeader) -> u64 {
+    let announced = head.headers.get(http::header::CONTENT_LENGTH);
+    announced.and_then(|length| length.to_str().ok()?.parse().ok()).unwrap_or(0)
 }
 
 /// Adds to a request what its owner is told.

@@ -4,6 +4,7 @@
 //! and hands the request to a lane; today there is one, `general`.
 
 mod answer;
+mod asked;
 mod connection;
 mod deadline;
 mod downstream;
@@ -12,5 +13,6 @@ mod general;
 mod headers;
 
 pub(crate) use answer::problem_json;
+pub(crate) use asked::Asked;
 pub(crate) use connection::{ConnectionInfo, serve_connection, turn_away};
 pub(crate) use general::{General, general_lane};
