@@ -27,8 +27,9 @@ const GROWTH: u64 = 64 << 20;
 /// under way for each of them.
 const READERS: u64 = 100;
 const GROWTH_FOR_ALL: u64 = READERS * (2 << 20);
-/// What may be under way between a sender and a reader who stalls: the kernel's buffers of two connections, and the proxy's own.
-const UNDER_WAY: u64 = 64 << 20;
+/// What may be under way between a sender and a reader who stalls: nearly all of it is in the kernel's buffers of two connections
+/// (`net.ipv4.tcp_rmem`: often 32 MiB each). Far less than the body.
+const UNDER_WAY: u64 = 256 << 20;
 /// How often a slow reader stalls.
 const STALLS: u64 = 4;
 /// The sender rests if it has not sent anything during so many samples.
