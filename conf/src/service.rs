@@ -355,8 +355,9 @@ struct SlotsOut {
     hash: SlotHash,
 }
 
+/// Slots as they are written.
 #[derive(Deserialize)]
-struct SlotsWire {
+pub(crate) struct SlotsWire {
     slots: Whole<1, 65_536>,
     hash: SlotHash,
 }
