@@ -122,6 +122,11 @@ impl Document {
         }
     }
 
+    /// The keys of all records, of those with faults too.
+    pub fn keys(&self) -> impl Iterator<Item = &RecordKey> {
+        self.places.keys()
+    }
+
     fn add_record(&mut self, written: &str, place: Place, node: &Node) {
         let fault = |place: &Place, message| Diagnostic::error(place, Some(written.to_owned()), message);
         let key = match RecordKey::parse(written.as_bytes()) {

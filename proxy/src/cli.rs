@@ -44,14 +44,26 @@ Examples:
     Demo(DemoArgs),
     /// Validate record files and bootstrap files, or, without one, what is in the store.
     #[command(after_help = "\
-Exit status: 0 no fault; 1 a fault, or the store can't be read; 2 a file can't be read.
+A line a fault: what, where, and what would be right. A directory stands for the files directly in it; - is
+standard input. Names without a record are warnings, since records may come in any order.
+Exit status: 0 no fault; 1 a fault, or the store can't be read; 2 wrong usage, or a file can't be read.
 
 Examples:
   waypost check routes.yaml waypost.toml
+  waypost check /etc/waypost/records/
   waypost check --gold http://127.0.0.1:2379")]
     Check(CheckArgs),
     /// Put the records of files into the store.
-    #[command(after_help = "Example:\n  waypost apply routes.yaml --dry-run")]
+    #[command(after_help = "\
+Compares with the store first, puts only what differs, and only if nobody has changed it meanwhile: in one etcd
+transaction where it fits in one (128 records), else in several, and says so before. Deletes nothing. Refuses a
+record that every proxy would quarantine: an epoch that goes down, or an owner that changes at the same epoch.
+Exit status: 0 done; 1 refused, somebody else was faster, or the store is away; 2 wrong usage or an unusable file.
+
+Examples:
+  waypost apply routes.yaml --dry-run
+  waypost apply records/ --gold http://127.0.0.1:2379
+  generate-routes | waypost apply -")]
     Apply(ApplyArgs),
     /// Read and write single routes.
     #[command(subcommand)]
@@ -68,6 +80,14 @@ Examples:
   waypost bench http://127.0.0.1:8080/ --header x-tenant={key} --keys tenant-0..1000 --duration 10s
   waypost bench http://127.0.0.1:8080/ --rate 5000 --connections 64")]
     Bench(BenchArgs),
+    /// Print docs/reference.md: every record, setting, flag and variable.
+    #[command(hide = true)]
+    Reference,
+}
+
+/// Where something is to listen.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| waypost_conf::not_an_address(text))
 }
 
 /// Where the gold copy is; the same for every command that needs the store.
@@ -102,13 +122,11 @@ pub(crate) struct GoldArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    #[command(flatten)]
-    pub(crate) gold: GoldArgs,
-    /// Where clients connect to
-    #[arg(long, env = "WAYPOST_LISTEN", value_name = "ADDR")]
+    /// Where clients connect to: 127.0.0.1:8080, [::]:8080
+    #[arg(long, env = "WAYPOST_LISTEN", value_name = "ADDR", value_parser = address)]
     pub(crate) listen: Option<SocketAddr>,
-    /// Where the admin endpoints are
-    #[arg(long, env = "WAYPOST_ADMIN", value_name = "ADDR")]
+    /// Where the admin endpoints are: 127.0.0.1:9901
+    #[arg(long, env = "WAYPOST_ADMIN", value_name = "ADDR", value_parser = address)]
     pub(crate) admin: Option<SocketAddr>,
     /// Where the table is kept for a start without the store
     #[arg(long, env = "WAYPOST_SNAPSHOT", value_name = "PATH")]
@@ -122,6 +140,9 @@ pub(crate) struct RunArgs {
     /// The access log: stdout, off, or a file
     #[arg(long, env = "WAYPOST_ACCESS_LOG", value_name = "WHERE")]
     pub(crate) access_log: Option<String>,
+    // Last, as everywhere: its heading would stand over what follows.
+    #[command(flatten)]
+    pub(crate) gold: GoldArgs,
 }
 
 #[derive(Debug, Args)]
@@ -133,7 +154,7 @@ pub(crate) struct DemoArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct CheckArgs {
-    /// Record files (YAML, JSON) and bootstrap files (TOML)
+    /// Record files (YAML, JSON), bootstrap files (TOML), directories of them, or - for records on standard input
     #[arg(value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
     /// For machines: one JSON object
@@ -145,12 +166,15 @@ pub(crate) struct CheckArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ApplyArgs {
-    /// Record files (YAML, JSON)
+    /// Record files (YAML, JSON), directories of them, or - for standard input
     #[arg(value_name = "FILE", required = true)]
     pub(crate) files: Vec<PathBuf>,
     /// Print the difference and change nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// List the records that are left alone, too
+    #[arg(long, short = 'v')]
+    pub(crate) verbose: bool,
     /// For machines: one JSON object
     #[arg(long)]
     pub(crate) json: bool,

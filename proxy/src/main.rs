@@ -37,6 +37,7 @@ fn main() -> ExitCode {
         Command::Route(command) => commands::route::run(command),
         Command::Status(args) => commands::status::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
+        Command::Reference => commands::reference::run(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -56,7 +56,7 @@ pub(crate) async fn connect(place: &EtcdPlace, endpoint: &str) -> Result<Client,
     let connected = tokio::time::timeout(CONNECT_LIMIT * 2, Client::connect([endpoint], Some(options))).await;
     match connected {
         Ok(Ok(client)) => Ok(client),
-        Ok(Err(error)) => Err(format!("etcd at {endpoint}: {}", say(&error))),
+        Ok(Err(error)) => Err(format!("etcd at {endpoint} {}", say(&error, Wanted::Read))),
         Err(_) => Err(format!("etcd at {endpoint} did not answer within {CONNECT_LIMIT:?}")),
     }
 }
@@ -85,21 +85,42 @@ fn options(credentials: &Credentials, tls: bool) -> Result<ConnectOptions, Strin
     Ok(options)
 }
 
+/// What was asked of etcd: what a refusal would have to be answered with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// Reading or watching.
+    Read,
+    /// Writing.
+    Write,
+}
+
 /// What an etcd error says, in few words.
-pub(crate) fn say(error: &etcd_client::Error) -> String {
+pub(crate) fn say(error: &etcd_client::Error, wanted: Wanted) -> String {
+    eprintln!("DEBUG {error:?}");
+    let etcd_client::Error::GRpcStatus(status) = error else {
+        return match error {
+            etcd_client::Error::TransportError(_) | etcd_client::Error::IoError(_) => "can't be reached".to_owned(),
+            other => other.to_string(),
+        };
+    };
+    let message = status.message().trim_start_matches("etcdserver: ");
+    let right = if wanted == Wanted::Read { "READ" } else { "READWRITE" };
+    match status.code() as i32 {
+        // Unavailable, and what tonic calls a broken connection.
+        14 | 2 if message.contains("transport error") || message.contains("tcp connect") => "can't be reached".to_owned(),
+        7 => format!("refuses: {message}; grant this user {right} on the prefix"),
+        16 => format!("refuses: {message}; check --gold-user and its password"),
+        _ if message.is_empty() => format!("answers {}", status.code()),
+        _ => message.to_owned(),
+    }
+}
+
+/// Whether what was asked may have been done although there was an error: the answer was lost, not the request refused.
+pub(crate) fn may_have_been_done(error: &etcd_client::Error) -> bool {
     match error {
-        etcd_client::Error::GRpcStatus(status) => {
-            let message = status.message().trim_start_matches("etcdserver: ");
-            match status.code() as i32 {
-                // Unavailable, and what tonic calls a broken connection.
-                14 | 2 if message.contains("transport error") || message.contains("tcp connect") => "can't be reached".to_owned(),
-                7 => format!("refuses: {message}; grant this user READ on the prefix"),
-                16 => format!("refuses: {message}; check --gold-user and its password"),
-                _ if message.is_empty() => format!("answers {}", status.code()),
-                _ => message.to_owned(),
-            }
-        }
-        etcd_client::Error::TransportError(_) | etcd_client::Error::IoError(_) => "can't be reached".to_owned(),
-        other => other.to_string(),
+        // Cancelled, unknown, deadline exceeded, aborted, internal, unavailable, data loss.
+        etcd_client::Error::GRpcStatus(status) => matches!(status.code() as i32, 1 | 2 | 4 | 10 | 13 | 14 | 15),
+        etcd_client::Error::TransportError(_) | etcd_client::Error::IoError(_) => true,
+        _ => false,
     }
 }

@@ -27,7 +27,7 @@ use crate::{
     Settings,
     applier::Applier,
     ask::{Ask, Checked},
-    connect::{EtcdPlace, say},
+    connect::{EtcdPlace, Wanted, say},
     machine::{Applied, Effect, Input, Machine},
     publish::Publisher,
     record::Stored,
@@ -197,7 +197,7 @@ impl EtcdSource {
                 if let Some(stream) = &mut self.stream
                     && let Err(error) = stream.request_progress().await
                 {
-                    return Some(Input::Failed(format!("the watch broke: {}", say(&error))));
+                    return Some(Input::Failed(format!("the watch broke: {}", say(&error, Wanted::Read))));
                 }
             }
             Effect::Report { error, again_in } => {

@@ -106,7 +106,7 @@ pub const RECORDS: [Kind; 7] = [
             ),
             table("tls", Means("no TLS"), "TLS towards it."),
             form("tls.sni", "a host", &[r#""cell-7.internal""#], Means("the address's host"), "The name that its certificate must carry."),
-            form("tls.ca", "`file:PATH`", &[r#""file:/etc/waypost/ca.pem""#], Means("the system's"), "Certificates that its own must be signed by."),
+            form("tls.ca", "`file:PATH`", &[r#""file:/etc/waypost/ca.pem""#], Means("none named"), "Certificates that its own must be signed by."),
             form("tls.cert", "`file:PATH`", &[r#""file:/etc/waypost/edge.pem""#], Means("none"), "The certificate shown to it."),
             form("tls.key", "`file:PATH` or `env:NAME`", &[r#""file:/etc/waypost/edge.key""#], Means("none"), "Its private key."),
             table("health", Means("no health checks"), "Health checks."),

@@ -4,7 +4,9 @@
 pub(crate) mod apply;
 pub(crate) mod bench;
 pub(crate) mod check;
+mod input;
 pub(crate) mod print;
+pub(crate) mod reference;
 pub(crate) mod route;
 pub(crate) mod run;
 pub(crate) mod status;
