@@ -27,7 +27,7 @@ pub use bootstrap::{
     not_an_address, parse_bootstrap,
 };
 pub use certificate::{CertSource, Certificate, PrivateKeySource};
-pub use difference::{FieldChange, difference, same_value};
+pub use difference::{FieldChange, difference, same_value, without_secrets};
 pub use document::{Diagnostic, Document, Entry, Place, Severity};
 pub use key::{KeyFault, MAX_ROUTING_KEY_BYTES, RecordKey, escaped};
 pub use name::{MAX_NAME_BYTES, Name, NameFault};

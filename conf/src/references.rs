@@ -1,8 +1,11 @@
 //! Names in records that have no record of their own: allowed, since records may come in any order, but worth a warning.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{Diagnostic, Entry, Name, Record, RecordKey, RouteState, suggest::did_you_mean};
+
+/// How many records with the same missing name are named one by one.
+const MAX_NAMED: usize = 5;
 
 /// The names that have a record.
 #[derive(Clone, Debug, Default)]
@@ -33,9 +36,11 @@ impl<'a> FromIterator<&'a RecordKey> for Names {
 }
 
 /// A warning for each name in the entries that is not among the known ones; `nowhere` says where they were looked for, as in
-/// `neither in these files nor in the store`.
+/// `in these files or in the store`. Of many records with the same name the first few are named and the others counted.
 pub fn dangling<'a>(entries: impl IntoIterator<Item = &'a Entry>, known: &Names, nowhere: &str) -> Vec<Diagnostic> {
-    let mut warnings = Vec::new();
+    let mut warnings: Vec<Diagnostic> = Vec::new();
+    // By what is missing: how often it is named, and the last warning that says so.
+    let mut missing: BTreeMap<(&str, &Name), (usize, usize)> = BTreeMap::new();
     for entry in entries {
         for (field, folder, name) in named(entry) {
             let names = match folder {
@@ -43,10 +48,21 @@ pub fn dangling<'a>(entries: impl IntoIterator<Item = &'a Entry>, known: &Names,
                 "upstreams" => &known.upstreams,
                 _ => &known.policies,
             };
-            if !names.contains(name) {
+            if names.contains(name) {
+                continue;
+            }
+            let (times, last) = missing.entry((folder, name)).or_default();
+            *times += 1;
+            if *times <= MAX_NAMED {
                 let meant = did_you_mean(name, names.iter().map(AsRef::as_ref));
+                *last = warnings.len();
                 warnings.push(entry.warning(field, format!("{field} \"{name}\" has no record {folder}/{name} {nowhere}{meant}")));
             }
+        }
+    }
+    for (times, last) in missing.into_values().filter(|(times, _)| *times > MAX_NAMED) {
+        if let Some(warning) = warnings.get_mut(last) {
+            warning.message.push_str(&format!(" ({} more records name it)", times - MAX_NAMED));
         }
     }
     warnings

@@ -167,6 +167,14 @@ fn dangling_names_are_warnings_on_the_line_of_the_name_with_what_was_meant() {
 }
 
 #[test]
+fn a_name_that_thousands_of_records_lack_is_not_said_thousands_of_times() {
+    let text: String = (0..1000).map(|n| format!("routes/s/k{n}: {{ owner: u }}\n")).collect();
+    let said = lines(&dangling_in(&document(&(text + "services/s: { match: [{}], default_owner: u }\n"))));
+    assert_eq!(said.len(), 5);
+    assert_eq!(said[4], "f.yaml:5: routes/s/k4: warning: owner \"u\" has no record upstreams/u in these files (996 more records name it)");
+}
+
+#[test]
 fn what_is_not_acted_on_is_said_on_its_line() {
     let text = "policies/p:\n  max_hops: 2\n  limits:\n    in_flight: 3\n";
     let said: Vec<Diagnostic> = document(text).entries[0].inactive_warnings().collect();

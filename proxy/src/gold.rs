@@ -122,9 +122,15 @@ fn check_credentials(endpoints: &[String], credentials: &Credentials) -> Result<
     if let (Some(secure), None) = (secure, ca) {
         return Err(format!("{secure} needs --gold-ca FILE: the certificates (PEM) that etcd's own must be signed by"));
     }
-    for (what, path) in [("certificates", ca), ("certificate", cert), ("private key", key)] {
+    for (what, path, mark) in
+        [("certificates", ca, "BEGIN CERTIFICATE"), ("certificate", cert, "BEGIN CERTIFICATE"), ("private key", key, "PRIVATE KEY")]
+    {
         let Some(path) = path else { continue };
-        fs::read(path).map_err(|error| format!("the {what} for etcd in {} can't be read: {}", path.display(), why(&error)))?;
+        let place = path.display();
+        let read = fs::read(path).map_err(|error| format!("the {what} for etcd in {place} can't be read: {}", why(&error)))?;
+        if !String::from_utf8_lossy(&read).contains(mark) {
+            return Err(format!("{place} holds no {what} for etcd; PEM with \"{mark}\" in it would be right"));
+        }
     }
     Ok(())
 }

@@ -57,7 +57,7 @@ pub fn why(error: &io::Error) -> String {
         io::ErrorKind::NotFound => "there is no such file or directory".to_owned(),
         io::ErrorKind::PermissionDenied => "permission denied for this user".to_owned(),
         io::ErrorKind::IsADirectory => "it is a directory; a file would be right".to_owned(),
-        io::ErrorKind::NotADirectory => "a part of the path is a file, not a directory".to_owned(),
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => "a part of the path is a file, not a directory".to_owned(),
         io::ErrorKind::ReadOnlyFilesystem => "the file system is read-only".to_owned(),
         io::ErrorKind::StorageFull => "no space is left on the device".to_owned(),
         _ => error.to_string(),

@@ -9,7 +9,7 @@ use etcd_client::{Client, Compare, CompareOp, GetOptions, GetResponse, KvClient,
 use tokio::task::JoinSet;
 
 use crate::{
-    connect::{EtcdPlace, MAX_MESSAGE_BYTES, Wanted, connect, may_have_been_done, say},
+    connect::{EtcdPlace, MAX_MESSAGE_BYTES, OUT_OF_REACH, Wanted, connect, may_have_been_done, say},
     etcd::{end_of_prefix, stored},
     record::Stored,
     transactions::MAX_TXN_OPERATIONS,
@@ -91,7 +91,8 @@ impl Store {
                 Err(fault) => faults.push(fault),
             }
         }
-        Err(format!("{}; name the store with --gold http://host:2379", faults.join("; ")))
+        let elsewhere = if faults.iter().all(|fault| fault.contains(OUT_OF_REACH)) { "; --gold http://host:2379 names another" } else { "" };
+        Err(format!("{}{elsewhere}", faults.join("; ")))
     }
 
     fn of(client: &Client, place: &EtcdPlace, endpoint: &str) -> Self {
@@ -239,7 +240,7 @@ impl Store {
     async fn limited<T>(&self, work: impl Future<Output = Result<T, etcd_client::Error>>, wanted: Wanted) -> Result<T, SwapFault> {
         let (why, may_be_written) = match tokio::time::timeout(LIMIT, work).await {
             Ok(Ok(done)) => return Ok(done),
-            Ok(Err(error)) => (format!(" {}", say(&error, wanted)), may_have_been_done(&error)),
+            Ok(Err(error)) => (format!(" {}", say(&error, wanted, &self.endpoint)), may_have_been_done(&error)),
             Err(_) => (format!(" did not answer within {LIMIT:?}"), true),
         };
         Err(SwapFault { message: format!("etcd at {}{why}", self.endpoint), may_be_written })

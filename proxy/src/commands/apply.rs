@@ -113,7 +113,8 @@ impl Apply<'_> {
         if self.plan.refused.is_empty() {
             return Ok(());
         }
-        Err(Failed::not_done("nothing was put: every proxy would refuse what is said above"))
+        let put = if self.args.dry_run { "nothing would be put" } else { "nothing was put" };
+        Err(Failed::not_done(format!("{put}: every proxy would refuse what is said above")))
     }
 
     fn show(&self) -> Outcome {
@@ -127,9 +128,10 @@ impl Apply<'_> {
             self.print(&(0..self.changes.len()));
             self.print_same();
         }
-        let would = print::count(self.changes.len(), "record");
+        let differ = print::count(self.changes.len(), "record");
         let same = self.plan.same.len();
-        eprintln!("waypost: {would} would be put, {same} are the same already; nothing was changed");
+        let verb = if self.plan.refused.is_empty() { "would be put" } else { "would differ" };
+        eprintln!("waypost: {differ} {verb}, {same} are the same already; nothing was changed");
         self.refuse()
     }
 
@@ -141,7 +143,7 @@ impl Apply<'_> {
                 Ok(Swapped::Done(at)) => revision = at,
                 Ok(Swapped::Moved(keys)) => {
                     let keys: Vec<String> = keys.iter().map(|key| escaped(key)).collect();
-                    let why = format!("somebody changed {} after it was read", keys.join(", "));
+                    let why = format!("somebody changed {} after it was read; look at it and run this again", keys.join(", "));
                     return self.stop(part.start, 0, revision, &why);
                 }
                 Err(fault) => {
@@ -182,17 +184,20 @@ impl Apply<'_> {
             shown["error"] = why.into();
             print::json(&shown);
         }
-        let mut said = vec![match put {
-            0 => "nothing was put before".to_owned(),
-            put => format!("{} put before (the last at revision {revision})", were(put)),
-        }];
+        if put + unknown == 0 {
+            return Err(Failed::not_done(format!("{why}; nothing was put")));
+        }
+        let mut said = Vec::new();
+        if put > 0 {
+            said.push(format!("{} put before, the last at revision {revision}", were(put)));
+        }
         if let [first, .., last] | [first @ last] = &keys(put, put + unknown)[..] {
             said.push(format!("whether the next {unknown} were put, {first} to {last}, is not known"));
         }
         if let [first, ..] = &keys(put + unknown, self.changes.len())[..] {
             said.push(format!("{} not put, from {first} on", were(rest)));
         }
-        Err(Failed::not_done(format!("{why}; {}; run it again: it compares anew", said.join("; "))))
+        Err(Failed::not_done(format!("{why}; {}; another run compares anew", said.join("; "))))
     }
 
     fn print(&self, part: &Range<usize>) {

@@ -49,6 +49,10 @@ async fn list(args: &RouteListArgs) -> Outcome {
     if !args.json {
         eprintln!("waypost: {}", print::count(shown, "route"));
     }
+    let service = RecordKey::Service(service);
+    if records.is_empty() && store.get(&service.suffix()).await.map_err(Failed::not_done)?.is_none() {
+        eprintln!("waypost: there is no {service}{}", near(&store, &service).await);
+    }
     Ok(())
 }
 
@@ -121,7 +125,7 @@ async fn no_route(store: &Store, key: &RecordKey, consequence: &str) -> Failed {
         let service = RecordKey::Service(service.clone());
         if let Ok(None) = store.get(&service.suffix()).await {
             let meant = near(store, &service).await;
-            return Failed::not_done(format!("there is no {key}, and no {service} either{meant}"));
+            return Failed::not_done(format!("there is no {key}: there is no {service}{meant}"));
         }
     }
     Failed::not_done(format!("there is no {key}; {consequence}"))

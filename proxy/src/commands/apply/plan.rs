@@ -1,7 +1,7 @@
 //! What `apply` would do, decided: what differs from the store, what is the same, and what every proxy would refuse. Pure.
 
 use serde_json::Value;
-use waypost_conf::{Diagnostic, Entry, FieldChange, Record, RecordKey, Route, Severity, decode, difference, same_value};
+use waypost_conf::{Diagnostic, Entry, FieldChange, Record, RecordKey, Route, Severity, decode, difference, same_value, without_secrets};
 use waypost_watcher::{
     epoch::{self, EpochFault},
     record::Stored,
@@ -66,7 +66,7 @@ fn rank(key: &RecordKey) -> u8 {
 fn planned(entry: Entry, stored: Option<Stored>) -> Planned {
     let json = |bytes: &[u8]| serde_json::from_slice(bytes).unwrap_or_else(|_| String::from_utf8_lossy(bytes).into());
     let read_at = stored.as_ref().map_or(0, |stored| stored.mod_revision);
-    let before = stored.map(|stored| json(&stored.value));
+    let before = stored.map(|stored| without_secrets(&entry.key, json(&stored.value)));
     let after = json(&entry.value);
     let fields = difference(before.as_ref(), &after);
     let change = Change { key: entry.key.suffix(), value: Some(entry.value), read_at };
