@@ -187,13 +187,7 @@ const fn word(path: &'static str, words: &'static [&'static str], default: &'sta
 }
 
 /// Anything else.
-const fn form(
-    path: &'static str,
-    form: &'static str,
-    examples: &'static [&'static str],
-    absent: Absent,
-    meaning: &'static str,
-) -> Field {
+const fn form(path: &'static str, form: &'static str, examples: &'static [&'static str], absent: Absent, meaning: &'static str) -> Field {
     Field { path, holds: Holds::Form { form, examples }, absent, meaning }
 }
 

@@ -62,7 +62,11 @@ impl RecordKey {
         let folder = String::from_utf8_lossy(folder);
         if !FOLDERS.contains(&&*folder) {
             let hint = did_you_mean(&folder, FOLDERS.into_iter().chain(["incarnation"]));
-            let kinds = if hint.is_empty() { format!("; {} or incarnation would be right", FOLDERS.map(|f| format!("{f}/…")).join(", ")) } else { hint };
+            let kinds = if hint.is_empty() {
+                format!("; {} or incarnation would be right", FOLDERS.map(|f| format!("{f}/…")).join(", "))
+            } else {
+                hint
+            };
             return Err(fault(format!("\"{}\" is no kind of record{kinds}", folder.escape_debug())));
         }
         let Some(rest) = rest else { return Err(fault(format!("\"{folder}\" must be followed by / and a name"))) };

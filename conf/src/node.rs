@@ -53,7 +53,8 @@ pub(crate) fn parse(text: &str) -> Result<Option<Node>, TextFault> {
 
 /// Parses a TOML text.
 pub(crate) fn parse_toml(text: &str) -> Result<Node, TextFault> {
-    let starts: Vec<usize> = std::iter::once(0).chain(text.bytes().enumerate().filter(|(_, b)| *b == b'\n').map(|(at, _)| at + 1)).collect();
+    let starts: Vec<usize> =
+        std::iter::once(0).chain(text.bytes().enumerate().filter(|(_, b)| *b == b'\n').map(|(at, _)| at + 1)).collect();
     let line_at = |at: usize| starts.partition_point(|start| *start <= at);
     let root = DeTable::parse(text).map_err(|error| TextFault {
         line: error.span().map_or(1, |span| line_at(span.start)),

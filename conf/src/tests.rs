@@ -199,7 +199,8 @@ fn a_bootstrap_file_s_faults_name_the_line() {
         let said = parse_bootstrap("f.toml", text).unwrap_err()[0].to_string();
         assert!(said.contains(wanted), "{said}");
     }
-    let all = lines(&parse_bootstrap("f.toml", "[log]\nacess = \"off\"\n[gold]\nfile = \"a\"\nprefx = 1\n[admin]\naddress = 1\n").unwrap_err());
+    let all =
+        lines(&parse_bootstrap("f.toml", "[log]\nacess = \"off\"\n[gold]\nfile = \"a\"\nprefx = 1\n[admin]\naddress = 1\n").unwrap_err());
     assert_eq!(all.len(), 3, "{all:?}");
     assert!(all[0].starts_with("f.toml:2: ") && all[1].starts_with("f.toml:5: ") && all[2].starts_with("f.toml:7: "), "{all:?}");
     let defaults = parse_bootstrap("", "").unwrap();

@@ -38,7 +38,8 @@ pub(crate) fn bootstrap(args: &GoldArgs) -> Result<BootstrapFile, Failed> {
         return Ok(BootstrapFile { path: None, content: Bootstrap::default() });
     };
     let name = path.display().to_string();
-    let text = fs::read_to_string(&path).map_err(|error| Failed::unusable(format!("the bootstrap file {name} can't be read: {}", why(&error))))?;
+    let text =
+        fs::read_to_string(&path).map_err(|error| Failed::unusable(format!("the bootstrap file {name} can't be read: {}", why(&error))))?;
     let content = parse_bootstrap(&name, &text).map_err(|faults| Failed::unusable(lines(&faults)))?;
     Ok(BootstrapFile { path: Some(path), content })
 }
@@ -81,7 +82,9 @@ pub(crate) fn place(args: &GoldArgs, bootstrap: &Bootstrap) -> Result<GoldPlace,
 fn check_endpoints(endpoints: &[String]) -> Result<(), String> {
     for endpoint in endpoints {
         let wrong = |why: &str| {
-            Err(format!("\"{endpoint}\" is no place of a gold copy: {why}; http://host:2379, https://host:2379 or file:PATH would be right"))
+            Err(format!(
+                "\"{endpoint}\" is no place of a gold copy: {why}; http://host:2379, https://host:2379 or file:PATH would be right"
+            ))
         };
         let Ok(url) = endpoint.parse::<http::Uri>() else { return wrong("it is no URL") };
         if !matches!(url.scheme_str(), Some("http" | "https")) {
@@ -152,7 +155,8 @@ pub(crate) fn store_place(args: &GoldArgs) -> Result<EtcdPlace, Failed> {
 
 fn password(path: &Path) -> Result<String, Failed> {
     let read = fs::read_to_string(path);
-    let read = read.map_err(|error| Failed::unusable(format!("the etcd password file {} can't be read: {}", path.display(), why(&error))))?;
+    let read =
+        read.map_err(|error| Failed::unusable(format!("the etcd password file {} can't be read: {}", path.display(), why(&error))))?;
     Ok(read.trim_end_matches(['\r', '\n']).to_owned())
 }
 

@@ -74,7 +74,8 @@ fn options(credentials: &Credentials, tls: bool) -> Result<ConnectOptions, Strin
         options = options.with_user(user, password.clone().unwrap_or_default());
     }
     if tls {
-        let read = |path: &PathBuf| std::fs::read(path).map_err(|error| format!("{} for etcd can't be read: {}", path.display(), why(&error)));
+        let read =
+            |path: &PathBuf| std::fs::read(path).map_err(|error| format!("{} for etcd can't be read: {}", path.display(), why(&error)));
         let mut with = TlsOptions::new();
         if let Some(ca) = &credentials.ca {
             with = with.ca_certificate(Certificate::from_pem(read(ca)?));
@@ -138,7 +139,9 @@ fn say_status(message: &str, code: &impl std::fmt::Display, wanted: Wanted) -> S
         "authentication is not enabled" => "has no users; leave --gold-user out".to_owned(),
         "request is too large" => "takes no request of this size; raise its --max-request-bytes".to_owned(),
         "too many operations in txn request" => "takes no transaction of this many operations; raise its --max-txn-ops to 128".to_owned(),
-        "mvcc: database space exceeded" => "has used up its space and takes no writes; compact and defragment it, then disarm its alarm".to_owned(),
+        "mvcc: database space exceeded" => {
+            "has used up its space and takes no writes; compact and defragment it, then disarm its alarm".to_owned()
+        }
         "no leader" | "leader changed" | "request timed out" => format!("has no leader now ({message}); is a majority of its members up?"),
         "" => format!("answers: {code}"),
         other => format!("says: {other}"),
@@ -167,7 +170,8 @@ fn say_broken(layers: &str, is_tls: bool) -> String {
         return "does not speak TLS; http:// would be right".to_owned();
     }
     if is_tls && says(&["Canceled", "AlertReceived", "BrokenPipe", "ConnectionReset", "close_notify"]) {
-        return "ends the connection; if it wants a certificate of ours, name one that its CA has signed: --gold-cert and --gold-key".to_owned();
+        return "ends the connection; if it wants a certificate of ours, name one that its CA has signed: --gold-cert and --gold-key"
+            .to_owned();
     }
     if says(&["Http2", "FRAME_SIZE", "BrokenPipe", "ConnectionReset", "Canceled"]) {
         return "ends the connection without an answer; if it wants TLS, https:// would be right, else it may not be etcd".to_owned();

@@ -221,7 +221,8 @@ impl EtcdSource {
 
     fn report_contact(&mut self, error: Option<String>, again_in: Option<Duration>) {
         if let Some(error) = &error {
-            let meanwhile = if self.has_table { "what is known goes on being served" } else { "there is no table yet, requests are answered 503" };
+            let meanwhile =
+                if self.has_table { "what is known goes on being served" } else { "there is no table yet, requests are answered 503" };
             tracing::warn!("the gold copy: {error}; trying again in {:.1?}; {meanwhile}", again_in.unwrap_or_default());
         } else {
             tracing::info!(revision = self.applier.revision(), "watching the gold copy");

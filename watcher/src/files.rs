@@ -76,7 +76,8 @@ mod tests {
         }
         fs::create_dir_all(folder.path().join("deeper/x.yaml")).unwrap();
         fs::create_dir_all(folder.path().join("d.yaml")).unwrap();
-        let names = |files: Vec<PathBuf>| files.iter().map(|file| file.file_name().unwrap().to_string_lossy().into_owned()).collect::<Vec<_>>();
+        let names =
+            |files: Vec<PathBuf>| files.iter().map(|file| file.file_name().unwrap().to_string_lossy().into_owned()).collect::<Vec<_>>();
         assert_eq!(names(files_at(folder.path(), &RECORD_ENDINGS).unwrap()), ["a.json", "b.yaml", "c.yml"]);
         assert_eq!(names(files_at(&folder.path().join("notes.txt"), &RECORD_ENDINGS).unwrap()), ["notes.txt"]);
         assert_eq!(files_at(&folder.path().join("none"), &RECORD_ENDINGS).unwrap_err().kind(), io::ErrorKind::NotFound);

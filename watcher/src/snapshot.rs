@@ -70,7 +70,9 @@ impl Saver {
     pub fn open(path: PathBuf) -> Result<Self, String> {
         let beside = with_ending(&path, "lock");
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&beside);
-        let lock = lock.map_err(|error| format!("the snapshot's lock {} can't be opened: {}; choose another place with --snapshot", beside.display(), why(&error)))?;
+        let lock = lock.map_err(|error| {
+            format!("the snapshot's lock {} can't be opened: {}; choose another place with --snapshot", beside.display(), why(&error))
+        })?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { path, _lock: lock, changed: false, not_before: Instant::now(), writing: None, failed: false }),
             Err(TryLockError::Error(error)) => Err(format!(

@@ -91,7 +91,8 @@ impl Store {
                 Err(fault) => faults.push(fault),
             }
         }
-        let elsewhere = if faults.iter().all(|fault| fault.contains(OUT_OF_REACH)) { "; --gold http://host:2379 names another" } else { "" };
+        let elsewhere =
+            if faults.iter().all(|fault| fault.contains(OUT_OF_REACH)) { "; --gold http://host:2379 names another" } else { "" };
         Err(format!("{}{elsewhere}", faults.join("; ")))
     }
 

@@ -60,12 +60,9 @@ fn types(kind: &Kind) -> Vec<(&'static str, Vec<&'static str>)> {
             ("health", names::<Health>()),
         ],
         "endpoints" => vec![("", names::<Endpoint>())],
-        "policies" => vec![
-            ("", names::<Policy>()),
-            ("timeouts", names::<Timeouts>()),
-            ("retries", names::<Retries>()),
-            ("limits", names::<Limits>()),
-        ],
+        "policies" => {
+            vec![("", names::<Policy>()), ("timeouts", names::<Timeouts>()), ("retries", names::<Retries>()), ("limits", names::<Limits>())]
+        }
         "certificates" => vec![("", names::<Certificate>())],
         "incarnation" => vec![],
         _ => vec![
@@ -106,7 +103,8 @@ fn read(kind: &Kind, field: &Field, value: &Value) -> Result<String, String> {
     let whole = with(kind, field, Some(value));
     let (read, faults) = parse(kind, &whole);
     let steps = bare(field.path).replace("[]", "[0]");
-    let about: Vec<&String> = faults.iter().filter(|fault| ["field", "setting"].iter().any(|what| fault.contains(&format!("{what} \"{steps}")))).collect();
+    let about: Vec<&String> =
+        faults.iter().filter(|fault| ["field", "setting"].iter().any(|what| fault.contains(&format!("{what} \"{steps}")))).collect();
     if about.is_empty() { Ok(read) } else { Err(format!("{} {whole}: {about:?}", kind.name)) }
 }
 

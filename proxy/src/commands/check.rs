@@ -3,9 +3,7 @@
 use std::path::PathBuf;
 
 use serde_json::json;
-use waypost_conf::{
-    Diagnostic, Document, Entry, Names, Record, RecordKey, Severity, dangling, decode_strict, escaped, parse_bootstrap,
-};
+use waypost_conf::{Diagnostic, Document, Entry, Names, Record, RecordKey, Severity, dangling, decode_strict, escaped, parse_bootstrap};
 use waypost_policy::matching::Matcher;
 use waypost_watcher::{EtcdPlace, GoldPlace, files::RECORD_ENDINGS, store::Store};
 
@@ -50,9 +48,7 @@ fn report(args: &CheckArgs, checked: &Checked) -> Outcome {
     if args.json {
         let lines: Vec<_> = checked.said.iter().map(print::diagnostic).collect();
         let (records, unreadable) = (checked.records, &checked.unreadable);
-        print::json(
-            &json!({ "records": records, "errors": errors, "warnings": warnings, "diagnostics": lines, "unreadable": unreadable }),
-        );
+        print::json(&json!({ "records": records, "errors": errors, "warnings": warnings, "diagnostics": lines, "unreadable": unreadable }));
     } else {
         checked.said.iter().for_each(print::line);
     }
@@ -146,8 +142,10 @@ fn clashes(oldest_first: &[&Entry], consequence: &str) -> Vec<Diagnostic> {
     let (_, clashes) = Matcher::build(services);
     let loser = |name| oldest_first.iter().find(|entry| matches!(&entry.key, RecordKey::Service(service) if service == name));
     let warnings = clashes.iter().filter_map(|clash| {
-        let message =
-            format!("host \"{}\" with path prefix \"{}\" is service \"{}\"'s too{consequence}", clash.host, clash.path_prefix, clash.winner);
+        let message = format!(
+            "host \"{}\" with path prefix \"{}\" is service \"{}\"'s too{consequence}",
+            clash.host, clash.path_prefix, clash.winner
+        );
         Some(loser(&clash.loser)?.warning("match", message))
     });
     warnings.collect()

@@ -18,7 +18,10 @@ not act on yet is said by `waypost check` and in `/status`.
 ";
 /// Variables that no flag stands for.
 const VARIABLES: [(&str, &str); 6] = [
-    ("`RUST_LOG`", "How much `run` and `demo` say on stderr: `info`, `debug`, or by part, as in `waypost_watcher=debug`. `info` by default."),
+    (
+        "`RUST_LOG`",
+        "How much `run` and `demo` say on stderr: `info`, `debug`, or by part, as in `waypost_watcher=debug`. `info` by default.",
+    ),
     ("`STATE_DIRECTORY`", "Where the snapshot is kept if nothing names a place; systemd sets it."),
     ("`XDG_STATE_HOME`", "Without that: the folder `waypost` in it."),
     ("`HOME`", "Without that: `.local/state/waypost` in it."),

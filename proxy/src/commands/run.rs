@@ -62,7 +62,8 @@ pub(crate) fn run(args: RunArgs) -> Outcome {
     })?;
     runtime.block_on(async move {
         let admin_address = args.admin.unwrap_or(bootstrap.admin.address);
-        let admin = admin::bind(admin_address).await.map_err(|error| cannot_listen("the admin endpoints", "--admin", admin_address, &error))?;
+        let admin =
+            admin::bind(admin_address).await.map_err(|error| cannot_listen("the admin endpoints", "--admin", admin_address, &error))?;
         let admin_address = admin.local_addr().unwrap_or(admin_address);
         let mut listeners = Vec::new();
         for listener in &bootstrap.listeners {

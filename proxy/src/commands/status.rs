@@ -14,7 +14,10 @@ use crate::{
 pub(crate) fn run(args: &StatusArgs) -> Outcome {
     let asked = print::runtime()?.block_on(fetch(&args.admin, Method::GET, "/status", &[], b""));
     let answer = asked.map_err(|why| {
-        Failed::not_done(format!("the admin endpoints at {} can't be asked: {why}; is the proxy running, and is that its --admin?", args.admin))
+        Failed::not_done(format!(
+            "the admin endpoints at {} can't be asked: {why}; is the proxy running, and is that its --admin?",
+            args.admin
+        ))
     })?;
     let body = Some(&answer.body).filter(|_| answer.status == StatusCode::OK);
     let status: Option<Value> = body.and_then(|body| serde_json::from_slice(body).ok()).filter(|status: &Value| status["gold"].is_array());

@@ -23,9 +23,7 @@ use super::{
     cell::{Cell, Data},
     relay::Relay,
 };
-use crate::{
-    http_client::{Fetched, fetch},
-};
+use crate::http_client::{Fetched, fetch};
 
 /// How long anything may take to come up.
 const START_LIMIT: Duration = Duration::from_secs(20);

@@ -80,7 +80,13 @@ fn raises_incarnation(entry: &Entry, stored: Option<&Stored>) -> bool {
 
 fn incarnation(stored: &Stored) -> Option<u64> {
     match decode(&RecordKey::Incarnation, &stored.value) {
-        Ok(decoded) => if let Record::Incarnation(number) = decoded.record { Some(number) } else { None },
+        Ok(decoded) => {
+            if let Record::Incarnation(number) = decoded.record {
+                Some(number)
+            } else {
+                None
+            }
+        }
         Err(_) => None,
     }
 }
@@ -115,7 +121,9 @@ fn refuse_route(key: &RecordKey, route: &Route, stored: &Stored, next_revision: 
         }
         (_, None) => (
             "owner",
-            format!("without an epoch it would be the store's revision, {next_revision} or a little more, not above {known_epoch} as now; {right}"),
+            format!(
+                "without an epoch it would be the store's revision, {next_revision} or a little more, not above {known_epoch} as now; {right}"
+            ),
         ),
     })
 }
@@ -151,7 +159,8 @@ mod tests {
 
     #[test]
     fn what_is_the_same_is_left_alone_however_it_is_written() {
-        let plan = plan("routes/s/a: { epoch: 4, owner: a }\nroutes/s/b: { owner: b }\n", &[("routes/s/a", r#"{"owner": "a", "epoch":4}"#, 7)]);
+        let plan =
+            plan("routes/s/a: { epoch: 4, owner: a }\nroutes/s/b: { owner: b }\n", &[("routes/s/a", r#"{"owner": "a", "epoch":4}"#, 7)]);
         assert_eq!(plan.same.iter().map(ToString::to_string).collect::<Vec<_>>(), ["routes/s/a"]);
         assert_eq!(plan.changes.len(), 1);
         assert_eq!((plan.changes[0].change.read_at, &plan.changes[0].before), (0, &None));
@@ -159,7 +168,8 @@ mod tests {
 
     #[test]
     fn what_others_refer_to_comes_first_and_the_incarnation_last() {
-        let text = "incarnation: 1\nroutes/s/k: { owner: u }\nservices/s: { match: [{}], default_owner: u }\nupstreams/u: {}\npolicies/p: {}\n";
+        let text =
+            "incarnation: 1\nroutes/s/k: { owner: u }\nservices/s: { match: [{}], default_owner: u }\nupstreams/u: {}\npolicies/p: {}\n";
         let keys: Vec<String> = plan(text, &[]).changes.iter().map(|planned| planned.key.to_string()).collect();
         assert_eq!(keys, ["policies/p", "upstreams/u", "services/s", "routes/s/k", "incarnation"]);
     }
@@ -168,8 +178,14 @@ mod tests {
     fn epochs_that_every_proxy_would_quarantine_are_refused_with_what_would_be_right() {
         let at_43 = [("routes/s/k", r#"{"owner":"a","epoch":43}"#, 90)];
         for (text, wanted) in [
-            ("routes/s/k:\n  owner: b\n  epoch: 43\n", "f.yaml:2: routes/s/k: the owner changes from \"a\" to \"b\" but the epoch stays 43; every proxy would quarantine it; epoch 44 would be right"),
-            ("routes/s/k:\n  owner: a\n  epoch: 42\n", "f.yaml:3: routes/s/k: the epoch goes down from 43 to 42; every proxy would quarantine it; epoch 44 would be right"),
+            (
+                "routes/s/k:\n  owner: b\n  epoch: 43\n",
+                "f.yaml:2: routes/s/k: the owner changes from \"a\" to \"b\" but the epoch stays 43; every proxy would quarantine it; epoch 44 would be right",
+            ),
+            (
+                "routes/s/k:\n  owner: a\n  epoch: 42\n",
+                "f.yaml:3: routes/s/k: the epoch goes down from 43 to 42; every proxy would quarantine it; epoch 44 would be right",
+            ),
         ] {
             let said = refused(text, &at_43);
             assert_eq!(said.len(), 1);
@@ -182,7 +198,11 @@ mod tests {
         let said = refused("routes/s/k: { owner: b }\n", &beyond);
         assert!(said[0].contains("the store's revision, 101") && said[0].ends_with("epoch 5001 would be right"), "{said:?}");
         let without = [("routes/s/k", r#"{"owner":"a"}"#, 90)];
-        assert_eq!(refused("routes/s/k: { owner: b, epoch: 90 }\n", &without).len(), 1, "the epoch of a record without one is its revision");
+        assert_eq!(
+            refused("routes/s/k: { owner: b, epoch: 90 }\n", &without).len(),
+            1,
+            "the epoch of a record without one is its revision"
+        );
         assert_eq!(refused("routes/s/k: { owner: b, epoch: 1 }\n", &[("routes/s/k", "bad", 90)]), Vec::<String>::new());
         assert_eq!(refused("routes/s/k: { owner: b, epoch: 1 }\n", &[]), Vec::<String>::new());
     }
