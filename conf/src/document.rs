@@ -14,8 +14,8 @@ use crate::{
     record::decode_strict,
 };
 
-/// Fields whose line is kept: what they name may be missing.
-const REFERENCES: [&str; 4] = ["owner", "target", "default_owner", "policy"];
+/// Fields whose line is kept, because it may have to be said: what they name may be missing, or what they hold may not follow what there is.
+const SPOKEN_OF: [&str; 6] = ["owner", "epoch", "target", "match", "default_owner", "policy"];
 
 /// Records of one or more files, and what is wrong with them.
 #[derive(Clone, Debug, Default)]
@@ -144,7 +144,7 @@ impl Document {
         let value = serde_json::to_vec(&node.to_json()).unwrap_or_default();
         match decode_strict(&key, &value) {
             Ok(decoded) => {
-                let spoken_of = decoded.inactive.iter().chain(&REFERENCES).map(|field| (*field, line_of(field)));
+                let spoken_of = decoded.inactive.iter().chain(&SPOKEN_OF).map(|field| (*field, line_of(field)));
                 let lines = spoken_of.filter(|(_, line)| *line != place.line).collect();
                 self.entries.push(Entry { key, record: decoded.record, value, place: Some(place), inactive: decoded.inactive, lines });
             }

@@ -58,7 +58,7 @@ pub(crate) async fn connect(place: &EtcdPlace, endpoint: &str) -> Result<Client,
     let connected = tokio::time::timeout(CONNECT_LIMIT * 2, Client::connect([endpoint], Some(options))).await;
     match connected {
         Ok(Ok(client)) => Ok(client),
-        Ok(Err(error)) => Err(format!("etcd at {endpoint} {}", say(&error, Wanted::Read, endpoint))),
+        Ok(Err(error)) => Err(format!("etcd at {endpoint} {}", say(&error, endpoint))),
         Err(_) => Err(format!("etcd at {endpoint} {OUT_OF_REACH}: no answer within {:?}", CONNECT_LIMIT * 2)),
     }
 }
@@ -100,11 +100,11 @@ pub(crate) enum Wanted {
 /// How a sentence about a member goes on that no connection could be made to.
 pub(crate) const OUT_OF_REACH: &str = "can't be reached";
 
-/// What an etcd error says, in few words that follow the name of a member: what is wrong and what would be right.
-pub(crate) fn say(error: &etcd_client::Error, wanted: Wanted, endpoint: &str) -> String {
+/// What an error of the first contact says, in few words that follow the name of a member: what is wrong and what would be right.
+pub(crate) fn say(error: &etcd_client::Error, endpoint: &str) -> String {
     match error {
         etcd_client::Error::GRpcStatus(status) if std::error::Error::source(status).is_none() => {
-            say_status(status.message(), &status.code(), wanted)
+            say_status(status.message(), &status.code(), Wanted::Read)
         }
         etcd_client::Error::GRpcStatus(_) | etcd_client::Error::TransportError(_) | etcd_client::Error::IoError(_) => {
             say_broken(&format!("{error:?}"), endpoint.starts_with("https://"))
@@ -114,13 +114,13 @@ pub(crate) fn say(error: &etcd_client::Error, wanted: Wanted, endpoint: &str) ->
 }
 
 /// The same over a connection that has worked before.
-pub(crate) fn say_later(error: &etcd_client::Error) -> String {
+pub(crate) fn say_later(error: &etcd_client::Error, wanted: Wanted) -> String {
     match error {
         etcd_client::Error::GRpcStatus(status) if std::error::Error::source(status).is_none() => {
-            say_status(status.message(), &status.code(), Wanted::Read)
+            say_status(status.message(), &status.code(), wanted)
         }
         etcd_client::Error::GRpcStatus(_) | etcd_client::Error::TransportError(_) | etcd_client::Error::IoError(_) => {
-            "ended the connection".to_owned()
+            "has ended the connection, or can't be reached any more".to_owned()
         }
         other => other.to_string(),
     }

@@ -27,7 +27,7 @@ use crate::{
     Settings,
     applier::Applier,
     ask::{Ask, Checked},
-    connect::{EtcdPlace, say_later},
+    connect::{EtcdPlace, Wanted, say_later},
     machine::{Applied, Effect, Input, Machine},
     publish::Publisher,
     record::Stored,
@@ -197,7 +197,7 @@ impl EtcdSource {
                 if let Some(stream) = &mut self.stream
                     && let Err(error) = stream.request_progress().await
                 {
-                    return Some(Input::Failed(format!("the watch broke: etcd {}", say_later(&error))));
+                    return Some(Input::Failed(format!("the watch broke: etcd {}", say_later(&error, Wanted::Read))));
                 }
             }
             Effect::Report { error, again_in } => {

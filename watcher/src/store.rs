@@ -9,7 +9,7 @@ use etcd_client::{Client, Compare, CompareOp, GetOptions, GetResponse, KvClient,
 use tokio::task::JoinSet;
 
 use crate::{
-    connect::{EtcdPlace, MAX_MESSAGE_BYTES, OUT_OF_REACH, Wanted, connect, may_have_been_done, say},
+    connect::{EtcdPlace, MAX_MESSAGE_BYTES, OUT_OF_REACH, Wanted, connect, may_have_been_done, say, say_later},
     etcd::{end_of_prefix, stored},
     record::Stored,
     transactions::MAX_TXN_OPERATIONS,
@@ -82,8 +82,9 @@ impl Store {
     pub async fn connect(place: &EtcdPlace) -> Result<Self, String> {
         let mut faults = Vec::new();
         for endpoint in &place.endpoints {
-            let asked = match connect(place, endpoint).await {
-                Ok(client) => Self::of(&client, place, endpoint).ask().await,
+            // Boxed: what connecting holds on the way would make every command's future large.
+            let asked = match Box::pin(connect(place, endpoint)).await {
+                Ok(client) => Box::pin(Self::of(&client, place, endpoint).ask()).await,
                 Err(fault) => Err(fault),
             };
             match asked {
@@ -103,7 +104,12 @@ impl Store {
 
     /// Proves that the member answers: connecting alone is lazy.
     async fn ask(self) -> Result<Self, String> {
-        self.get(b"incarnation").await.map(|_| self)
+        let endpoint = &self.endpoint;
+        match tokio::time::timeout(LIMIT, self.kv.clone().get(self.full(b"incarnation"), None)).await {
+            Ok(Ok(_)) => Ok(self),
+            Ok(Err(error)) => Err(format!("etcd at {endpoint} {}", say(&error, endpoint))),
+            Err(_) => Err(format!("etcd at {endpoint} {OUT_OF_REACH}: no answer within {LIMIT:?}")),
+        }
     }
 
     /// One record, linearizably.
@@ -241,7 +247,7 @@ impl Store {
     async fn limited<T>(&self, work: impl Future<Output = Result<T, etcd_client::Error>>, wanted: Wanted) -> Result<T, SwapFault> {
         let (why, may_be_written) = match tokio::time::timeout(LIMIT, work).await {
             Ok(Ok(done)) => return Ok(done),
-            Ok(Err(error)) => (format!(" {}", say(&error, wanted, &self.endpoint)), may_have_been_done(&error)),
+            Ok(Err(error)) => (format!(" {}", say_later(&error, wanted)), may_have_been_done(&error)),
             Err(_) => (format!(" did not answer within {LIMIT:?}"), true),
         };
         Err(SwapFault { message: format!("etcd at {}{why}", self.endpoint), may_be_written })

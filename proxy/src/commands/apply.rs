@@ -174,7 +174,6 @@ impl Apply<'_> {
             let planned = self.plan.changes.get(from..to).unwrap_or_default().iter();
             planned.map(|planned| planned.key.to_string()).collect::<Vec<_>>()
         };
-        let rest = self.changes.len() - put - unknown;
         if self.args.json {
             let mut shown = self.for_machines();
             shown["put"] = put.into();
@@ -184,20 +183,7 @@ impl Apply<'_> {
             shown["error"] = why.into();
             print::json(&shown);
         }
-        if put + unknown == 0 {
-            return Err(Failed::not_done(format!("{why}; nothing was put")));
-        }
-        let mut said = Vec::new();
-        if put > 0 {
-            said.push(format!("{} put before, the last at revision {revision}", were(put)));
-        }
-        if let [first, .., last] | [first @ last] = &keys(put, put + unknown)[..] {
-            said.push(format!("whether the next {unknown} were put, {first} to {last}, is not known"));
-        }
-        if let [first, ..] = &keys(put + unknown, self.changes.len())[..] {
-            said.push(format!("{} not put, from {first} on", were(rest)));
-        }
-        Err(Failed::not_done(format!("{why}; {}; another run compares anew", said.join("; "))))
+        Err(Failed::not_done(show::stopped(why, put, revision, &keys(put, put + unknown), &keys(put + unknown, self.changes.len()))))
     }
 
     fn print(&self, part: &Range<usize>) {
@@ -222,10 +208,6 @@ impl Apply<'_> {
             "refused": self.plan.refused.iter().map(print::diagnostic).collect::<Vec<_>>(),
         })
     }
-}
-
-fn were(records: usize) -> String {
-    format!("{} {}", print::count(records, "record"), if records == 1 { "was" } else { "were" })
 }
 
 fn for_machines(planned: &Planned) -> Value {

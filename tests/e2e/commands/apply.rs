@@ -5,7 +5,7 @@ use std::fmt::Write;
 use etcd_client::{ConnectOptions, Permission, PermissionType};
 use serde_json::{Value, json};
 use tempfile::{TempDir, tempdir};
-use waypost_tests::{Etcd, Waypost};
+use waypost_tests::{Etcd, FaultProxy, Waypost, until_true};
 
 use super::fed;
 
@@ -158,6 +158,28 @@ async fn what_was_put_is_said_when_it_stops_in_between() {
     std::fs::write(&password, "wrong").unwrap();
     let (status, _, said) = records.apply(&text, &user).await;
     assert!(status == 1 && said.contains("does not know this user or its password"), "{said}");
+}
+
+#[tokio::test]
+async fn a_transaction_whose_answer_is_lost_is_said_to_be_in_doubt() {
+    let records = Records::new().await;
+    let way = FaultProxy::start(records.etcd.address()).await;
+    let mut text = String::new();
+    (0..20_000).for_each(|n| writeln!(text, "routes/orders/k{n}: {{ owner: a }}").unwrap());
+    std::fs::write(records.path(), text).unwrap();
+    let (path, url) = (records.path(), way.url());
+    let apply = tokio::spawn(async move { Waypost::run(&["apply", &path, "--gold", &url, "--json"]).await });
+    until_true("some of it is put", async || records.etcd.count().await > 0).await;
+    way.cut();
+    let (status, out, said) = apply.await.unwrap();
+    let report: Value = serde_json::from_str(&out).unwrap();
+    let count = |name: &str| report[name].as_array().unwrap().len();
+    let put = usize::try_from(report["put"].as_u64().unwrap()).unwrap();
+    assert_eq!((status, put + count("unknown") + count("not_put")), (1, 20_000), "{said}");
+    assert_eq!(count("unknown"), 128);
+    assert!(said.contains("is not known") && said.contains("were not put"), "{said}");
+    let there = records.etcd.count().await;
+    assert!((put..=put + count("unknown")).contains(&there), "{there} are there, {said}");
 }
 
 #[tokio::test]

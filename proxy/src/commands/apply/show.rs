@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::plan::Planned;
+use super::{super::print, plan::Planned};
 
 /// A line may be this long, in characters, before it is broken.
 const MAX_LINE_CHARS: usize = 110;
@@ -67,6 +67,29 @@ impl Style {
     }
 }
 
+/// What was written before something stopped it: `put` records were, the last of them at a revision; of `unknown` nobody can say; `not_put`
+/// were not.
+pub(super) fn stopped(why: &str, put: usize, revision: u64, unknown: &[String], not_put: &[String]) -> String {
+    if put == 0 && unknown.is_empty() {
+        return format!("{why}; nothing was put");
+    }
+    let were = |records: usize| format!("{} {}", print::count(records, "record"), if records == 1 { "was" } else { "were" });
+    let mut said = vec![why.to_owned()];
+    if put > 0 {
+        said.push(format!("{} put before, the last at revision {revision}", were(put)));
+    }
+    match unknown {
+        [] => {}
+        [only] => said.push(format!("whether {only} was put is not known")),
+        [first, .., last] => said.push(format!("whether the {} from {first} to {last} were put is not known", unknown.len())),
+    }
+    if let Some(first) = not_put.first() {
+        said.push(format!("{} not put, from {first} on", were(not_put.len())));
+    }
+    said.push("another run compares anew".to_owned());
+    said.join("; ")
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
@@ -100,6 +123,16 @@ mod tests {
             shown(Some(json!({ "owner": "a" })), json!({ "owner": long, "epoch": 4 })),
             format!("~ routes/orders/t1:\n    ~ owner \"a\" → \"{long}\"\n    + epoch 4")
         );
+    }
+
+    #[test]
+    fn what_was_written_is_said_whatever_stopped_it() {
+        let keys = |keys: &[&str]| keys.iter().map(|key| (*key).to_owned()).collect::<Vec<_>>();
+        assert_eq!(stopped("no", 0, 0, &[], &keys(&["a"])), "no; nothing was put");
+        let said = stopped("no", 1, 7, &keys(&["b", "c"]), &keys(&["d", "e"]));
+        let wanted = "no; 1 record was put before, the last at revision 7; whether the 2 from b to c were put is not known; \
+                      2 records were not put, from d on; another run compares anew";
+        assert_eq!(said, wanted);
     }
 
     #[test]
