@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde_json::Value;
 
-use crate::RecordKey;
+use crate::{RecordKey, escaped};
 
 /// Longer values are cut when they are shown.
 const MAX_SHOWN_CHARS: usize = 160;
@@ -91,7 +91,7 @@ fn compare_lists(path: &str, one: &[Value], other: &[Value], changes: &mut Vec<F
 impl fmt::Display for FieldChange {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let space = if self.path.is_empty() { "" } else { " " };
-        write!(out, "{}{space}", self.path)?;
+        write!(out, "{}{space}", escaped(self.path.as_bytes()))?;
         match (&self.before, &self.after) {
             (Some(before), Some(after)) => write!(out, "{} → {}", shown(before), shown(after)),
             (one, other) => write!(out, "{}", one.as_ref().or(other.as_ref()).map(shown).unwrap_or_default()),
@@ -101,7 +101,7 @@ impl fmt::Display for FieldChange {
 
 /// A value as JSON, cut where it is long.
 fn shown(value: &Value) -> String {
-    let text = value.to_string();
+    let text = escaped(value.to_string().as_bytes());
     match text.char_indices().nth(MAX_SHOWN_CHARS) {
         Some((at, _)) => format!("{}…", &text[..at]),
         None => text,

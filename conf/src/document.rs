@@ -10,6 +10,7 @@ use std::{
 
 use crate::{
     Record, RecordKey,
+    key::escaped,
     node::{self, Data, Node},
     record::decode_strict,
 };
@@ -179,7 +180,9 @@ impl Diagnostic {
     /// A diagnostic; without a place it is about the store.
     pub fn new(place: Option<&Place>, key: Option<String>, message: String, severity: Severity) -> Self {
         let file = place.map(|place| place.file.to_string()).unwrap_or_default();
-        Self { file, line: place.map(|place| place.line), key, message, severity }
+        // A control character in a name must not become a line, or a colour, of a terminal.
+        let plain = |text: String| escaped(text.as_bytes());
+        Self { file, line: place.map(|place| place.line), key: key.map(plain), message: plain(message), severity }
     }
 
     fn error(place: &Place, key: Option<String>, message: String) -> Self {

@@ -98,12 +98,12 @@ impl<'a> Events<'a> {
     }
 
     fn expect(&mut self, line: usize) -> Result<(Event<'a>, Span), TextFault> {
-        self.next()?.ok_or(TextFault { line, message: "the text ends in the middle".to_owned() })
+        self.next()?.ok_or(TextFault { line, message: "the text ends in the middle of what begins here".to_owned() })
     }
 
     fn node(&mut self, event: Event<'a>, span: Span, depth: usize) -> Result<Node, TextFault> {
         if depth > MAX_DEPTH {
-            return Err(fault(span, "records do not nest this deep"));
+            return Err(fault(span, &format!("this stands deeper than {MAX_DEPTH} levels; records need five at most")));
         }
         let line = span.start.line();
         let data = match event {
@@ -131,7 +131,7 @@ impl<'a> Events<'a> {
             let (key, span) = match self.expect(line)? {
                 (Event::MappingEnd, _) => return Ok(Data::Map(map)),
                 (Event::Scalar(text, ..), span) => (text.into_owned(), span),
-                (_, span) => return Err(fault(span, "a key must be a plain text")),
+                (_, span) => return Err(fault(span, "a key must be plain text, as in  routes/orders/tenant-42: { owner: cell-7 }")),
             };
             let key_line = span.start.line();
             if let Some(first) = seen.insert(key.clone(), key_line) {
@@ -152,7 +152,7 @@ fn scalar(
 ) -> Result<Value, TextFault> {
     let wide = text.parse::<u64>().ok().filter(|_| style == ScalarStyle::Plain && tag.is_none());
     let parsed = Scalar::parse_from_cow_and_metadata(text, style, tag);
-    Ok(match parsed.ok_or_else(|| fault(span, "the value does not fit its tag"))? {
+    Ok(match parsed.ok_or_else(|| fault(span, "the value does not fit its !tag; leave the tag out"))? {
         Scalar::Null => Value::Null,
         Scalar::Boolean(value) => value.into(),
         Scalar::Integer(value) => value.into(),

@@ -11,6 +11,7 @@ use crate::{
     Certificate, Endpoint, Policy, RecordKey, Route, Service, Upstream,
     fields::{self, Kind},
     inactive,
+    key::escaped,
     number::Whole,
     suggest::did_you_mean,
 };
@@ -155,7 +156,7 @@ pub(crate) fn read<T: DeserializeOwned>(value: &[u8], unknown: &mut Vec<String>)
     let read = read.and_then(|read| json.end().map(|()| read));
     read.map_err(|error| {
         let path = track.path().to_string();
-        Fault { field: (path != ".").then_some(path), message: say(&error) }
+        Fault { field: (path != ".").then_some(path), message: escaped(say(&error).as_bytes()) }
     })
 }
 

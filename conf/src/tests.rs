@@ -138,6 +138,14 @@ fn json_files_doubles_aliases_and_depth() {
 }
 
 #[test]
+fn no_name_in_a_file_can_write_a_second_line_or_to_a_terminal() {
+    let text = "\"routes/s/a\\nb\": { owner: \"x\\e[31m\\ny\" }\n\"rou\\ntes/a\": {}\nupstreams/u: { \"bal\\nance\": 1, public_url: \"\\n\" }\n";
+    let said = lines(&document(text).faults);
+    assert_eq!(said.len(), 4, "{said:?}");
+    assert!(said.iter().all(|said| !said.contains(char::is_control)), "{said:?}");
+}
+
+#[test]
 fn several_files_are_one_set_in_which_a_key_stands_once() {
     let mut both = document("upstreams/u: {}\n");
     both.add("g.yaml", "\nupstreams/u: {}\nupstreams/v: {}\n");
