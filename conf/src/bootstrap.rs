@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Deserializer};
 
 use crate::{
-    document::{Diagnostic, Severity},
+    document::{Diagnostic, Place, Severity},
     fields::BOOTSTRAP,
     inactive, node,
     record::{Fault, read, with_unknown_fields},
@@ -246,7 +246,7 @@ impl From<String> for AccessTarget {
 /// # Errors
 /// All that is wrong with it, each with its line.
 pub fn parse_bootstrap(file: &str, text: &str) -> Result<Bootstrap, Vec<Diagnostic>> {
-    let diagnostic = |line, severity, message: String| Diagnostic { file: file.to_owned(), line: Some(line), key: None, message, severity };
+    let diagnostic = |line, severity, message: String| Diagnostic::new(Some(&Place { file: file.into(), line }), None, message, severity);
     let root = node::parse_toml(text).map_err(|wrong| vec![diagnostic(wrong.line, Severity::Error, wrong.message)])?;
     let say = |fault: &Fault| {
         let line = fault.field.as_deref().and_then(|field| root.line_of(field)).unwrap_or(root.line);

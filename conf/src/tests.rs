@@ -139,7 +139,8 @@ fn json_files_doubles_aliases_and_depth() {
 
 #[test]
 fn no_name_in_a_file_can_write_a_second_line_or_to_a_terminal() {
-    let text = "\"routes/s/a\\nb\": { owner: \"x\\e[31m\\ny\" }\n\"rou\\ntes/a\": {}\nupstreams/u: { \"bal\\nance\": 1, public_url: \"\\n\" }\n";
+    let text =
+        "\"routes/s/a\\nb\": { owner: \"x\\e[31m\\ny\" }\n\"rou\\ntes/a\": {}\nupstreams/u: { \"bal\\nance\": 1, public_url: \"\\n\" }\n";
     let said = lines(&document(text).faults);
     assert_eq!(said.len(), 4, "{said:?}");
     assert!(said.iter().all(|said| !said.contains(char::is_control)), "{said:?}");

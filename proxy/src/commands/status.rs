@@ -2,6 +2,7 @@
 
 use hyper::{Method, StatusCode};
 use serde_json::Value;
+use waypost_conf::escaped;
 
 use super::print;
 use crate::{
@@ -34,7 +35,8 @@ pub(crate) fn run(args: &StatusArgs) -> Outcome {
 }
 
 fn show(status: &Value) {
-    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    // What records say may hold anything: it must not write to a terminal.
+    let text = |value: &Value| escaped(value.as_str().map_or_else(|| value.to_string(), str::to_owned).as_bytes());
     let seconds = |ms: &Value| ms.as_u64().map_or_else(|| "never".to_owned(), |ms| format!("{:.1} s ago", ms as f64 / 1000.0));
     print::line(format_args!(
         "proxy {}, version {}, up {} s",
