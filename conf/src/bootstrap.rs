@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Deserializer};
 
 use crate::{
+    Address,
     document::{Diagnostic, Place, Severity},
     fields::BOOTSTRAP,
     inactive, node,
@@ -187,10 +188,35 @@ impl TryFrom<GoldWire> for Gold {
                 return Err("gold has neither endpoints nor file; endpoints = [\"http://127.0.0.1:2379\"] would be right".to_owned());
             }
         };
+        if let GoldSource::Etcd { endpoints } = &source {
+            endpoints.iter().try_for_each(|endpoint| check_endpoint(endpoint)).map_err(|fault| format!("gold.endpoints: {fault}"))?;
+        }
         let prefix = wire.prefix.unwrap_or_else(|| DEFAULT_PREFIX.to_owned());
         check_prefix(&prefix).map_err(|fault| format!("gold.prefix {fault}"))?;
         let GoldWire { allow_empty, user, password_file, ca, cert, key, .. } = wire;
         Ok(Self { source, prefix, allow_empty, user, password_file, ca, cert, key })
+    }
+}
+
+/// Whether a text can be the URL of an etcd member.
+///
+/// # Errors
+/// What is wrong with it and what would be right.
+pub fn check_endpoint(url: &str) -> Result<(), String> {
+    let wrong = |why: &str| Err(format!("\"{url}\" is no URL of an etcd: {why}; http://host:2379 or https://host:2379 would be right"));
+    let Some(rest) = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://")) else {
+        return wrong("it begins neither with http:// nor with https://");
+    };
+    let place = rest.strip_suffix('/').unwrap_or(rest);
+    if place.contains(['/', '?', '#']) {
+        return wrong("there is something behind the port");
+    }
+    if place.contains('@') {
+        return wrong("a user does not belong here");
+    }
+    match Address::check(place) {
+        Ok(()) => Ok(()),
+        Err(why) => wrong(why),
     }
 }
 

@@ -194,6 +194,10 @@ fn what_is_not_acted_on_is_said_on_its_line() {
 fn a_bootstrap_file_s_faults_name_the_line() {
     for (text, wanted) in [
         ("\n[gold]\nendpoints = []\n", "f.toml:2: setting \"gold\": gold.endpoints is empty"),
+        (
+            "[gold]\nendpoints = [\"127.0.0.1:2379\"]\n",
+            "f.toml:1: setting \"gold\": gold.endpoints: \"127.0.0.1:2379\" is no URL of an etcd",
+        ),
         ("[gold]\nfile = \"a\"\nendpoints = [\"b\"]\n", "both endpoints and file"),
         ("[gold]\nfile = \"a\"\nprefix = \"/x/\"\n", "ends with /"),
         ("\n\n[listner]\n", "f.toml:3: setting \"listner\" is unknown; did you mean \"listener\"?"),

@@ -94,10 +94,10 @@ fn address(text: &str) -> Result<SocketAddr, String> {
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Gold copy")]
 pub(crate) struct GoldArgs {
-    /// URL[,URL…] of etcd, or file:PATH
+    /// URL[,URL…] of etcd, or file:PATH; http://127.0.0.1:2379 by default
     #[arg(long, env = "WAYPOST_GOLD", value_name = "URL[,URL…]|file:PATH")]
     pub(crate) gold: Option<String>,
-    /// What all keys in etcd start with
+    /// What all keys in etcd start with; /waypost/v1 by default
     #[arg(long, env = "WAYPOST_PREFIX", value_name = "PREFIX")]
     pub(crate) prefix: Option<String>,
     /// The etcd user
@@ -115,20 +115,20 @@ pub(crate) struct GoldArgs {
     /// Its private key (PEM)
     #[arg(long, env = "WAYPOST_GOLD_KEY", value_name = "FILE")]
     pub(crate) gold_key: Option<PathBuf>,
-    /// The bootstrap file
+    /// The bootstrap file; ./waypost.toml, else /etc/waypost/waypost.toml, if there is one, by default
     #[arg(long, env = "WAYPOST_CONFIG", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    /// Where clients connect to: 127.0.0.1:8080, [::]:8080
+    /// Where clients connect to; 0.0.0.0:8080 by default
     #[arg(long, env = "WAYPOST_LISTEN", value_name = "ADDR", value_parser = address)]
     pub(crate) listen: Option<SocketAddr>,
-    /// Where the admin endpoints are: 127.0.0.1:9901
+    /// Where the admin endpoints are; 127.0.0.1:9901 by default
     #[arg(long, env = "WAYPOST_ADMIN", value_name = "ADDR", value_parser = address)]
     pub(crate) admin: Option<SocketAddr>,
-    /// Where the table is kept for a start without the store
+    /// Where the table is kept for a start without the store; <id>.snapshot in the state directory by default
     #[arg(long, env = "WAYPOST_SNAPSHOT", value_name = "PATH")]
     pub(crate) snapshot: Option<PathBuf>,
     /// This proxy's name; the host's name by default
@@ -137,7 +137,7 @@ pub(crate) struct RunArgs {
     /// Worker threads; one a core by default
     #[arg(long, env = "WAYPOST_THREADS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
-    /// The access log: stdout, off, or a file
+    /// The access log: stdout, off, or a file; stdout by default
     #[arg(long, env = "WAYPOST_ACCESS_LOG", value_name = "WHERE")]
     pub(crate) access_log: Option<String>,
     // Last, as everywhere: its heading would stand over what follows.

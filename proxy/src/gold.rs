@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use waypost_conf::{Bootstrap, DEFAULT_PREFIX, Diagnostic, GoldSource, check_prefix, parse_bootstrap};
+use waypost_conf::{Bootstrap, DEFAULT_PREFIX, Diagnostic, GoldSource, check_endpoint, check_prefix, parse_bootstrap};
 use waypost_watcher::{Credentials, EtcdPlace, GoldPlace, files::why};
 
 use crate::{cli::GoldArgs, failure::Failed};
@@ -73,34 +73,14 @@ pub(crate) fn place(args: &GoldArgs, bootstrap: &Bootstrap) -> Result<GoldPlace,
         cert: or_written(&args.gold_cert, written.and_then(|gold| gold.cert.as_ref())),
         key: or_written(&args.gold_key, written.and_then(|gold| gold.key.as_ref())),
     };
-    check_endpoints(&endpoints).and_then(|()| check_credentials(&endpoints, &credentials)).map_err(Failed::unusable)?;
+    endpoints
+        .iter()
+        .try_for_each(|endpoint| check_endpoint(endpoint))
+        .map_err(|fault| Failed::unusable(format!("the gold copy: {fault}")))?;
+    check_credentials(&endpoints, &credentials).map_err(Failed::unusable)?;
     let prefix = args.prefix.clone().or_else(|| written.map(|gold| gold.prefix.clone())).unwrap_or_else(|| DEFAULT_PREFIX.to_owned());
     check_prefix(&prefix).map_err(|fault| Failed::unusable(format!("--prefix: {fault}")))?;
     Ok(GoldPlace::Etcd(EtcdPlace { endpoints, prefix, credentials }))
-}
-
-fn check_endpoints(endpoints: &[String]) -> Result<(), String> {
-    for endpoint in endpoints {
-        let wrong = |why: &str| {
-            Err(format!(
-                "\"{endpoint}\" is no place of a gold copy: {why}; http://host:2379, https://host:2379 or file:PATH would be right"
-            ))
-        };
-        let Ok(url) = endpoint.parse::<http::Uri>() else { return wrong("it is no URL") };
-        if !matches!(url.scheme_str(), Some("http" | "https")) {
-            return wrong("it begins neither with http:// nor with https:// nor with file:");
-        }
-        if url.authority().is_some_and(|authority| authority.as_str().contains('@')) {
-            return wrong("the user belongs into --gold-user");
-        }
-        if url.port_u16().is_none() {
-            return wrong("the port is missing");
-        }
-        if url.path() != "/" || url.query().is_some() {
-            return wrong("there is something behind the port");
-        }
-    }
-    Ok(())
 }
 
 /// Half of a pair, or a key for a door that has no lock, would be ignored silently.

@@ -63,7 +63,7 @@ async fn a_gold_copy_s_place_that_can_t_be_one_is_exit_2() {
     std::fs::write(&file, "secret").unwrap();
     let file = file.to_str().unwrap();
     for (flags, wanted) in [
-        (&["--gold", "ftp://x"][..], "begins neither with http://"),
+        (&["--gold", "ftp://x"][..], "\"ftp://x\" is no URL of an etcd: it begins neither with http://"),
         (&["--gold", "http://127.0.0.1"], "the port is missing"),
         (&["--gold", "http://127.0.0.1:2379/x"], "behind the port"),
         (&["--gold", "127.0.0.1:2379"], "http://host:2379"),
