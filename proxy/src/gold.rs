@@ -76,7 +76,7 @@ pub(crate) fn place(args: &GoldArgs, bootstrap: &Bootstrap) -> Result<GoldPlace,
     endpoints
         .iter()
         .try_for_each(|endpoint| check_endpoint(endpoint))
-        .map_err(|fault| Failed::unusable(format!("the gold copy: {fault}")))?;
+        .map_err(|fault| Failed::unusable(format!("--gold: {fault}; file:PATH names a record file")))?;
     check_credentials(&endpoints, &credentials).map_err(Failed::unusable)?;
     let prefix = args.prefix.clone().or_else(|| written.map(|gold| gold.prefix.clone())).unwrap_or_else(|| DEFAULT_PREFIX.to_owned());
     check_prefix(&prefix).map_err(|fault| Failed::unusable(format!("--prefix: {fault}")))?;
