@@ -166,14 +166,18 @@ fn say_broken(layers: &str, is_tls: bool) -> String {
     if says(&["dns error", "lookup address"]) {
         return format!("{OUT_OF_REACH}: there is no host of this name");
     }
-    if is_tls && says(&["tls handshake eof", "InvalidContentType", "corrupt message"]) {
+    // Whether an end shows as a reset, a broken pipe or an early end is a matter of timing; whether it came while connecting, which
+    // includes the handshake, or afterwards is not.
+    let was_ended = says(&["UnexpectedEof", "ConnectionReset", "BrokenPipe", "ConnectionAborted", "NotConnected"]);
+    let while_connecting = says(&["ConnectError"]);
+    if is_tls && while_connecting && (was_ended || says(&["InvalidContentType", "corrupt message", "InvalidMessage"])) {
         return "does not speak TLS; http:// would be right".to_owned();
     }
-    if is_tls && says(&["Canceled", "AlertReceived", "BrokenPipe", "ConnectionReset", "close_notify"]) {
+    if is_tls && (says(&["AlertReceived", "hyper::Error"]) || was_ended) {
         return "ends the connection; if it wants a certificate of ours, name one that its CA has signed: --gold-cert and --gold-key"
             .to_owned();
     }
-    if says(&["Http2", "FRAME_SIZE", "BrokenPipe", "ConnectionReset", "Canceled"]) {
+    if says(&["hyper::Error"]) || was_ended {
         return "ends the connection without an answer; if it wants TLS, https:// would be right, else it may not be etcd".to_owned();
     }
     format!("{OUT_OF_REACH}: no connection came about")
@@ -198,10 +202,12 @@ mod tests {
         for (layers, is_tls, wanted) in [
             ("ConnectError(Os { kind: ConnectionRefused })", false, "is etcd running there?)"),
             ("ConnectError(\"dns error\")", false, "no host of this name"),
-            ("Custom { kind: UnexpectedEof, error: \"tls handshake eof\" }", true, "http:// would be right"),
+            ("ConnectError(Custom { kind: UnexpectedEof, error: \"tls handshake eof\" })", true, "http:// would be right"),
+            ("ConnectError(Os { code: 104, kind: ConnectionReset })", true, "http:// would be right"),
             ("hyper::Error(Io, Custom { kind: BrokenPipe })", false, "https:// would be right"),
             ("hyper::Error(Http2, Error { kind: GoAway(b\"\", FRAME_SIZE_ERROR) })", false, "may not be etcd"),
             ("hyper::Error(Canceled, \"connection closed\")", true, "--gold-cert and --gold-key"),
+            ("hyper::Error(Io, Os { code: 104, kind: ConnectionReset })", true, "--gold-cert and --gold-key"),
             ("InvalidCertificate(UnknownIssuer)", true, "--gold-ca"),
             ("InvalidCertificate(Expired)", true, "can't be accepted: Expired"),
             ("anything else", true, "can't be reached"),

@@ -208,6 +208,14 @@ mod tests {
     }
 
     #[test]
+    fn a_private_key_that_stands_in_the_store_is_not_shown() {
+        let stored = [("certificates/c", r#"{"cert":"file:/c.pem","key":"-----BEGIN PRIVATE KEY----- c2VjcmV0"}"#, 90)];
+        let plan = plan("certificates/c: { cert: 'file:/c.pem', key: 'env:K' }\n", &stored);
+        assert_eq!(plan.changes.len(), 1);
+        assert!(!format!("{:?} {:?}", plan.changes[0].before, plan.changes[0].fields).contains("c2VjcmV0"));
+    }
+
+    #[test]
     fn another_incarnation_starts_epochs_afresh_and_never_goes_down() {
         let stored = [("routes/s/k", r#"{"owner":"a","epoch":43}"#, 90), ("incarnation", "5", 2)];
         assert_eq!(refused("routes/s/k: { owner: b, epoch: 1 }\nincarnation: 6\n", &stored), Vec::<String>::new());
