@@ -128,7 +128,7 @@ pub(crate) struct RunArgs {
     /// Where the admin endpoints are; 127.0.0.1:9901 by default
     #[arg(long, env = "WAYPOST_ADMIN", value_name = "ADDR", value_parser = address)]
     pub(crate) admin: Option<SocketAddr>,
-    /// Where the table is kept for a start without the store; <id>.snapshot in the state directory by default
+    /// Where the table is kept for a start without the store; by default in the state directory, named after --id
     #[arg(long, env = "WAYPOST_SNAPSHOT", value_name = "PATH")]
     pub(crate) snapshot: Option<PathBuf>,
     /// This proxy's name; the host's name by default

@@ -178,7 +178,7 @@ impl EtcdSource {
                     let routes = self.applier.held_back().len();
                     tracing::error!(
                         routes,
-                        "the store holds no routes any more: the known ones stay in force; if that was meant, set allow_empty = true"
+                        "the store holds no routes any more: the known ones stay in force; if that was meant, set allow_empty = true under [gold]"
                     );
                 }
                 if reason != "first" {

@@ -54,6 +54,10 @@ async fn a_directory_is_read_as_the_file_source_reads_it_and_names_may_go_from_f
     assert!(
         errors[0]["message"].as_str().unwrap().contains("the first is at") && errors[0]["message"].as_str().unwrap().contains("b.json:2")
     );
+    let gold = format!("file:{name}");
+    let (status, _, said) = Waypost::run(&["run", "--gold", &gold, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]).await;
+    let wanted = format!("{name}/c.yaml:2: upstreams/cell-0: stands here a second time; the first is at {name}/b.json:2");
+    assert!(status == 2 && said.contains(&wanted), "a proxy says the same: {said}");
 }
 
 #[tokio::test]
