@@ -47,8 +47,7 @@ pub(crate) fn run(args: &ApplyArgs) -> Outcome {
         if args.dry_run {
             return apply.show();
         }
-        apply.refuse()?;
-        apply.carry_out(&store).await
+        if apply.plan.refused.is_empty() { apply.carry_out(&store).await } else { apply.refused() }
     })
 }
 
@@ -109,12 +108,13 @@ impl Apply<'_> {
         }
     }
 
-    fn refuse(&self) -> Outcome {
-        if self.plan.refused.is_empty() {
-            return Ok(());
+    fn refused(&self) -> Outcome {
+        if self.args.json {
+            let mut shown = self.for_machines();
+            shown["put"] = 0.into();
+            print::json(&shown);
         }
-        let put = if self.args.dry_run { "nothing would be put" } else { "nothing was put" };
-        Err(Failed::not_done(format!("{put}: every proxy would refuse what is said above")))
+        Err(Failed::not_done("nothing was put: every proxy would refuse what is said above"))
     }
 
     fn show(&self) -> Outcome {
@@ -130,9 +130,13 @@ impl Apply<'_> {
         }
         let differ = print::count(self.changes.len(), "record");
         let same = self.plan.same.len();
-        let verb = if self.plan.refused.is_empty() { "would be put" } else { "would differ" };
-        eprintln!("waypost: {differ} {verb}, {same} are the same already; nothing was changed");
-        self.refuse()
+        if self.plan.refused.is_empty() {
+            eprintln!("waypost: {differ} would be put, {same} are the same already; nothing was changed");
+            return Ok(());
+        }
+        Err(Failed::not_done(format!(
+            "{differ} would differ, {same} are the same already, but every proxy would refuse what is said above"
+        )))
     }
 
     async fn carry_out(&self, store: &Store) -> Outcome {

@@ -96,6 +96,9 @@ async fn what_every_proxy_would_quarantine_is_refused_with_what_would_be_right()
             assert!(said.contains(wanted), "{route}: {said}");
         }
     }
+    let (status, out, _) = records.apply("routes/orders/t1: { owner: a, epoch: 42 }\n", &["--json"]).await;
+    let report: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((status, &report["put"], &report["refused"][0]["line"]), (1, &json!(0), &json!(1)));
     assert_eq!(records.etcd.get("routes/orders/t1").await, Some(json!({ "owner": "a", "epoch": 43 })));
     assert_eq!(records.etcd.get("upstreams/c").await, None, "nothing of it is put");
     assert_eq!(records.apply("routes/orders/t1: { owner: b, epoch: 44 }\n", &[]).await.0, 0);

@@ -32,10 +32,10 @@ pub(super) struct Planned {
 
 impl Plan {
     /// Compares records with what the store has of their keys, in the same order.
-    pub(super) fn new(mut entries: Vec<Entry>, found: Found) -> Self {
+    pub(super) fn new(entries: Vec<Entry>, found: Found) -> Self {
         let mut plan = Self::default();
         let next_revision = found.revision + 1;
-        let mut pairs: Vec<(Entry, Option<Stored>)> = entries.drain(..).zip(found.records).collect();
+        let mut pairs: Vec<(Entry, Option<Stored>)> = entries.into_iter().zip(found.records).collect();
         pairs.sort_by_key(|(entry, _)| rank(&entry.key));
         let afresh = pairs.iter().any(|(entry, stored)| raises_incarnation(entry, stored.as_ref()));
         for (entry, stored) in pairs {
