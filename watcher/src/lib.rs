@@ -8,13 +8,16 @@
 pub mod applier;
 mod ask;
 mod connect;
+pub mod epoch;
 mod etcd;
 mod file;
+pub mod files;
 pub mod machine;
 pub mod publish;
 pub mod record;
 pub mod snapshot;
 pub mod store;
+pub mod transactions;
 
 use std::{
     fmt,
