@@ -118,6 +118,12 @@ pub(crate) fn uncarried(head: &ResponseHeader, upgrade_asked: bool) -> Option<&'
     }
 }
 
+/// Whether an answer is whole with its head.
+pub(crate) fn has_no_body(head: &ResponseHeader, method: &http::Method) -> bool {
+    let is_empty = head.headers.get(http::header::CONTENT_LENGTH).is_some_and(|length| length.as_bytes().iter().all(|b| *b == b'0'));
+    *method == http::Method::HEAD || matches!(head.status.as_u16(), 204 | 304) || is_empty
+}
+
 /// Frames an answer for an HTTP/1.0 client, which knows no chunks; false if only the connection's end can end the body.
 pub(crate) fn frame_for_http10(head: &mut ResponseHeader) -> bool {
     head.remove_header(&http::header::TRANSFER_ENCODING);
