@@ -16,7 +16,8 @@ use waypost_policy::{Source, TableId};
 use crate::{
     applier::Applier,
     ask::{Ask, Checked},
-    publish::Publisher,
+    change::Change,
+    publish::{News, Publisher},
     record::Stored,
 };
 
@@ -112,6 +113,7 @@ impl FileSource {
             return Err(faults);
         }
         self.loads += 1;
+        self.applier.note_touches(self.publisher.is_watched());
         self.applier.resync(self.loads, listed, TableId::file(), false);
         let (place, warnings, quarantined) = (self.path.display().to_string(), self.applier.notes(), self.applier.held(""));
         self.publisher.report(|status| {
@@ -121,7 +123,9 @@ impl FileSource {
             status.quarantined = quarantined;
             status.last_error = None;
         });
-        self.publisher.publish(self.applier.publish(), since);
+        let loaded = Change::Resync { reason: "file", routes: self.applier.route_count(), held_back: 0 };
+        let news = News { first: vec![loaded], touches: self.applier.take_touches() };
+        self.publisher.publish(self.applier.publish(), since, news);
         self.publisher.fresh();
         Ok(())
     }

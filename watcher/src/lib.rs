@@ -7,6 +7,7 @@
 
 pub mod applier;
 mod ask;
+pub mod change;
 mod connect;
 mod etcd;
 mod file;
@@ -15,6 +16,7 @@ pub mod publish;
 pub mod record;
 pub mod snapshot;
 pub mod store;
+mod told;
 
 use std::{
     fmt,
@@ -26,6 +28,7 @@ use std::{
 pub use ask::{Asker, Checked};
 pub use connect::{Credentials, EtcdPlace};
 pub use publish::{GoldStatus, Held, View};
+pub use told::{Changes, Heard, Told};
 use tokio::{sync::watch, task::JoinHandle};
 use waypost_policy::Moment;
 
