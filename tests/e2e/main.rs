@@ -5,10 +5,12 @@
 
 mod atomic;
 mod commands;
+mod explain;
 mod headers;
 mod http;
 mod outages;
 mod quarantine;
+mod requests;
 mod routing;
 mod scene;
 mod stale;

@@ -135,6 +135,11 @@ impl Waypost {
         self.client().await.get(path, &[("x-tenant", tenant)]).await
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().unwrap().pid()
+    }
+
     /// SIGTERM.
     pub fn terminate(&self) {
         self.process.as_ref().unwrap().signal("TERM");
