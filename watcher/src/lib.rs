@@ -28,8 +28,8 @@ use std::{
 pub use ask::{Asker, Checked};
 pub use connect::{Credentials, EtcdPlace};
 pub use publish::{GoldStatus, Held, View};
-pub use told::{Changes, Heard, Told};
 use tokio::{sync::watch, task::JoinHandle};
+pub use told::{Changes, Heard, Told};
 use waypost_policy::Moment;
 
 /// Where the gold copy is.

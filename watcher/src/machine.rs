@@ -183,7 +183,14 @@ impl Machine {
     /// A machine for so many endpoints (at least one), starting with `first`.
     pub fn new(endpoints: usize, first: usize) -> Self {
         let endpoints = endpoints.max(1);
-        Self { state: State::Waiting { until: Moment::default() }, endpoints, endpoint: first % endpoints, failures: 0, ask_every: PROGRESS_EVERY, relist: None }
+        Self {
+            state: State::Waiting { until: Moment::default() },
+            endpoints,
+            endpoint: first % endpoints,
+            failures: 0,
+            ask_every: PROGRESS_EVERY,
+            relist: None,
+        }
     }
 
     /// Makes sure that a store in contact is heard of well within `limit`, the least that a policy in force allows; `None`: none does.

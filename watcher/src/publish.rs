@@ -143,6 +143,11 @@ impl View {
         }
     }
 
+    /// Whether the watch stands.
+    pub fn is_connected(&self) -> bool {
+        self.inner.status.load().connected
+    }
+
     /// From now on, what changes. Whoever is too slow is told how many changes were missed, and nobody waits.
     pub fn watch(&self) -> Changes {
         self.teller.listen()

@@ -12,7 +12,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::broadcast::{
+    self,
+    error::{RecvError, TryRecvError},
+};
 
 use crate::change::Change;
 
@@ -105,23 +108,47 @@ pub struct Changes {
 }
 
 impl Changes {
+    /// The next change, if it is there already.
+    pub fn at_hand(&mut self) -> Option<Heard> {
+        loop {
+            if let Some(told) = self.pending.take() {
+                return Some(Heard::Told(told));
+            }
+            match self.ring.try_recv() {
+                Ok(message) => {
+                    if let Some(missed) = self.take(message) {
+                        return Some(missed);
+                    }
+                }
+                Err(TryRecvError::Lagged(_)) => {}
+                Err(TryRecvError::Empty | TryRecvError::Closed) => return None,
+            }
+        }
+    }
+
+    /// Keeps a message's change, and tells of what was missed before it.
+    fn take(&mut self, Message { number, told }: Message) -> Option<Heard> {
+        let missed = number.saturating_sub(self.next);
+        self.next = self.next.max(number + u64::from(told.is_some()));
+        self.pending = told;
+        (missed > 0).then_some(Heard::Missed(missed))
+    }
+
     /// The next change; `None` when the watcher has ended. May be dropped while it waits.
     pub async fn next(&mut self) -> Option<Heard> {
         loop {
             if let Some(told) = self.pending.take() {
                 return Some(Heard::Told(told));
             }
-            let Message { number, told } = match self.ring.recv().await {
-                Ok(message) => message,
+            match self.ring.recv().await {
+                Ok(message) => {
+                    if let Some(missed) = self.take(message) {
+                        return Some(missed);
+                    }
+                }
                 // How many it were is seen by the next message's number.
-                Err(RecvError::Lagged(_)) => continue,
+                Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => return None,
-            };
-            let missed = number.saturating_sub(self.next);
-            self.next = self.next.max(number + u64::from(told.is_some()));
-            self.pending = told;
-            if missed > 0 {
-                return Some(Heard::Missed(missed));
             }
         }
     }

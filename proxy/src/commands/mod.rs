@@ -9,3 +9,4 @@ pub(crate) mod print;
 pub(crate) mod route;
 pub(crate) mod run;
 pub(crate) mod status;
+pub(crate) mod watch;

@@ -98,6 +98,7 @@ pub(crate) fn run(args: RunArgs) -> Outcome {
             access_log,
             recent: Recent::default(),
             draining: false.into(),
+            watchers: Arc::new(tokio::sync::Semaphore::new(admin::MAX_WATCHERS)),
             limits: limits(bootstrap.limits),
             bootstrap_warnings: bootstrap.inactive.clone(),
         });

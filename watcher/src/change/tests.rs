@@ -35,10 +35,7 @@ fn told(applier: &mut Applier, events: Vec<Event>) -> (Vec<Change>, u64) {
 
 fn applier() -> Applier {
     let mut applier = Applier::new(TableId::etcd(7, 0), Source::Watch, false);
-    applier.apply(vec![
-        put("services/s", r#"{"match":[{}],"key":{"header":"k"}}"#, 1),
-        put("routes/s/k", r#"{"owner":"a","epoch":5}"#, 1),
-    ]);
+    applier.apply(vec![put("services/s", r#"{"match":[{}],"key":{"header":"k"}}"#, 1), put("routes/s/k", r#"{"owner":"a","epoch":5}"#, 1)]);
     applier.advance(1);
     applier
 }
@@ -54,10 +51,8 @@ fn route(before: Option<Shown>, after: Option<Shown>) -> Change {
 #[test]
 fn a_route_is_told_once_a_publish_and_only_if_something_else_is_in_force() {
     let mut applier = applier();
-    let (changes, _) = told(
-        &mut applier,
-        vec![put("routes/s/k", r#"{"owner":"b","epoch":6}"#, 2), put("routes/s/k", r#"{"owner":"c","epoch":7}"#, 3)],
-    );
+    let (changes, _) =
+        told(&mut applier, vec![put("routes/s/k", r#"{"owner":"b","epoch":6}"#, 2), put("routes/s/k", r#"{"owner":"c","epoch":7}"#, 3)]);
     assert_eq!(changes, [route(serving("a", 5), serving("c", 7))], "what was in force for nobody is not told");
     assert_eq!(told(&mut applier, vec![put("routes/s/k", r#"{"owner":"c","epoch":7}"#, 4)]).0, []);
     assert_eq!(told(&mut applier, vec![delete("routes/s/k", 5)]).0, [route(serving("c", 7), None)]);
