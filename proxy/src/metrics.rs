@@ -73,8 +73,7 @@ type Seconds = Gauge<f64, AtomicU64>;
 /// Why a store is listed beside the live table.
 const RESYNC_REASONS: [&str; 2] = ["compacted", "incarnation"];
 /// Every state that a stale answer can have.
-const STALE_STATES: [StaleState; 5] =
-    [StaleState::Moved, StaleState::Handoff, StaleState::Behind, StaleState::Ask, StaleState::Unknown];
+const STALE_STATES: [StaleState; 5] = [StaleState::Moved, StaleState::Handoff, StaleState::Behind, StaleState::Ask, StaleState::Unknown];
 /// Every way in which a request that met a stale answer can end.
 const STALE_OUTCOMES: [StaleOutcome; 3] = [StaleOutcome::Followed, StaleOutcome::Redirected, StaleOutcome::Unhealed];
 

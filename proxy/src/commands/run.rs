@@ -8,6 +8,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -28,6 +29,11 @@ use crate::{
     server::{self, Bound, Ended},
     state::Shared,
 };
+
+/// How long the process's end waits for the last lines of the access log.
+const LOG_FLUSH_LIMIT: Duration = Duration::from_secs(2);
+/// What the process's own log says if `RUST_LOG` does not.
+const DEFAULT_LOG: &str = "info,pingora_core=error,pingora_proxy=error";
 
 /// Runs the command.
 pub(crate) fn run(args: RunArgs) -> Outcome {
@@ -94,7 +100,7 @@ pub(crate) fn run(args: RunArgs) -> Outcome {
             view: watcher.view.clone(),
             asker: watcher.asker.clone(),
             hints: Hints::default(),
-            metrics: Metrics::new(),
+            metrics: Metrics::new(access_log.dropped()),
             access_log,
             recent: Recent::default(),
             draining: false.into(),
@@ -106,6 +112,7 @@ pub(crate) fn run(args: RunArgs) -> Outcome {
         announce(&listeners, admin_address, &shared);
         let ended = server::run(Arc::clone(&shared), listeners, admin, threads).await;
         watcher.stop().await;
+        shared.access_log.flush(LOG_FLUSH_LIMIT);
         match ended {
             Ok(Ended::Drained) => Ok(()),
             Ok(Ended::Interrupted) => Err(Failed::said(130)),
@@ -208,7 +215,15 @@ fn state_directory() -> PathBuf {
 
 /// The process's own log goes to stderr, as text where a person reads it; `RUST_LOG` says how much.
 fn start_logging(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,pingora_core=error,pingora_proxy=error"));
+    let asked = std::env::var_os("RUST_LOG").filter(|asked| !asked.is_empty());
+    let asked = asked.map(|asked| EnvFilter::builder().parse(asked.to_string_lossy()).map_err(|error| (asked, error)));
+    let filter = asked.and_then(|read| {
+        read.inspect_err(|(asked, error)| {
+            eprintln!("waypost: RUST_LOG={asked:?} can't be read: {error}; \"info\" or \"waypost_watcher=debug,info\" would do; without it {DEFAULT_LOG} holds");
+        })
+        .ok()
+    });
+    let filter = filter.unwrap_or_else(|| EnvFilter::new(DEFAULT_LOG));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let by_a_person = std::io::stderr().is_terminal();
     let started = match format {
