@@ -42,9 +42,12 @@ struct Wanted {
     key: Option<String>,
 }
 
+/// The lines that are told next, and the listener for those behind them; `None` when the watcher has ended.
+type NextLines = Pin<Box<dyn Future<Output = Option<(Bytes, Changes)>> + Send>>;
+
 /// The stream of one reader.
 struct Lines {
-    next: Pin<Box<dyn Future<Output = Option<(Bytes, Changes)>> + Send>>,
+    next: NextLines,
     wanted: Arc<Wanted>,
     _place: OwnedSemaphorePermit,
 }
