@@ -216,16 +216,18 @@ impl TryFrom<GoldWire> for Gold {
 /// # Errors
 /// What is wrong with it and what would be right.
 pub fn check_endpoint(url: &str) -> Result<(), String> {
-    let wrong = |why: &str| Err(format!("\"{url}\" is no URL of an etcd: {why}; http://host:2379 or https://host:2379 would be right"));
+    // What stands before an @ may be a password, and is shown nowhere.
+    let shown = url.rsplit_once('@').map_or_else(|| url.to_owned(), |(_, place)| format!("…@{place}"));
+    let wrong = |why: &str| Err(format!("\"{shown}\" is no URL of an etcd: {why}; http://host:2379 or https://host:2379 would be right"));
+    if url.contains('@') {
+        return wrong("a user does not belong here but in `user` and `password_file` (--gold-user, --gold-password-file)");
+    }
     let Some(rest) = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://")) else {
         return wrong("it begins neither with http:// nor with https://");
     };
     let place = rest.strip_suffix('/').unwrap_or(rest);
     if place.contains(['/', '?', '#']) {
         return wrong("there is something behind the port");
-    }
-    if place.contains('@') {
-        return wrong("a user does not belong here");
     }
     match Address::check(place) {
         Ok(()) => Ok(()),

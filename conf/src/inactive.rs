@@ -48,7 +48,6 @@ fn of_policy(policy: &Policy) -> Vec<&'static str> {
     let Limits { requests_per_second, in_flight, .. } = policy.limits;
     of(&[
         (policy.park_ms != Policy::default().park_ms, "park_ms"),
-        (policy.max_staleness_ms != 0, "max_staleness_ms"),
         (requests_per_second != 0, "limits.requests_per_second"),
         (in_flight != 0, "limits.in_flight"),
     ])

@@ -80,6 +80,12 @@ Examples:
   waypost explain GET http://orders.example.com/x -H 'x-tenant: tenant-42'
   waypost explain GET /x -H 'Host: orders.example.com' -H 'x-tenant: tenant-42' --admin 127.0.0.1:9901")]
     Explain(ExplainArgs),
+    /// A line for each change of a running proxy's table, as it comes into force.
+    #[command(after_help = "\
+Example:
+  waypost watch --service orders
+  tenant-42  cell-7 → cell-9  epoch 44  revision 918377  in force 0.4 ms after it arrived")]
+    Watch(WatchArgs),
     /// Load-test a proxy or a backend over HTTP/1.1.
     #[command(after_help = "\
 Closed loop: each connection sends its next request when the last is answered. With --rate (open loop) requests
@@ -104,7 +110,7 @@ fn address(text: &str) -> Result<SocketAddr, String> {
 #[command(next_help_heading = "Gold copy")]
 pub(crate) struct GoldArgs {
     /// URL[,URL…] of etcd, or file:PATH; http://127.0.0.1:2379 by default
-    #[arg(long, env = "WAYPOST_GOLD", value_name = "URL[,URL…]|file:PATH")]
+    #[arg(long, env = "WAYPOST_GOLD", hide_env_values = true, value_name = "URL[,URL…]|file:PATH")]
     pub(crate) gold: Option<String>,
     /// What all keys in etcd start with; /waypost/v1 by default
     #[arg(long, env = "WAYPOST_PREFIX", value_name = "PREFIX")]
@@ -264,6 +270,22 @@ pub(crate) struct StatusArgs {
     #[arg(long, env = "WAYPOST_ADMIN", value_name = "ADDR", default_value = "127.0.0.1:9901")]
     pub(crate) admin: String,
     /// For machines: /status as it is
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WatchArgs {
+    /// The proxy's admin address
+    #[arg(long, env = "WAYPOST_ADMIN", value_name = "ADDR", default_value = "127.0.0.1:9901")]
+    pub(crate) admin: String,
+    /// Only what concerns this service, and the whole table
+    #[arg(long, value_name = "SERVICE")]
+    pub(crate) service: Option<String>,
+    /// Only what concerns this routing key, and the whole table
+    #[arg(long, value_name = "KEY")]
+    pub(crate) key: Option<String>,
+    /// For machines: one JSON object a line
     #[arg(long)]
     pub(crate) json: bool,
 }

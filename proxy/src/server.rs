@@ -91,7 +91,10 @@ pub(crate) async fn run(shared: Arc<Shared>, listeners: Vec<Bound>, admin: TcpLi
         tokio::select! {
             _ = interrupt.recv() => return Ok(Ended::Interrupted),
             _ = terminate.recv() => break,
-            _ = hangup.recv() => tracing::info!("SIGHUP: nothing in the bootstrap file can be reread yet; restart to change it"),
+            _ = hangup.recv() => {
+                shared.access_log.reopen();
+                tracing::info!("SIGHUP: the access log is opened anew; nothing in the bootstrap file can be reread yet, restart to change it");
+            }
         }
     }
     tracing::info!(in_flight = shared.metrics.in_flight(), "SIGTERM: no new connections; waiting for requests under way");

@@ -16,8 +16,9 @@ use waypost_policy::{Source, TableId};
 use crate::{
     applier::Applier,
     ask::{Ask, Checked},
+    change::Change,
     files::{RECORD_ENDINGS, files_at, text_of, why},
-    publish::Publisher,
+    publish::{News, Publisher},
     record::Stored,
 };
 
@@ -98,6 +99,7 @@ impl FileSource {
             leased: false,
         });
         self.loads += 1;
+        self.applier.note_touches(self.publisher.is_watched());
         self.applier.resync(self.loads, listed.collect(), TableId::file(), false);
         let (place, warnings, quarantined) = (self.path.display().to_string(), self.applier.notes(), self.applier.held(""));
         self.publisher.report(|status| {
@@ -107,7 +109,9 @@ impl FileSource {
             status.quarantined = quarantined;
             status.last_error = None;
         });
-        self.publisher.publish(self.applier.publish(), since);
+        let loaded = Change::Resync { reason: "file", routes: self.applier.route_count(), held_back: 0 };
+        let news = News { first: vec![loaded], touches: self.applier.take_touches() };
+        self.publisher.publish(self.applier.publish(), since, news);
         self.publisher.fresh();
         Ok(())
     }

@@ -7,6 +7,7 @@
 
 pub mod applier;
 mod ask;
+pub mod change;
 mod connect;
 pub mod epoch;
 mod etcd;
@@ -17,6 +18,7 @@ pub mod publish;
 pub mod record;
 pub mod snapshot;
 pub mod store;
+mod told;
 pub mod transactions;
 
 use std::{
@@ -30,6 +32,7 @@ pub use ask::{Asker, Checked};
 pub use connect::{Credentials, EtcdPlace};
 pub use publish::{GoldStatus, Held, View};
 use tokio::{sync::watch, task::JoinHandle};
+pub use told::{Changes, Heard, Told};
 use waypost_policy::Moment;
 
 /// Where the gold copy is.

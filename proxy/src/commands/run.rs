@@ -8,6 +8,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -29,6 +30,11 @@ use crate::{
     server::{self, Bound, Ended},
     state::Shared,
 };
+
+/// How long the process's end waits for the last lines of the access log.
+const LOG_FLUSH_LIMIT: Duration = Duration::from_secs(2);
+/// What the process's own log says if `RUST_LOG` does not.
+const DEFAULT_LOG: &str = "info,pingora_core=error,pingora_proxy=error";
 
 /// Runs the command.
 pub(crate) fn run(args: RunArgs) -> Outcome {
@@ -101,10 +107,11 @@ pub(crate) fn run(args: RunArgs) -> Outcome {
             view: watcher.view.clone(),
             asker: watcher.asker.clone(),
             hints: Hints::default(),
-            metrics: Metrics::new(),
+            metrics: Metrics::new(access_log.dropped()),
             access_log,
             recent: Recent::default(),
             draining: false.into(),
+            watchers: Arc::new(tokio::sync::Semaphore::new(admin::MAX_WATCHERS)),
             limits: limits(bootstrap.limits),
             bootstrap_warnings: bootstrap.inactive.iter().map(|said| said.message.clone()).collect(),
         });
@@ -112,6 +119,7 @@ pub(crate) fn run(args: RunArgs) -> Outcome {
         announce(&listeners, admin_address, &shared);
         let ended = server::run(Arc::clone(&shared), listeners, admin, threads).await;
         watcher.stop().await;
+        shared.access_log.flush(LOG_FLUSH_LIMIT);
         match ended {
             Ok(Ended::Drained) => Ok(()),
             Ok(Ended::Interrupted) => Err(Failed::said(130)),
@@ -232,7 +240,7 @@ fn start_logging(format: LogFormat) -> Outcome {
 
 fn log_filter() -> Result<EnvFilter, Failed> {
     let wanted = std::env::var("RUST_LOG").ok().filter(|wanted| !wanted.is_empty());
-    let Some(wanted) = wanted else { return Ok(EnvFilter::new("info,pingora_core=error,pingora_proxy=error")) };
+    let Some(wanted) = wanted else { return Ok(EnvFilter::new(DEFAULT_LOG)) };
     let wrong = |error| Failed::unusable(format!("RUST_LOG={wanted}: {error}; info, debug or waypost_watcher=debug would be right"));
     EnvFilter::try_new(&wanted).map_err(wrong)
 }

@@ -83,7 +83,9 @@ impl GeneralLane {
     fn step(&self, head: &RequestHeader, ctx: &mut Request, input: Input<'_, ReplyHead<'_>>) -> Next {
         let table = self.shared.view.load();
         let Some(table) = table.as_ref() else { return Next::Answer(Code::NotReady) };
-        let mut world = World { table, hints: &self.shared.hints, now: self.shared.clock.now(), rng: &mut fastrand::Rng::new() };
+        let now = self.shared.clock.now();
+        let mut world =
+            World { table, hints: &self.shared.hints, now, gold_age: self.shared.view.age(now), rng: &mut fastrand::Rng::new() };
         ctx.exchange.step(&RequestHead(head), input, &mut world)
     }
 

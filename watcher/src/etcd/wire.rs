@@ -2,7 +2,7 @@
 //!
 //! Each ends with an input for the machine; none changes anything here.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use etcd_client::{Client, EventType, GetOptions, KeyValue, KvClient, WatchOptions, WatchStream};
 
@@ -35,10 +35,12 @@ pub(super) enum Done {
     Only(Input),
 }
 
-/// What the watch says next; never anything while there is none.
-pub(super) async fn heard(stream: &mut Option<Box<WatchStream>>, prefix_len: usize) -> Input {
+/// What the watch says next, and when it came; never anything while there is none.
+pub(super) async fn heard(stream: &mut Option<Box<WatchStream>>, prefix_len: usize) -> (Input, Instant) {
     let Some(open) = stream else { return std::future::pending().await };
-    match open.message().await {
+    let message = open.message().await;
+    let arrived = Instant::now();
+    let input = match message {
         Ok(Some(response)) => heard_response(&response, prefix_len),
         Ok(None) => {
             *stream = None;
@@ -48,7 +50,8 @@ pub(super) async fn heard(stream: &mut Option<Box<WatchStream>>, prefix_len: usi
             *stream = None;
             Input::Failed(format!("the watch broke: etcd {}", say_later(&error, Wanted::Read)))
         }
-    }
+    };
+    (input, arrived)
 }
 
 fn heard_response(response: &etcd_client::WatchResponse, prefix_len: usize) -> Input {
