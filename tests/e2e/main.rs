@@ -5,10 +5,13 @@
 
 mod atomic;
 mod commands;
+mod framing;
+mod framing_bodies;
 mod headers;
 mod http;
 mod outages;
 mod quarantine;
 mod routing;
 mod scene;
+mod stage;
 mod stale;

@@ -1,4 +1,4 @@
-//! The end-to-end harness: a real etcd, the built binary, scripted backends, a raw client, and a TCP proxy that makes faults.
+//! The end-to-end harness: a real etcd, the built binary, scripted backends, raw peers, and a TCP proxy that makes faults.
 //!
 //! Everything listens on loopback on ports that the kernel gave, lives in a folder of its own and is ended by its own pid when dropped.
 //! Nothing sleeps for a fixed time: [`until`] waits for a condition with a limit and says what was seen last.
@@ -9,6 +9,7 @@ mod client;
 mod etcd;
 mod fault;
 mod process;
+mod raw;
 mod waypost;
 
 use std::time::{Duration, Instant};
@@ -17,6 +18,7 @@ pub use backend::{Backend, Reply, Seen};
 pub use client::{Answer, Client};
 pub use etcd::Etcd;
 pub use fault::FaultProxy;
+pub use raw::{Peer, RawBackend, RawRequest, Received};
 pub use waypost::{Waypost, command};
 
 /// How long anything may take to be seen. Generous: it is only used up by a failure.
