@@ -2,7 +2,11 @@
 
 CARGO ?= cargo
 NEEDED := cmake protoc etcd etcdctl
-PACKAGES := cmake protobuf-compiler etcd-server etcd-client
+PACKAGES := cmake protobuf-compiler libprotobuf-dev etcd-server etcd-client
+
+# protoc comes without the types that etcd's interface imports, unless a package of its own is there too.
+KNOWS_STANDARD_TYPES := printf 'syntax = "proto3"; import "google/protobuf/struct.proto";' | \
+	protoc --proto_path=/dev --descriptor_set_out=/dev/null /dev/stdin >/dev/null 2>&1
 
 .PHONY: demo test soak bench setup setup-bench build
 
@@ -33,6 +37,7 @@ build: setup
 
 setup:
 	@missing=; for tool in $(NEEDED); do command -v $$tool >/dev/null 2>&1 || missing="$$missing $$tool"; done; \
+	$(KNOWS_STANDARD_TYPES) || missing="$$missing protoc's-standard-types"; \
 	$(MAKE) --no-print-directory install-if MISSING="$$missing" WANTED="$(PACKAGES)"
 
 setup-bench:

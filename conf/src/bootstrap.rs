@@ -29,6 +29,8 @@ pub struct Bootstrap {
     pub snapshot: Snapshot,
     /// Logs.
     pub log: Log,
+    /// What the process as a whole may hold.
+    pub limits: ProcessLimits,
     /// What this version does not act on yet, in sentences.
     pub inactive: Vec<String>,
 }
@@ -131,6 +133,17 @@ pub enum LogFormat {
     Text,
 }
 
+/// What the process as a whole may hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ProcessLimits {
+    /// Clients' connections open at once; one more is answered 503 `overloaded` and closed. 0, the default: half of the files that the
+    /// process may open, since a busy connection needs another one to its owner.
+    pub connections: usize,
+    /// Requests on one client connection, after which it is closed; 0, the default: no limit.
+    pub requests_per_connection: u64,
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Wire {
@@ -140,6 +153,8 @@ struct Wire {
     admin: Option<AdminWire>,
     snapshot: Option<SnapshotWire>,
     log: Option<LogWire>,
+    #[serde(default)]
+    limits: ProcessLimits,
 }
 
 #[derive(Deserialize)]
@@ -193,7 +208,7 @@ struct LogWire {
 }
 
 /// All settings there are, for suggestions.
-const SETTINGS: [&str; 24] = [
+const SETTINGS: [&str; 27] = [
     "gold",
     "listener",
     "admin",
@@ -218,6 +233,9 @@ const SETTINGS: [&str; 24] = [
     "path",
     "access",
     "format",
+    "limits",
+    "connections",
+    "requests_per_connection",
 ];
 
 /// Reads a bootstrap file.
@@ -257,6 +275,7 @@ pub fn parse_bootstrap(file: &str, text: &str) -> Result<Bootstrap, Vec<Diagnost
         admin: Admin { address: wire.admin.map_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9901), |admin| admin.address) },
         snapshot: Snapshot { path: wire.snapshot.and_then(|snapshot| snapshot.path) },
         log,
+        limits: wire.limits,
         inactive: Vec::new(),
     };
     bootstrap.inactive = inactive::of_bootstrap(&bootstrap);

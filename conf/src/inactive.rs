@@ -2,7 +2,7 @@
 //!
 //! Whoever makes one of these work deletes its line here.
 
-use crate::{Balance, Bootstrap, Limits, Partition, Policy, Protocol, Record, RouteState, Timeouts, Upstream};
+use crate::{Balance, Bootstrap, Limits, Partition, Policy, Protocol, Record, RouteState, Upstream};
 
 /// The fields of a record that are not acted on yet.
 pub(crate) fn of_record(record: &Record) -> Vec<&'static str> {
@@ -44,12 +44,10 @@ fn of_upstream(upstream: &Upstream) -> Vec<&'static str> {
 }
 
 fn of_policy(policy: &Policy) -> Vec<&'static str> {
-    let Timeouts { total_ms, .. } = policy.timeouts;
     let Limits { requests_per_second, in_flight, .. } = policy.limits;
     of(&[
         (policy.park_ms != Policy::default().park_ms, "park_ms"),
         (policy.max_staleness_ms != 0, "max_staleness_ms"),
-        (total_ms != 0, "timeouts.total_ms"),
         (requests_per_second != 0, "limits.requests_per_second"),
         (in_flight != 0, "limits.in_flight"),
     ])

@@ -19,7 +19,7 @@ mod service;
 mod suggest;
 mod upstream;
 
-pub use bootstrap::{AccessTarget, Admin, Bootstrap, Gold, GoldSource, Listener, Log, LogFormat, Snapshot, parse_bootstrap};
+pub use bootstrap::{AccessTarget, Admin, Bootstrap, Gold, GoldSource, Listener, Log, LogFormat, ProcessLimits, Snapshot, parse_bootstrap};
 pub use certificate::{CertSource, Certificate, PrivateKeySource};
 pub use document::{Diagnostic, Document, Entry, Severity, check_references, parse_document};
 pub use key::{KeyFault, MAX_ROUTING_KEY_BYTES, RecordKey, escaped};

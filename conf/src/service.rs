@@ -335,7 +335,41 @@ impl Serialize for PathTemplate {
 
 impl Serialize for HostTemplate {
     fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(&format_args!("{}{{key}}{}", self.before, self.after))
+        to.collect_str(self)
+    }
+}
+
+impl fmt::Display for HostPattern {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(host) => out.write_str(host),
+            Self::Wildcard(parent) => write!(out, "*.{parent}"),
+        }
+    }
+}
+
+impl fmt::Display for PathTemplate {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.written)
+    }
+}
+
+impl fmt::Display for HostTemplate {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}{{key}}{}", self.before, self.after)
+    }
+}
+
+impl fmt::Display for KeySource {
+    /// Where the key is, in words: `header x-tenant`.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Header(name) => write!(out, "header {}", name.as_str()),
+            Self::Query(name) => write!(out, "query parameter {}", name.as_str()),
+            Self::Cookie(name) => write!(out, "cookie {}", name.as_str()),
+            Self::Path(template) => write!(out, "path {template}"),
+            Self::Host(template) => write!(out, "host {template}"),
+        }
     }
 }
 

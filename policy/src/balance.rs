@@ -9,10 +9,36 @@ use waypost_conf::{Address, Balance};
 
 use crate::{Endpoint, Lease, Moment, Upstream};
 
+/// Whether an endpoint may be chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fitness {
+    /// It may.
+    Willing,
+    /// It has just refused a connection: only if nothing better is left.
+    Refusing,
+    /// Its name has not been resolved yet.
+    NoAddress,
+    /// This request has tried it already.
+    Tried,
+}
+
+/// How fit an endpoint is for a request that has tried some others.
+pub fn fitness(endpoint: &Endpoint, tried: &[Address], now: Moment) -> Fitness {
+    if tried.contains(&endpoint.address) {
+        Fitness::Tried
+    } else if endpoint.state.socket_addr().is_none() {
+        Fitness::NoAddress
+    } else if endpoint.state.is_refusing(now) {
+        Fitness::Refusing
+    } else {
+        Fitness::Willing
+    }
+}
+
 /// Takes a slot at one of the upstream's endpoints; `None` when none may be used. `tried` are passed over for good.
 pub fn choose(upstream: &Arc<Upstream>, tried: &[Address], now: Moment, rng: &mut fastrand::Rng) -> Option<Lease> {
-    let usable = |endpoint: &Endpoint| !tried.contains(&endpoint.address) && endpoint.state.socket_addr().is_some();
-    let willing = |endpoint: &Endpoint| usable(endpoint) && !endpoint.state.is_refusing(now);
+    let willing = |endpoint: &Endpoint| fitness(endpoint, tried, now) == Fitness::Willing;
+    let usable = |endpoint: &Endpoint| matches!(fitness(endpoint, tried, now), Fitness::Willing | Fitness::Refusing);
     let index = match upstream.endpoints.as_slice() {
         [] => None,
         [only] => usable(only).then_some(0),

@@ -11,6 +11,7 @@ pub mod budget;
 pub mod checks;
 pub mod endpoint;
 pub mod exchange;
+pub mod explain;
 pub mod head;
 pub mod hints;
 pub mod matching;

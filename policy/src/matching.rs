@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use waypost_conf::{HostPattern, Name, Service};
+use waypost_conf::{HostPattern, Match, Name, Service};
 
 use crate::head::normal_host;
 
@@ -18,13 +18,47 @@ pub struct Matcher {
     any: Paths,
 }
 
-/// What matched: for `explain`, and for the log.
+/// What matched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Matched {
     /// The position of the service.
     pub service: usize,
-    /// How long the matching path prefix is, in bytes.
+    /// By which of its entries.
+    pub fit: Fit,
+}
+
+/// How closely an entry fits a request; the greater wins, and of equals the older record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Fit {
+    /// By which kind of host pattern.
+    pub host: HostFit,
+    /// How long the matching path prefix is, in bytes; at least 1.
     pub prefix_bytes: usize,
+}
+
+/// How closely a host pattern fits, from the loosest on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum HostFit {
+    /// The entry names no host.
+    Any,
+    /// A wildcard.
+    Wildcard {
+        /// How much of the host's end is the pattern's: `x.y` of `*.x.y`.
+        parent_bytes: usize,
+    },
+    /// The host itself.
+    Exact,
+}
+
+/// How a service stands to a request, looked at alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    /// None of its entries has the host.
+    OtherHost,
+    /// Some have the host, but none of those the path.
+    OtherPath,
+    /// It fits, at best like this.
+    Fits(Fit),
 }
 
 /// Two services that claim the same host pattern and path prefix.
@@ -82,11 +116,11 @@ impl Matcher {
     pub fn find(&self, authority: Option<&[u8]>, path: &[u8]) -> Option<Matched> {
         let host = authority.and_then(normal_host);
         let by_host = host.as_deref().and_then(|host| self.find_by_host(host, path));
-        by_host.or_else(|| self.any.find(path))
+        by_host.or_else(|| self.any.find(HostFit::Any, path))
     }
 
     fn find_by_host(&self, host: &str, path: &[u8]) -> Option<Matched> {
-        if let Some(found) = self.exact.get(host).and_then(|paths| paths.find(path)) {
+        if let Some(found) = self.exact.get(host).and_then(|paths| paths.find(HostFit::Exact, path)) {
             return Some(found);
         }
         if self.wildcard.is_empty() {
@@ -94,7 +128,8 @@ impl Matcher {
         }
         let mut rest = host;
         while let Some((_, parent)) = rest.split_once('.') {
-            if let Some(found) = self.wildcard.get(parent).and_then(|paths| paths.find(path)) {
+            let fit = HostFit::Wildcard { parent_bytes: parent.len() };
+            if let Some(found) = self.wildcard.get(parent).and_then(|paths| paths.find(fit, path)) {
                 return Some(found);
             }
             rest = parent;
@@ -118,13 +153,43 @@ impl Paths {
         None
     }
 
-    fn find(&self, path: &[u8]) -> Option<Matched> {
-        let whole_segment = |length: usize| length == 0 || path.len() == length || path.get(length) == Some(&b'/');
-        self.lengths.iter().filter(|&&length| length <= path.len() && whole_segment(length)).find_map(|&length| {
+    fn find(&self, host: HostFit, path: &[u8]) -> Option<Matched> {
+        self.lengths.iter().filter(|&&length| length <= path.len() && is_whole_segment(path, length)).find_map(|&length| {
             let service = *self.by_prefix.get(&path[..length])?;
-            Some(Matched { service, prefix_bytes: length.max(1) })
+            Some(Matched { service, fit: Fit { host, prefix_bytes: length.max(1) } })
         })
     }
+}
+
+fn is_whole_segment(path: &[u8], length: usize) -> bool {
+    length == 0 || path.len() == length || path.get(length) == Some(&b'/')
+}
+
+/// How a service with these entries stands to a request. The index above finds the winner without looking at the others; this
+/// says of each of the others why it is not.
+pub fn standing(entries: &[Match], authority: Option<&[u8]>, path: &[u8]) -> Standing {
+    let host = authority.and_then(normal_host);
+    let of_entry = |entry: &Match| {
+        let Some(host) = host_fit(entry, host.as_deref()) else { return Standing::OtherHost };
+        let prefix = entry.path_prefix.as_str();
+        let fits = prefix == "/" || (path.starts_with(prefix.as_bytes()) && is_whole_segment(path, prefix.len()));
+        if fits { Standing::Fits(Fit { host, prefix_bytes: prefix.len() }) } else { Standing::OtherPath }
+    };
+    entries.iter().map(of_entry).max().unwrap_or(Standing::OtherHost)
+}
+
+fn host_fit(entry: &Match, host: Option<&str>) -> Option<HostFit> {
+    if entry.hosts.is_empty() {
+        return Some(HostFit::Any);
+    }
+    let host = host?;
+    let of_pattern = |pattern: &HostPattern| match pattern {
+        HostPattern::Exact(exact) => (exact == host).then_some(HostFit::Exact),
+        HostPattern::Wildcard(parent) => {
+            host.strip_suffix(parent.as_str())?.ends_with('.').then_some(HostFit::Wildcard { parent_bytes: parent.len() })
+        }
+    };
+    entry.hosts.iter().filter_map(of_pattern).max()
 }
 
 #[cfg(test)]
@@ -221,6 +286,12 @@ mod tests {
             let path = ["/", "/a", "/a/", "/ab", "/a/b", "/a/b/c/d", "/b"][path];
             let found = matcher.find(Some(host.as_bytes()), path.as_bytes()).map(|matched| matched.service);
             prop_assert_eq!(found, by_the_book(&services, host, path), "{} {}", host, path);
+            // What is said of each service by itself names the same winner.
+            let matched = matcher.find(Some(host.as_bytes()), path.as_bytes());
+            let standings = services.iter().map(|(_, service)| standing(&service.matches, Some(host.as_bytes()), path.as_bytes()));
+            let best = standings.enumerate().filter_map(|(at, standing)| if let Standing::Fits(fit) = standing { Some((fit, at)) } else { None });
+            let best = best.max_by_key(|(fit, at)| (*fit, std::cmp::Reverse(*at)));
+            prop_assert_eq!(matched.map(|matched| (matched.fit, matched.service)), best, "{} {}", host, path);
         }
     }
 }

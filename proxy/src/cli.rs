@@ -59,6 +59,15 @@ Examples:
     /// A person's view of a running proxy.
     #[command(after_help = "Example:\n  waypost status --admin 127.0.0.1:9901")]
     Status(StatusArgs),
+    /// Say where a request would go, and why not elsewhere. Nothing is sent anywhere.
+    #[command(after_help = "\
+The URL's host becomes the Host header unless -H gives one. What a client would add by itself is not added.
+Exit status: 0 explained, whatever the decision; 1 the proxy can't be asked; 2 what is given is no request.
+
+Examples:
+  waypost explain GET http://orders.example.com/x -H 'x-tenant: tenant-42'
+  waypost explain GET /x -H 'Host: orders.example.com' -H 'x-tenant: tenant-42' --admin 127.0.0.1:9901")]
+    Explain(ExplainArgs),
     /// Load-test a proxy or a backend over HTTP/1.1.
     #[command(after_help = "\
 Closed loop: each connection sends its next request when the last is answered. With --rate (open loop) requests
@@ -231,6 +240,23 @@ pub(crate) struct StatusArgs {
     #[arg(long, env = "WAYPOST_ADMIN", value_name = "ADDR", default_value = "127.0.0.1:9901")]
     pub(crate) admin: String,
     /// For machines: /status as it is
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// The method
+    pub(crate) method: String,
+    /// http://host/path, or /path beside a Host header
+    pub(crate) url: String,
+    /// A header; may be given several times
+    #[arg(long, short = 'H', value_name = "NAME: VALUE")]
+    pub(crate) header: Vec<String>,
+    /// The proxy's admin address
+    #[arg(long, env = "WAYPOST_ADMIN", value_name = "ADDR", default_value = "127.0.0.1:9901")]
+    pub(crate) admin: String,
+    /// For machines: the answer of /explain as it is
     #[arg(long)]
     pub(crate) json: bool,
 }

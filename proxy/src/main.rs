@@ -13,6 +13,7 @@ mod failure;
 mod gold;
 mod http_client;
 mod metrics;
+mod recent;
 mod resolver;
 mod server;
 mod state;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         Command::Apply(args) => commands::apply::run(&args),
         Command::Route(command) => commands::route::run(command),
         Command::Status(args) => commands::status::run(&args),
+        Command::Explain(args) => commands::explain::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
     };
     match outcome {

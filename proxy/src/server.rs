@@ -16,20 +16,22 @@ use pingora_core::protocols::{GetSocketDigest, SocketDigest, l4};
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     signal::unix::{SignalKind, signal},
-    sync::watch,
+    sync::{Semaphore, watch},
     task::JoinSet,
 };
 
 use crate::{
     admin, resolver,
     state::{self, Shared},
-    transport::{ConnectionInfo, General, general_lane, serve_connection},
+    transport::{ConnectionInfo, General, general_lane, serve_connection, turn_away},
 };
 
 /// How long a drain waits for requests under way.
 const DRAIN_LIMIT: Duration = Duration::from_secs(300);
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 4096;
+/// Of the connections that are too many, how many are told so at once; the others are closed without a word.
+const TURNED_AWAY_AT_ONCE: usize = 64;
 
 /// A bound listener and what holds for its connections.
 pub(crate) struct Bound {
@@ -80,8 +82,9 @@ pub(crate) async fn run(shared: Arc<Shared>, listeners: Vec<Bound>, admin: TcpLi
     background.spawn(state::keep_hints(Arc::clone(&shared)));
     let mut accepting = JoinSet::new();
     let (connection_ends, mut all_ended) = tokio::sync::mpsc::channel::<()>(1);
+    let room = Room::new(shared.limits.connections);
     for bound in listeners {
-        accepting.spawn(accept(bound, Arc::clone(&shared), Arc::clone(&lane), draining.clone(), connection_ends.clone()));
+        accepting.spawn(accept(bound, Arc::clone(&shared), Arc::clone(&lane), room.clone(), draining.clone(), connection_ends.clone()));
     }
     drop(connection_ends);
     loop {
@@ -105,10 +108,25 @@ pub(crate) async fn run(shared: Arc<Shared>, listeners: Vec<Bound>, admin: TcpLi
     Ok(Ended::Drained)
 }
 
+/// How many connections may be open, over all listeners.
+#[derive(Clone)]
+struct Room {
+    served: Arc<Semaphore>,
+    turned_away: Arc<Semaphore>,
+}
+
+impl Room {
+    fn new(connections: usize) -> Self {
+        let served = Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS)));
+        Self { served, turned_away: Arc::new(Semaphore::new(TURNED_AWAY_AT_ONCE)) }
+    }
+}
+
 async fn accept(
     bound: Bound,
     shared: Arc<Shared>,
     lane: Arc<General>,
+    room: Room,
     mut draining: watch::Receiver<bool>,
     connection_ends: tokio::sync::mpsc::Sender<()>,
 ) {
@@ -129,10 +147,17 @@ async fn accept(
         let trusted = bound.trusted.iter().any(|network| network.contains(&client.ip().to_canonical()));
         let connection = ConnectionInfo { client, trusted, scheme: "http" };
         let (shared, lane, draining, ends) = (Arc::clone(&shared), Arc::clone(&lane), draining.clone(), connection_ends.clone());
-        tokio::spawn(async move {
-            serve_connection(&shared, &lane, Box::new(as_pingora(stream)), connection, draining).await;
-            drop(ends);
-        });
+        if let Ok(place) = Arc::clone(&room.served).try_acquire_owned() {
+            tokio::spawn(async move {
+                serve_connection(&shared, &lane, Box::new(as_pingora(stream)), connection, draining).await;
+                drop((place, ends));
+            });
+        } else if let Ok(place) = Arc::clone(&room.turned_away).try_acquire_owned() {
+            tokio::spawn(async move {
+                turn_away(&shared, Box::new(as_pingora(stream)), &connection).await;
+                drop((place, ends));
+            });
+        }
     }
 }
 

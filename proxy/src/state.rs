@@ -7,6 +7,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+use waypost_conf::ProcessLimits;
 use waypost_policy::{Code, Hints};
 use waypost_watcher::{Asker, View};
 
@@ -14,6 +15,7 @@ use crate::{
     access_log::{AccessLog, Line},
     clock::Clock,
     metrics::Metrics,
+    recent::Recent,
     transport::ConnectionInfo,
 };
 
@@ -29,7 +31,10 @@ pub(crate) struct Shared {
     pub(crate) hints: Hints,
     pub(crate) metrics: Metrics,
     pub(crate) access_log: AccessLog,
+    pub(crate) recent: Recent,
     pub(crate) draining: AtomicBool,
+    /// With `connections` filled in.
+    pub(crate) limits: ProcessLimits,
     /// What the bootstrap file says that this version does not act on.
     pub(crate) bootstrap_warnings: Vec<String>,
 }
@@ -38,6 +43,7 @@ impl Shared {
     /// Takes note of a request that has ended.
     pub(crate) fn finished(&self, line: &Line<'_>) {
         self.metrics.finished(line);
+        self.recent.keep(line);
         self.access_log.write(line);
     }
 

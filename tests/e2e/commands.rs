@@ -183,7 +183,7 @@ async fn sigterm_finishes_what_is_under_way_and_then_ends() {
 
 #[tokio::test]
 async fn every_command_has_help_with_an_example() {
-    for command in ["run", "demo", "check", "apply", "status", "bench"] {
+    for command in ["run", "demo", "check", "apply", "status", "explain", "bench"] {
         let (status, out, _) = Waypost::run(&[command, "--help"]).await;
         assert_eq!(status, 0, "{command}");
         assert!(out.contains("Example"), "{command}: {out}");

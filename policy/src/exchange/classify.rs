@@ -2,6 +2,9 @@
 //!
 //! An answer becomes a value before anybody decides on it. A 421 without `Route-Stale` is the application's own.
 
+use waypost_conf::MAX_NAME_BYTES;
+
+use super::Outcome;
 use crate::{
     Reply, Table,
     table::UpstreamId,
@@ -56,6 +59,13 @@ pub(super) fn classify<R: Reply>(reply: &R, service: &str, key: Option<&[u8]>) -
 }
 
 impl Refusal {
+    /// As it is remembered.
+    pub(super) fn as_outcome(&self) -> Outcome {
+        let claim = self.claim.as_ref().filter(|claim| claim.owner.len() <= MAX_NAME_BYTES);
+        let claim = claim.map(|claim| (claim.owner.as_str().into(), claim.epoch));
+        Outcome::Stale { state: self.state, claim }
+    }
+
     /// The owner to go to, if it may be followed: the same table, an epoch strictly greater than the one known, and an
     /// upstream that the table has.
     pub(super) fn may_be_followed(&self, known_epoch: u64, table: &Table) -> Option<(UpstreamId, u64)> {

@@ -1,10 +1,11 @@
 //! Where a routing key is owned, by all that is known: the overlay of hints first, then the table; the greater epoch wins.
 //!
 //! The order matters: a hint is dropped only after the table that replaces it is in force, so reading the table first could see
-//! the old table and then no hint, and an epoch would go back.
+//! the old table and then no hint, and an epoch would go back. What is [`Known`] is read without changing anything, so that it can
+//! be shown as well as acted on.
 
 use crate::{
-    Code, World,
+    Code, Hints, Moment, Table, World,
     hints::{Ending, Hint},
     table::{Entry, RequestKey, Service, Source, State, UpstreamId},
 };
@@ -22,32 +23,63 @@ pub struct Found {
     pub create_revision: u64,
 }
 
+/// All that is known of one key.
+#[derive(Clone, Debug)]
+pub(crate) struct Known<'t> {
+    /// What the table says.
+    pub(crate) entry: Entry<'t>,
+    /// The hint laid over it, if there is one that lives.
+    pub(crate) hint: Option<Hint>,
+    /// A hint that the table has caught up with: its epoch, and how it ends.
+    ended: Option<(u64, Ending)>,
+}
+
+impl<'t> Known<'t> {
+    /// Reads hints and table, in this order.
+    pub(crate) fn of(key: &RequestKey, table: &'t Table, hints: &Hints) -> Self {
+        let hint = hints.get(key);
+        let entry = table.entry(key);
+        let ended = hint.as_ref().and_then(|hint| Some((hint.epoch, judge(hint, entry, table)?)));
+        Self { entry, hint: hint.filter(|_| ended.is_none()), ended }
+    }
+
+    /// The owner by all that is known.
+    ///
+    /// # Errors
+    /// As [`look_up`].
+    pub(crate) fn owner(&self, service: Option<&Service>) -> Result<Found, Code> {
+        if let Some(hint) = &self.hint {
+            return Ok(Found { owner: hint.owner, epoch: hint.epoch, source: Source::Hint, create_revision: hint.over });
+        }
+        match self.entry {
+            Entry::Route(route, source) => match route.state {
+                State::Quarantined => Err(Code::Quarantined),
+                // Requests of a frozen key wait for its release; until this version can, it says what a wait in vain says.
+                State::Frozen => Err(Code::ParkTimeout),
+                State::Serving | State::Moving(_) => {
+                    Ok(Found { owner: route.owner, epoch: route.epoch, source, create_revision: route.meta.create_revision })
+                }
+            },
+            Entry::Absent(_) => default_owner(service.ok_or(Code::NoService)?),
+        }
+    }
+
+    /// Drops the hint that the table has caught up with.
+    pub(crate) fn end_hint(&self, key: &RequestKey, hints: &Hints, now: Moment) {
+        if let Some((epoch, ending)) = self.ended {
+            hints.end(key, epoch, ending, now);
+        }
+    }
+}
+
 /// Looks a key up.
 ///
 /// # Errors
 /// The code to answer with: `NoRoute`, `Quarantined`, `ParkTimeout` for a frozen route, `NoService` if the service has gone.
 pub fn look_up(key: &RequestKey, world: &World<'_>) -> Result<Found, Code> {
-    let hint = world.hints.get(key);
-    let entry = world.table.entry(key);
-    if let Some(hint) = hint {
-        match judge(&hint, entry, world) {
-            None => {
-                return Ok(Found { owner: hint.owner, epoch: hint.epoch, source: Source::Hint, create_revision: hint.over });
-            }
-            Some(ending) => world.hints.end(key, hint.epoch, ending, world.now),
-        }
-    }
-    match entry {
-        Entry::Route(route, source) => match route.state {
-            State::Quarantined => Err(Code::Quarantined),
-            // Requests of a frozen key wait for its release; until this version can, it says what a wait in vain says.
-            State::Frozen => Err(Code::ParkTimeout),
-            State::Serving | State::Moving(_) => {
-                Ok(Found { owner: route.owner, epoch: route.epoch, source, create_revision: route.meta.create_revision })
-            }
-        },
-        Entry::Absent(_) => default_owner(world.table.service(key.service).ok_or(Code::NoService)?),
-    }
+    let known = Known::of(key, world.table, world.hints);
+    known.end_hint(key, world.hints, world.now);
+    known.owner(world.table.service(key.service).map(AsRef::as_ref))
 }
 
 /// The owner of what has no route.
@@ -64,10 +96,10 @@ pub fn settle(key: &RequestKey, world: &World<'_>) {
 }
 
 /// How a hint ends now, or `None` while it lives: the table has not reached its revision, and no check has answered.
-fn judge(hint: &Hint, entry: Entry<'_>, world: &World<'_>) -> Option<Ending> {
+fn judge(hint: &Hint, entry: Entry<'_>, table: &Table) -> Option<Ending> {
     let read_of_store = matches!(entry, Entry::Route(_, Source::Store) | Entry::Absent(Source::Store));
     let shown_newer = matches!(entry, Entry::Route(route, _) if route.epoch >= hint.epoch);
-    let reached = world.table.revision() >= hint.revision;
+    let reached = table.revision() >= hint.revision;
     (reached || read_of_store || shown_newer).then(|| ending(hint, entry))
 }
 

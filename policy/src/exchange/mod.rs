@@ -8,7 +8,9 @@
 //! than the one known; nothing is sent again once its body is spent; no address but an endpoint of the table is ever dialled.
 
 mod classify;
+mod consider;
 mod lookup;
+mod trace;
 
 use std::sync::Arc;
 
@@ -18,12 +20,13 @@ use crate::{
     Code, Head, Hints, Lease, Moment, Reply, Table, Upstream, balance,
     head::Target,
     hints::Hint,
-    routing_key,
-    table::{RequestKey, Service, Source, UpstreamId},
+    table::{RequestKey, Source, UpstreamId},
     wire::{StaleState, Stamp},
 };
 use classify::{Verdict, classify};
+pub(crate) use consider::{Considered, consider};
 pub use lookup::{Found as LookedUp, look_up, settle};
+pub use trace::{Dispatched, Dispatches, Outcome, StaleOutcome, Trace};
 
 /// How long a backend may wait for its own watch to catch up with a stamp, in milliseconds.
 pub const BACKEND_WAIT_MS: u64 = 50;
@@ -89,6 +92,20 @@ pub enum Failure {
     BadResponse,
 }
 
+impl Failure {
+    /// The code to answer with if nothing else can be done.
+    pub fn code(self) -> Code {
+        match self {
+            Self::Connect => Code::ConnectFailed,
+            Self::ConnectTimeout => Code::ConnectTimeout,
+            Self::Tls => Code::UpstreamTls,
+            Self::Reset { .. } => Code::UpstreamReset,
+            Self::FirstByteTimeout => Code::UpstreamTimeout,
+            Self::BadResponse => Code::BadResponse,
+        }
+    }
+}
+
 /// Whether the owner can have executed anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
@@ -122,55 +139,6 @@ pub enum Next {
     Redirect(Vec<u8>),
     /// Have the store read for this key, then come back with [`Input::Found`].
     Check(RequestKey),
-}
-
-/// How a stale answer ended; the label of `stale_outcome_total`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum StaleOutcome {
-    /// Sent on to the new owner.
-    Followed,
-    /// The client was redirected.
-    Redirected,
-    /// 503.
-    Unhealed,
-}
-
-impl StaleOutcome {
-    /// The metric's label.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Followed => "followed",
-            Self::Redirected => "redirected",
-            Self::Unhealed => "unhealed",
-        }
-    }
-}
-
-/// What the log says of an exchange.
-#[derive(Clone, Debug, Default)]
-pub struct Trace {
-    /// The service.
-    pub service: Option<Arc<Service>>,
-    /// The routing key.
-    pub key: Option<Arc<[u8]>>,
-    /// The owner last dispatched to.
-    pub upstream: Option<Arc<Upstream>>,
-    /// The endpoint last dispatched to.
-    pub endpoint: Option<Address>,
-    /// The epoch last stamped.
-    pub epoch: Option<u64>,
-    /// The revision of the table last looked at.
-    pub revision: u64,
-    /// Dispatches to another owner or at a newer epoch.
-    pub hops: u32,
-    /// Repeats at the same owner and epoch.
-    pub retries: u32,
-    /// Whether the budget refused a repeat.
-    pub budget_exhausted: bool,
-    /// The states that backends answered, and how the last of them ended.
-    pub stale: Vec<StaleState>,
-    /// How the last stale answer ended.
-    pub outcome: Option<StaleOutcome>,
 }
 
 /// One dispatch, as it was stamped.
@@ -220,32 +188,37 @@ impl Exchange {
     }
 
     fn start<H: Head>(&mut self, head: &H, world: &mut World<'_>) -> Result<Next, Code> {
-        let target = Target::parse(head.target()).ok_or(Code::BadRequest)?;
-        let service = world.table.find_service(target.authority.or(head.authority()), target.path).ok_or(Code::NoService)?;
-        self.trace.service = Some(Arc::clone(service));
-        self.policy = Arc::clone(&service.policy);
-        if !service.dot_segments && target.has_dot_segment() {
-            return Err(Code::BadPath);
+        self.trace.started = world.now;
+        let mut considered = Considered::default();
+        let found = consider(head, world, &mut considered);
+        let Considered { service, key, known } = considered;
+        if let Some((service, _)) = service {
+            self.trace.service = Some(Arc::clone(service));
+            self.policy = Arc::clone(&service.policy);
         }
-        if service.quarantined {
-            return Err(Code::Quarantined);
+        if let (Some(key), Some(known)) = (&key, known) {
+            self.trace.key = Some(Arc::clone(&key.key));
+            known.end_hint(key, world.hints, world.now);
         }
-        service.budget.request(world.now);
-        if let Some(source) = &service.key {
-            let key: Arc<[u8]> = routing_key::extract(source, head, &target)?.into();
-            self.trace.key = Some(Arc::clone(&key));
-            self.key = Some(RequestKey { service: service.id, key });
+        self.key = key;
+        let found = found?;
+        // Only what can be sent at all pays for repeats.
+        if let Some((service, _)) = service {
+            service.budget.request(world.now);
         }
-        let found = self.look_up(world)?;
         self.dispatch(found, world)
     }
 
     fn reply<H: Head, R: Reply>(&mut self, head: &H, reply: &R, body: Body, world: &mut World<'_>) -> Result<Next, Code> {
         let (Some(last), Some(service)) = (self.last.clone(), self.trace.service.clone()) else { return Err(Code::Internal) };
         let stale = match classify(reply, &service.name, self.key.as_ref().map(|key| &*key.key)) {
-            Verdict::Served => return Ok(Next::Relay),
+            Verdict::Served => {
+                self.trace.dispatches.end_last(world.now, Outcome::Answered(reply.status()));
+                return Ok(Next::Relay);
+            }
             Verdict::Stale(stale) => stale,
         };
+        self.trace.dispatches.end_last(world.now, stale.as_outcome());
         self.trace.stale.push(stale.state);
         if stale.state != StaleState::Moved {
             // The other states belong to moves; a version that does not know them must not guess.
@@ -330,14 +303,8 @@ impl Exchange {
 
     fn failed<H: Head>(&mut self, head: &H, failure: Failure, sent: Sent, body: Body, world: &mut World<'_>) -> Result<Next, Code> {
         let Some(last) = self.last.clone() else { return Err(Code::Internal) };
-        let code = match failure {
-            Failure::Connect => Code::ConnectFailed,
-            Failure::ConnectTimeout => Code::ConnectTimeout,
-            Failure::Tls => Code::UpstreamTls,
-            Failure::Reset { .. } => Code::UpstreamReset,
-            Failure::FirstByteTimeout => Code::UpstreamTimeout,
-            Failure::BadResponse => Code::BadResponse,
-        };
+        let code = failure.code();
+        self.trace.dispatches.end_last(world.now, Outcome::Failed(failure));
         if body == Body::Spent {
             return Err(code);
         }
@@ -391,13 +358,22 @@ impl Exchange {
     }
 
     fn dispatch(&mut self, to: LookedUp, world: &mut World<'_>) -> Result<Next, Code> {
-        let upstream = world.table.upstream(to.owner).ok_or(Code::NoUpstream)?;
+        let upstream = upstream_of(&to, world.table)?;
         self.trace.upstream = Some(Arc::clone(upstream));
         self.trace.epoch = Some(to.epoch);
         self.trace.endpoint = None;
         let lease = balance::choose(upstream, &self.tried, world.now, world.rng).ok_or(Code::NoEndpoint)?;
         let endpoint = lease.endpoint().address.clone();
         self.trace.endpoint = Some(endpoint.clone());
+        self.trace.dispatches.push(Dispatched {
+            owner: upstream.name.clone(),
+            endpoint: endpoint.clone(),
+            epoch: to.epoch,
+            revision: world.table.revision(),
+            source: to.source,
+            at: world.now,
+            ended: None,
+        });
         self.last = Some(Dispatch { owner: to.owner, epoch: to.epoch, endpoint });
         let stamp = Stamp {
             service: self.trace.service.as_ref().map(|service| service.name.to_string()).unwrap_or_default(),
@@ -423,6 +399,14 @@ impl Exchange {
             Next::Relay | Next::Check(_) => {}
         }
     }
+}
+
+/// The upstream of an owner.
+///
+/// # Errors
+/// `NoUpstream` if it has no record.
+pub(crate) fn upstream_of<'t>(found: &LookedUp, table: &'t Table) -> Result<&'t Arc<Upstream>, Code> {
+    table.upstream(found.owner).ok_or(Code::NoUpstream)
 }
 
 /// The request's own path and query as a relative reference: the client comes back to this proxy, which has healed.

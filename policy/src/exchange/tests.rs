@@ -312,6 +312,38 @@ fn what_the_table_lacks_has_its_own_code() {
     }
 }
 
+#[test]
+fn the_chain_of_dispatches_says_who_was_asked_when_and_what_came_of_it() {
+    let two = ("upstreams/b", r#"{"endpoints":[{"address":"127.0.0.1:2"},{"address":"127.0.0.1:9"}]}"#);
+    let mut scene = Scene::new(&[two]);
+    let at = |ms: u64| Moment::default() + std::time::Duration::from_millis(ms);
+    scene.now = at(1);
+    let (mut exchange, _next) = scene.started();
+    assert_eq!(exchange.trace().dispatches.iter().next().map(|first| (first.at, first.ended.clone())), Some((at(1), None)));
+    scene.now = at(3);
+    let _next = scene.step(&mut exchange, Input::Reply(&moved(&stale("b", 6)), Body::None));
+    scene.now = at(7);
+    let _next = scene.step(&mut exchange, Input::Failed(Failure::Connect, Sent::Nothing, Body::None));
+    scene.now = at(8);
+    let _next = scene.step(&mut exchange, Input::Reply(&Answered(204, None), Body::None));
+    let trace = exchange.trace();
+    let shown = trace.dispatches.iter().map(|one| {
+        let (ended, outcome) = one.ended.clone().unwrap();
+        (one.owner.to_string(), one.epoch, one.source, one.at, ended, outcome.to_string())
+    });
+    let shown: Vec<_> = shown.collect();
+    let hop = |owner: &str, epoch, source, from, to, outcome: &str| (owner.to_owned(), epoch, source, at(from), at(to), outcome.to_owned());
+    assert_eq!(
+        shown,
+        [
+            hop("a", 5, Source::Watch, 1, 3, "stale moved to b at 6"),
+            hop("b", 6, Source::Hint, 3, 7, "connect_failed"),
+            hop("b", 6, Source::Hint, 7, 8, "answered 204"),
+        ]
+    );
+    assert_eq!((trace.started, trace.hops, trace.retries), (at(1), 1, 1));
+}
+
 /// What a backend may answer to a dispatch: nothing wrong, or a claim.
 fn claims() -> impl Strategy<Value = Vec<(usize, u64, bool)>> {
     proptest::collection::vec((0usize..4, 0u64..12, any::<bool>()), 0..24)

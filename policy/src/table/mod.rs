@@ -19,7 +19,11 @@ pub use example::Example;
 pub use names::{ServiceId, UpstreamId};
 pub use routes::{Route, State};
 
-use crate::{Upstream, budget::RetryBudget, matching::Matcher};
+use crate::{
+    Upstream,
+    budget::RetryBudget,
+    matching::{Fit, Matcher},
+};
 use names::Names;
 use routes::Routes;
 
@@ -186,7 +190,13 @@ impl Table {
 
     /// The service that a request belongs to. `authority` and `path` as sent.
     pub fn find_service(&self, authority: Option<&[u8]>, path: &[u8]) -> Option<&Arc<Service>> {
-        self.matcher.find(authority, path).and_then(|matched| self.services.get(matched.service))
+        self.match_service(authority, path).map(|(service, _)| service)
+    }
+
+    /// The same, with how closely it fits.
+    pub fn match_service(&self, authority: Option<&[u8]>, path: &[u8]) -> Option<(&Arc<Service>, Fit)> {
+        let matched = self.matcher.find(authority, path)?;
+        Some((self.services.get(matched.service)?, matched.fit))
     }
 
     /// A service by its number.

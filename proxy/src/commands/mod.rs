@@ -4,6 +4,7 @@
 pub(crate) mod apply;
 pub(crate) mod bench;
 pub(crate) mod check;
+pub(crate) mod explain;
 pub(crate) mod print;
 pub(crate) mod route;
 pub(crate) mod run;

@@ -10,8 +10,9 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing_subscriber::EnvFilter;
-use waypost_conf::{AccessTarget, LogFormat, Name};
+use waypost_conf::{AccessTarget, LogFormat, Name, ProcessLimits};
 use waypost_policy::{Hints, table::Example};
 use waypost_watcher::{GoldPlace, Settings};
 
@@ -23,6 +24,7 @@ use crate::{
     failure::{Failed, Outcome},
     gold::{self, BootstrapFile},
     metrics::Metrics,
+    recent::Recent,
     server::{self, Bound, Ended},
     state::Shared,
 };
@@ -94,7 +96,9 @@ pub(crate) fn run(args: RunArgs) -> Outcome {
             hints: Hints::default(),
             metrics: Metrics::new(),
             access_log,
+            recent: Recent::default(),
             draining: false.into(),
+            limits: limits(bootstrap.limits),
             bootstrap_warnings: bootstrap.inactive.clone(),
         });
         let _ = told.set(Arc::clone(&shared));
@@ -107,6 +111,24 @@ pub(crate) fn run(args: RunArgs) -> Outcome {
             Err(error) => Err(Failed::not_done(format!("signals can't be handled: {error}"))),
         }
     })
+}
+
+/// The limits with defaults filled in. The process may open as many files as it is ever allowed to: a proxy's files are its connections.
+fn limits(written: ProcessLimits) -> ProcessLimits {
+    let allowed = getrlimit(Resource::Nofile);
+    // A limit that can't be raised stays as it is.
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: allowed.maximum, maximum: allowed.maximum });
+    let open_files = if raised.is_ok() { allowed.maximum } else { allowed.current };
+    let open_files = open_files.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX));
+    if written.connections > open_files {
+        tracing::warn!(
+            connections = written.connections,
+            open_files,
+            "limits.connections is more than the files that this process may open; raise the limit (ulimit -n, LimitNOFILE=)"
+        );
+    }
+    let connections = if written.connections == 0 { open_files / 2 } else { written.connections };
+    ProcessLimits { connections, ..written }
 }
 
 /// Where it listens, and a line that works.

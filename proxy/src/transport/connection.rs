@@ -11,7 +11,8 @@ use waypost_policy::Code;
 
 use super::{
     General, answer,
-    downstream::{Deadline, Downstream, NoHead},
+    deadline::Deadline,
+    downstream::{Downstream, NoHead, linger},
     headers::new_request_id,
 };
 use crate::state::Shared;
@@ -37,6 +38,8 @@ pub(crate) struct ConnectionInfo {
 pub(crate) struct Handed {
     pub(crate) connection: ConnectionInfo,
     pub(crate) deadline: Arc<Deadline>,
+    /// The connection ends with this request.
+    pub(crate) is_last: bool,
 }
 
 /// Serves a connection to its end.
@@ -48,27 +51,48 @@ pub(crate) async fn serve_connection(
     mut shutdown: ShutdownWatch,
 ) {
     let mut downstream = Box::new(Downstream::new(stream));
+    let mut requests_left = shared.limits.requests_per_connection;
     loop {
         let (idle, header) = limits(shared);
         let read = tokio::select! {
             read = downstream.read_head(idle, header) => read,
             () = draining(&mut shutdown) => return,
         };
+        let deadline = downstream.deadline();
         match read {
             Ok(()) => {}
             Err(NoHead::Gone) => return,
-            Err(NoHead::Answer(code)) => return refuse(shared, &mut downstream, code, &connection).await,
+            Err(NoHead::Answer(code)) => {
+                refuse(shared, downstream, code, &connection).await;
+                return close(&deadline).await;
+            }
         }
-        let handed = Handed { connection: connection.clone(), deadline: downstream.deadline() };
+        let is_last = requests_left == 1;
+        requests_left = requests_left.saturating_sub(1);
+        let handed = Handed { connection: connection.clone(), deadline: Arc::clone(&deadline), is_last };
         let mut session = ServerSession::new_http1(downstream);
-        session.set_keepalive(if *shutdown.borrow() { None } else { Some(idle.as_secs()) });
         session.set_connection_user_context(Some(Box::new(handed)));
         session.set_total_drain_timeout(Some(DRAIN_LIMIT));
-        let Some(reused) = lane.process_new_http(session, &shutdown).await else { return };
+        let Some(reused) = lane.process_new_http(session, &shutdown).await else { return close(&deadline).await };
         let (stream, _) = reused.consume();
         let Ok(taken_back) = stream.into_any().downcast::<Downstream>() else { return };
         downstream = taken_back;
     }
+}
+
+/// Closes what a request has left of its connection.
+async fn close(deadline: &Deadline) {
+    if let Some(socket) = deadline.take_left() {
+        linger(socket).await;
+    }
+}
+
+/// Answers a connection that is one too many, without waiting for its request.
+pub(crate) async fn turn_away(shared: &Shared, stream: Stream, connection: &ConnectionInfo) {
+    let downstream = Box::new(Downstream::new(stream));
+    let deadline = downstream.deadline();
+    refuse(shared, downstream, Code::Overloaded, connection).await;
+    close(&deadline).await;
 }
 
 /// Idle and header time-outs: before the service is known, those of the default policy.
@@ -79,10 +103,10 @@ fn limits(shared: &Shared) -> (Duration, Duration) {
     timeouts.map_or((Duration::from_secs(60), HEADER_LIMIT_WITHOUT_TABLE), |given| (millis(given.idle_ms), millis(given.header_ms)))
 }
 
-async fn refuse(shared: &Shared, downstream: &mut Downstream, code: Code, connection: &ConnectionInfo) {
+async fn refuse(shared: &Shared, mut downstream: Box<Downstream>, code: Code, connection: &ConnectionInfo) {
     let request_id = new_request_id();
     shared.note_refused_head(code, &request_id, connection);
-    downstream.answer_and_close(&answer::raw(code, &request_id)).await;
+    downstream.answer(&answer::raw(code, &request_id)).await;
 }
 
 /// Ends when the process begins to drain.

@@ -3,15 +3,13 @@
 //! pingora reads as much as it gets and has no deadline of its own for a head or between the parts of an answer. So its stream is
 //! this one: the head is read here under a deadline and checked ([`super::framing`]); then exactly the head and the framed body are
 //! handed over, and what a client pipelines stays here for the next round. The [`Deadline`] that the hooks set for the
-//! present phase ends the wait by an error of the read that pingora always has pending.
+//! present phase ends the wait by an error of the read that pingora always has pending. A client that closes its half behind a whole
+//! request is answered all the same (RFC 9112, section 9.6); one that closes it inside a request has gone.
 
 use std::{
     io,
     pin::Pin,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -28,80 +26,20 @@ use tokio::{
 };
 use waypost_policy::Code;
 
-use super::framing::{Chunks, Framing, MAX_HEAD_BYTES, check_head, end_of_head};
+use super::{
+    deadline::{Deadline, Phase},
+    framing::{Chunks, Framing, MAX_HEAD_BYTES, check_head, end_of_head},
+};
 
 /// How much of what a client pipelines is kept while its first request is served.
 const MAX_PIPELINED_BYTES: usize = 64 * 1024;
 const READ_BYTES: usize = 4 * 1024;
 /// One segment, as pingora's own listeners have it.
 const WRITE_BYTES: usize = 1460;
-
-/// What the request waits for; decides what is answered when the wait is too long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Phase {
-    /// For the client to send on.
-    Client,
-    /// For the owner to answer.
-    FirstByte,
-    /// For the owner to send on.
-    Idle,
-}
-
-/// What hooks and connection share during one request.
-#[derive(Debug, Default)]
-pub(crate) struct Deadline {
-    wait: Mutex<Wait>,
-    fired: Mutex<Option<Phase>>,
-    /// The framing of the body was broken, or had trailers.
-    broken: AtomicBool,
-    /// After a 101 the stream has no framing any more.
-    raw: AtomicBool,
-}
-
-/// The present wait. Its time runs from the first poll after it was set, so that a slow reader of the answer, whom nobody polls,
-/// does not count as a silent owner.
-#[derive(Clone, Copy, Debug, Default)]
-struct Wait {
-    limit: Option<(Duration, Phase)>,
-    generation: u64,
-}
-
-impl Deadline {
-    /// From now on the phase may take so long; no limit if zero.
-    pub(crate) fn set(&self, phase: Phase, limit: Duration) {
-        self.replace((!limit.is_zero()).then_some((limit, phase)));
-    }
-
-    /// Nothing is waited for.
-    pub(crate) fn clear(&self) {
-        self.replace(None);
-    }
-
-    /// The phase whose deadline has passed, if one has.
-    pub(crate) fn fired(&self) -> Option<Phase> {
-        *lock(&self.fired)
-    }
-
-    /// Whether the body's framing was refused.
-    pub(crate) fn is_broken(&self) -> bool {
-        self.broken.load(Ordering::Relaxed)
-    }
-
-    /// The connection has been upgraded: everything is handed over as it comes.
-    pub(crate) fn upgrade(&self) {
-        self.raw.store(true, Ordering::Relaxed);
-    }
-
-    fn replace(&self, limit: Option<(Duration, Phase)>) {
-        let mut wait = lock(&self.wait);
-        *wait = Wait { limit, generation: wait.generation + 1 };
-    }
-}
-
-/// A poisoned lock guards plain data that is valid after any panic.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
+/// How long a client that still sends is read from after its connection's last answer, and how long it may be silent meanwhile.
+const LINGER_LIMIT: Duration = Duration::from_secs(5);
+const LINGER_IDLE: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 16 * 1024;
 
 #[derive(Clone, Copy, Debug)]
 enum Body {
@@ -115,11 +53,15 @@ impl Body {
     }
 }
 
+/// The connection as it was accepted.
+pub(super) type Socket = BufWriter<Stream>;
+
 /// The connection.
 #[derive(Debug)]
 pub(crate) struct Downstream {
-    /// Writes are gathered, so that a head and a small body leave in one call; pingora flushes behind each answer.
-    inner: BufWriter<Stream>,
+    /// Writes are gathered, so that a head and a small body leave in one call; pingora flushes behind each answer. `None` only
+    /// while it is dropped.
+    socket: Option<Socket>,
     /// Read from the socket and not handed over.
     buffer: BytesMut,
     /// How much of the buffer is the head.
@@ -127,9 +69,15 @@ pub(crate) struct Downstream {
     body: Body,
     deadline: Arc<Deadline>,
     timer: Pin<Box<Sleep>>,
-    /// The wait that the timer was set for.
+    /// What the timer is set for, and by which limits.
+    armed: Option<(Instant, Phase)>,
     armed_generation: u64,
+    /// The client will send no more.
     closed: bool,
+    /// Something of an answer has been written for the present request.
+    answered: bool,
+    /// The answer was given outside any request: nobody knows what the client still sends.
+    is_outside: bool,
 }
 
 /// Why no further request came.
@@ -143,16 +91,19 @@ pub(crate) enum NoHead {
 
 impl Downstream {
     /// Wraps an accepted connection.
-    pub(crate) fn new(inner: Stream) -> Self {
+    pub(crate) fn new(accepted: Stream) -> Self {
         Self {
-            inner: BufWriter::with_capacity(WRITE_BYTES, inner),
+            socket: Some(BufWriter::with_capacity(WRITE_BYTES, accepted)),
             buffer: BytesMut::new(),
             head_left: 0,
             body: Body::Length(0),
             deadline: Arc::default(),
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
+            armed: None,
             armed_generation: 0,
             closed: false,
+            answered: false,
+            is_outside: false,
         }
     }
 
@@ -178,22 +129,12 @@ impl Downstream {
         }
     }
 
-    /// Writes an answer of the proxy's own outside any request, and closes.
-    pub(crate) async fn answer_and_close(&mut self, answer: &[u8]) {
-        let _ = self.inner.write_all(answer).await;
-        let _ = self.inner.flush().await;
-        // Closing with unread bytes would reset the connection and could take the answer with it (RFC 9112, section 9.6).
-        let mut dropped = 0usize;
-        while dropped < MAX_HEAD_BYTES {
-            self.buffer.clear();
-            let read = tokio::time::timeout(Duration::from_millis(50), self.fill()).await;
-            match read {
-                Ok(Ok(true)) => dropped += self.buffer.len(),
-                _ => break,
-            }
-        }
-        let _ = self.inner.flush().await;
-        Shutdown::shutdown(&mut **self.inner.get_mut()).await;
+    /// Writes an answer of the proxy's own outside any request; the connection is then to be dropped.
+    pub(crate) async fn answer(&mut self, answer: &[u8]) {
+        self.is_outside = true;
+        // A client that can't be written to has gone.
+        let _ = self.write_all(answer).await;
+        let _ = self.flush().await;
     }
 
     async fn rest_of_head(&mut self) -> Result<(), NoHead> {
@@ -213,6 +154,7 @@ impl Downstream {
                 };
                 self.deadline = Arc::default();
                 self.armed_generation = 0;
+                self.answered = false;
                 return Ok(());
             }
             if self.buffer.len() > MAX_HEAD_BYTES {
@@ -237,7 +179,8 @@ impl Downstream {
     /// Reads once from the socket; false at its end.
     async fn fill(&mut self) -> io::Result<bool> {
         self.buffer.reserve(READ_BYTES);
-        let read = self.inner.read_buf(&mut self.buffer).await?;
+        let Some(socket) = &mut self.socket else { return Ok(false) };
+        let read = socket.read_buf(&mut self.buffer).await?;
         self.closed |= read == 0;
         Ok(read > 0)
     }
@@ -246,10 +189,14 @@ impl Downstream {
     fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut space = [0; READ_BYTES];
         let mut into = ReadBuf::new(&mut space);
-        std::task::ready!(Pin::new(&mut self.inner).poll_read(context, &mut into))?;
+        std::task::ready!(self.poll_socket()?.poll_read(context, &mut into))?;
         self.buffer.extend_from_slice(into.filled());
         self.closed |= into.filled().is_empty();
         Poll::Ready(Ok(into.filled().len()))
+    }
+
+    fn poll_socket(&mut self) -> io::Result<Pin<&mut Socket>> {
+        self.socket.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
     /// Hands over up to `limit` buffered bytes.
@@ -261,14 +208,17 @@ impl Downstream {
     }
 
     fn poll_deadline(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
-        let wait = *lock(&self.deadline.wait);
-        let Some((limit, phase)) = wait.limit else { return Poll::Pending };
+        let wait = self.deadline.wait();
         if self.armed_generation != wait.generation {
             self.armed_generation = wait.generation;
-            self.timer.as_mut().reset(Instant::now() + limit);
+            self.armed = wait.end(Instant::now());
+            if let Some((at, _)) = self.armed {
+                self.timer.as_mut().reset(at);
+            }
         }
+        let Some((_, phase)) = self.armed else { return Poll::Pending };
         std::task::ready!(self.timer.as_mut().poll(context));
-        *lock(&self.deadline.fired) = Some(phase);
+        self.deadline.fire(phase);
         Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "the deadline of the present phase has passed"))
     }
 
@@ -288,7 +238,7 @@ impl Downstream {
                 taken
             }
             Body::Chunked(chunks) => chunks.take(&self.buffer[..here]).map_err(|_| {
-                self.deadline.broken.store(true, Ordering::Relaxed);
+                self.deadline.set_broken();
                 io::Error::new(io::ErrorKind::InvalidData, "the body's chunked framing is broken or has trailers")
             })?,
         };
@@ -296,12 +246,13 @@ impl Downstream {
         Poll::Ready(Ok(()))
     }
 
-    /// Behind the body only the client's going away is of interest; what it pipelines is kept.
+    /// Behind the body nothing is read but what the client pipelines, which is kept, and the loss of the connection. An end of what it
+    /// sends is not its going away: it has a whole request to be answered. Whether it still listens shows when it is written to.
     fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.closed && self.buffer.len() < MAX_PIPELINED_BYTES {
             std::task::ready!(self.poll_fill(context))?;
         }
-        if self.closed && self.buffer.is_empty() { Poll::Ready(Ok(())) } else { Poll::Pending }
+        Poll::Pending
     }
 }
 
@@ -316,9 +267,9 @@ impl AsyncRead for Downstream {
             this.head_left -= this.hand_over(into, this.head_left);
             return Poll::Ready(Ok(()));
         }
-        let read = if this.deadline.raw.load(Ordering::Relaxed) {
+        let read = if this.deadline.is_raw() {
             if this.buffer.is_empty() {
-                Pin::new(&mut this.inner).poll_read(context, into)
+                this.poll_socket()?.poll_read(context, into)
             } else {
                 this.hand_over(into, usize::MAX);
                 Poll::Ready(Ok(()))
@@ -328,10 +279,12 @@ impl AsyncRead for Downstream {
         } else {
             this.poll_body(context, into)
         };
-        if read.is_pending()
-            && let Poll::Ready(late) = this.poll_deadline(context)
-        {
-            return Poll::Ready(Err(late));
+        if read.is_pending() {
+            // Whoever waits for the client has nothing more to write for now: what was gathered is due. A failure shows at the next write.
+            let _ = this.poll_socket()?.poll_flush(context);
+            if let Poll::Ready(late) = this.poll_deadline(context) {
+                return Poll::Ready(Err(late));
+            }
         }
         read
     }
@@ -339,61 +292,93 @@ impl AsyncRead for Downstream {
 
 impl AsyncWrite for Downstream {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().inner).poll_write(context, bytes)
+        let this = self.get_mut();
+        this.answered = true;
+        this.poll_socket()?.poll_write(context, bytes)
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_flush(context)
+        self.get_mut().poll_socket()?.poll_flush(context)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_shutdown(context)
+        self.get_mut().poll_socket()?.poll_shutdown(context)
     }
 
     fn poll_write_vectored(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().inner).poll_write_vectored(context, bytes)
+        let this = self.get_mut();
+        this.answered = true;
+        this.poll_socket()?.poll_write_vectored(context, bytes)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
+        self.socket.as_ref().is_some_and(AsyncWrite::is_write_vectored)
     }
+}
+
+impl Drop for Downstream {
+    /// What the client still sends must be read before its connection is closed, or the close is a reset that can take the answer
+    /// with it (RFC 9112, section 9.6), and so must be written what was gathered. That takes time, so the socket is left to whoever
+    /// serves the connection.
+    fn drop(&mut self) {
+        let is_unread = !self.closed && (self.is_outside || !self.body.is_done() || !self.buffer.is_empty());
+        let is_unwritten = self.socket.as_ref().is_some_and(|socket| !socket.buffer().is_empty());
+        if self.answered && (is_unread || is_unwritten) {
+            self.deadline.leave(self.socket.take());
+        }
+    }
+}
+
+/// Closes a connection whose client may still be sending: says that no more comes, then reads until the client has read that.
+pub(crate) async fn linger(mut socket: Socket) {
+    let mut dropped = vec![0; LINGER_BYTES];
+    let closing = async {
+        socket.flush().await?;
+        socket.shutdown().await?;
+        while tokio::time::timeout(LINGER_IDLE, socket.read(&mut dropped)).await.is_ok_and(|read| read.is_ok_and(|read| read > 0)) {}
+        Ok::<(), io::Error>(())
+    };
+    // Late or broken: there is nobody left to be told.
+    let _ = tokio::time::timeout(LINGER_LIMIT, closing).await;
 }
 
 #[async_trait]
 impl Shutdown for Downstream {
     async fn shutdown(&mut self) {
-        let _ = self.inner.flush().await;
-        Shutdown::shutdown(&mut **self.inner.get_mut()).await;
+        if let Some(socket) = &mut self.socket {
+            let _ = socket.flush().await;
+            Shutdown::shutdown(&mut **socket.get_mut()).await;
+        }
     }
 }
 
 impl UniqueID for Downstream {
     fn id(&self) -> UniqueIDType {
-        self.inner.get_ref().id()
+        self.socket.as_ref().map_or(-1, |socket| socket.get_ref().id())
     }
 }
 
 impl Ssl for Downstream {
     fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
-        self.inner.get_ref().get_ssl_digest()
+        self.socket.as_ref().and_then(|socket| socket.get_ref().get_ssl_digest())
     }
 }
 
 impl GetTimingDigest for Downstream {
     fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        self.inner.get_ref().get_timing_digest()
+        self.socket.as_ref().map_or_else(Vec::new, |socket| socket.get_ref().get_timing_digest())
     }
 }
 
 impl GetProxyDigest for Downstream {
     fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        self.inner.get_ref().get_proxy_digest()
+        self.socket.as_ref().and_then(|socket| socket.get_ref().get_proxy_digest())
     }
 }
 
 impl GetSocketDigest for Downstream {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        self.inner.get_ref().get_socket_digest()
+        self.socket.as_ref().and_then(|socket| socket.get_ref().get_socket_digest())
     }
 }
 

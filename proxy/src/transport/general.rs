@@ -22,7 +22,7 @@ use waypost_watcher::Checked;
 use super::{
     answer,
     connection::{ConnectionInfo, Handed},
-    downstream::{Deadline, Phase},
+    deadline::{Deadline, Phase},
     headers::{self, ReplyHead, RequestHead},
 };
 use crate::{access_log::Line, metrics::InFlight, state::Shared};
@@ -54,6 +54,8 @@ pub(crate) struct Request {
     exchange: Exchange,
     connection: Option<ConnectionInfo>,
     deadline: Arc<Deadline>,
+    /// The client's connection ends with this request.
+    is_last: bool,
     request_id: String,
     /// What the next attempt is to carry out.
     pending: Option<Next>,
@@ -133,11 +135,16 @@ impl GeneralLane {
         false
     }
 
-    async fn write_answer(&self, session: &mut Session, ctx: &mut Request, code: Code, location: Option<Vec<u8>>) -> Result<()> {
-        ctx.answer = Some((code, location.clone()));
-        if self.shared.is_draining() {
+    /// Says in the answer that is about to be written that the connection ends with it, where it does.
+    fn close_if_last(&self, session: &mut Session, ctx: &Request) {
+        if ctx.is_last || self.shared.is_draining() {
             session.set_keepalive(None);
         }
+    }
+
+    async fn write_answer(&self, session: &mut Session, ctx: &mut Request, code: Code, location: Option<Vec<u8>>) -> Result<()> {
+        ctx.answer = Some((code, location.clone()));
+        self.close_if_last(session, ctx);
         let body = answer::problem_json(code, &ctx.request_id);
         let head = answer::head(code, &ctx.request_id, location.as_deref(), body.len())?;
         let bodiless = session.req_header().method == http::Method::HEAD;
@@ -159,6 +166,7 @@ impl ProxyHttp for GeneralLane {
             exchange: Exchange::default(),
             connection: None,
             deadline: Arc::default(),
+            is_last: false,
             request_id: String::new(),
             pending: None,
             attempt: None,
@@ -176,6 +184,7 @@ impl ProxyHttp for GeneralLane {
         if let Ok(handed) = handed.downcast::<Handed>() {
             ctx.connection = Some(handed.connection);
             ctx.deadline = handed.deadline;
+            ctx.is_last = handed.is_last;
         }
     }
 
@@ -185,14 +194,16 @@ impl ProxyHttp for GeneralLane {
         };
         ctx.request_id = headers::request_id(session.req_header(), &connection);
         headers::strip_protocol_from_request(session.req_header_mut());
+        headers::strip_expectation(session.req_header_mut());
+        let is_http10 = session.req_header().version == http::Version::HTTP_10;
+        session.as_mut().set_ignore_info_resp(is_http10);
         let next = if headers::has_looped(session.req_header(), &self.shared.cdn_id) {
             Next::Answer(Code::Loop)
         } else {
             self.step(session.req_header(), ctx, Input::Start)
         };
         ctx.body_limit = ctx.exchange.policy().limits.body_bytes;
-        let announced = session.req_header().headers.get(http::header::CONTENT_LENGTH);
-        let announced = announced.and_then(|length| length.to_str().ok()?.parse::<u64>().ok()).unwrap_or(0);
+        let announced = headers::announced_body_bytes(session.req_header());
         let (code, location) = match next {
             Next::Forward(..) if ctx.body_limit > 0 && announced > ctx.body_limit => (Code::BodyTooLarge, None),
             Next::Answer(code) => (code, None),
@@ -200,6 +211,7 @@ impl ProxyHttp for GeneralLane {
             next => {
                 ctx.pending = Some(next);
                 session.set_write_timeout(idle_limit(ctx));
+                ctx.deadline.set_total(millis(ctx.exchange.policy().timeouts.total_ms));
                 return Ok(false);
             }
         };
@@ -247,10 +259,11 @@ impl ProxyHttp for GeneralLane {
     }
 
     async fn upstream_request_filter(&self, session: &mut Session, head: &mut RequestHeader, ctx: &mut Self::CTX) -> Result<()> {
-        let (Some(connection), Some((_, stamp))) = (&ctx.connection, &ctx.attempt) else {
+        let (Some(connection), Some((lease, stamp))) = (&ctx.connection, &ctx.attempt) else {
             return Error::e_explain(ErrorType::InternalError, "an attempt came without its lease");
         };
-        headers::prepare_request(head, connection, &self.shared.cdn_id, &ctx.request_id, &stamp.to_value())?;
+        let endpoint = lease.endpoint().address.as_str();
+        headers::prepare_request(head, connection, &self.shared.cdn_id, &ctx.request_id, endpoint, &stamp.to_value())?;
         if session.is_body_done() {
             ctx.deadline.set(Phase::FirstByte, first_byte_limit(ctx));
         } else {
@@ -274,15 +287,19 @@ impl ProxyHttp for GeneralLane {
     }
 
     async fn upstream_response_filter(&self, session: &mut Session, head: &mut ResponseHeader, ctx: &mut Self::CTX) -> Result<()> {
-        if head.status.is_informational() && head.status != http::StatusCode::SWITCHING_PROTOCOLS {
+        if let Some(why) = headers::uncarried(head, session.as_downstream().is_upgrade_req()) {
+            return Err(Error::explain(ErrorType::InvalidHTTPHeader, why).into_up());
+        }
+        let is_interim = head.status.is_informational() && head.status != http::StatusCode::SWITCHING_PROTOCOLS;
+        // An answer before the end of the body ends the connection with it, but "go on" is no such answer.
+        session.as_mut().set_close_on_response_before_downstream_finish(!is_interim);
+        if is_interim {
             return Ok(());
         }
         let body = body_of(session);
         let next = self.step(session.req_header(), ctx, Input::Reply(&ReplyHead(head), body));
         if matches!(next, Next::Relay) {
-            if self.shared.is_draining() {
-                session.set_keepalive(None);
-            }
+            self.close_if_last(session, ctx);
             ctx.deadline.set(Phase::Idle, millis(ctx.exchange.policy().timeouts.idle_ms));
             if head.status == http::StatusCode::SWITCHING_PROTOCOLS {
                 ctx.deadline.upgrade();
@@ -313,7 +330,13 @@ impl ProxyHttp for GeneralLane {
         Ok(None)
     }
 
-    async fn response_filter(&self, _session: &mut Session, head: &mut ResponseHeader, ctx: &mut Self::CTX) -> Result<()> {
+    async fn response_filter(&self, session: &mut Session, head: &mut ResponseHeader, ctx: &mut Self::CTX) -> Result<()> {
+        if session.req_header().version == http::Version::HTTP_10 {
+            let is_interim = head.status.is_informational();
+            if !is_interim && !headers::frame_for_http10(head) {
+                session.set_keepalive(None);
+            }
+        }
         headers::prepare_response(head, &ctx.request_id)
     }
 
@@ -343,13 +366,13 @@ impl ProxyHttp for GeneralLane {
             return error;
         }
         error.set_retry(false);
-        if session.response_written().is_some() {
-            Self::end_attempt(ctx);
-            return error;
-        }
         let failure = match (ctx.deadline.fired(), error.esource()) {
             (Some(Phase::Client), _) => {
                 ctx.answer = Some((Code::ClientTimeout, None));
+                None
+            }
+            (Some(Phase::Total), _) => {
+                ctx.answer = Some((Code::UpstreamTimeout, None));
                 None
             }
             (Some(Phase::FirstByte | Phase::Idle), _) => Some(Failure::FirstByteTimeout),
@@ -360,10 +383,16 @@ impl ProxyHttp for GeneralLane {
             (None, ErrorSource::Downstream) => None,
             (None, _) => Some(match error.etype() {
                 ErrorType::ReadTimedout | ErrorType::WriteTimedout => Failure::FirstByteTimeout,
-                ErrorType::InvalidHTTPHeader | ErrorType::H1Error => Failure::BadResponse,
-                _ => Failure::Reset { reused },
+                ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError => Failure::Reset { reused },
+                _ => Failure::BadResponse,
             }),
         };
+        if has_answered(session) {
+            // Too late for another answer; the client sees it cut short, and the log why.
+            Self::end_attempt(ctx);
+            ctx.answer = ctx.answer.take().or(failure.map(|failure| (failure.code(), None)));
+            return error;
+        }
         ctx.body_bytes = 0;
         match failure {
             Some(failure) => self.after_failure(session, ctx, error, failure, Sent::Something),
@@ -376,7 +405,7 @@ impl ProxyHttp for GeneralLane {
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Self::CTX) -> FailToProxy {
         let gone = FailToProxy { error_code: 0, can_reuse_downstream: false };
-        if session.response_written().is_some() {
+        if has_answered(session) {
             return gone;
         }
         let (code, location) = match ctx.answer.take() {
@@ -406,7 +435,7 @@ impl ProxyHttp for GeneralLane {
     async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut Self::CTX) {
         Self::end_attempt(ctx);
         let head = session.req_header();
-        let status = session.response_written().map_or(0, |written| written.status.as_u16());
+        let status = session.response_written().filter(|_| has_answered(session)).map_or(0, |written| written.status.as_u16());
         let line = Line {
             request_id: &ctx.request_id,
             client: ctx.connection.as_ref().map(|connection| connection.client.ip()),
@@ -425,6 +454,11 @@ impl ProxyHttp for GeneralLane {
         };
         self.shared.finished(&line);
     }
+}
+
+/// Whether an answer has begun; an interim one is none.
+fn has_answered(session: &Session) -> bool {
+    session.response_written().is_some_and(|head| !head.status.is_informational() || head.status == http::StatusCode::SWITCHING_PROTOCOLS)
 }
 
 /// May the body be sent again? pingora keeps up to 64 KiB of it.

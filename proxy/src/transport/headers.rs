@@ -78,12 +78,47 @@ pub(crate) fn has_looped(head: &RequestHeader, cdn_id: &str) -> bool {
     values.flat_map(|value| value.split(',')).any(|entry| entry.split(';').next().is_some_and(|id| id.trim() == cdn_id))
 }
 
+/// Takes from a request what its version does not know: an HTTP/1.0 client can't be told to go on (RFC 9110, section 10.1.1).
+pub(crate) fn strip_expectation(head: &mut RequestHeader) {
+    if head.version == http::Version::HTTP_10 {
+        head.remove_header(&http::header::EXPECT);
+    }
+}
+
+/// Why an owner's answer is refused, if it is: it can't be passed on as it was meant.
+pub(crate) fn uncarried(head: &ResponseHeader, upgrade_asked: bool) -> Option<&'static str> {
+    let codings = head.headers.get_all(http::header::TRANSFER_ENCODING);
+    if head.status == http::StatusCode::SWITCHING_PROTOCOLS && !upgrade_asked {
+        Some("it switches protocols unasked")
+    } else if codings.iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
+        Some("it has a transfer coding that was not asked for")
+    } else if codings.iter().next().is_some() && head.headers.contains_key(http::header::TRAILER) {
+        // They would be lost on the way, and with them what they say: often that the body is not whole.
+        Some("it announces trailers")
+    } else {
+        None
+    }
+}
+
+/// Frames an answer for an HTTP/1.0 client, which knows no chunks; false if only the connection's end can end the body.
+pub(crate) fn frame_for_http10(head: &mut ResponseHeader) -> bool {
+    head.remove_header(&http::header::TRANSFER_ENCODING);
+    head.headers.contains_key(http::header::CONTENT_LENGTH)
+}
+
+/// How long a request says that its body is; 0 where it does not say.
+pub(crate) fn announced_body_bytes(head: &RequestHeader) -> u64 {
+    let announced = head.headers.get(http::header::CONTENT_LENGTH);
+    announced.and_then(|length| length.to_str().ok()?.parse().ok()).unwrap_or(0)
+}
+
 /// Adds to a request what its owner is told.
 pub(crate) fn prepare_request(
     head: &mut RequestHeader,
     connection: &ConnectionInfo,
     cdn_id: &str,
     request_id: &str,
+    endpoint: &str,
     stamp: &str,
 ) -> Result<()> {
     to_origin_form(head)?;
@@ -101,6 +136,10 @@ pub(crate) fn prepare_request(
     }
     if let Some(host) = host.filter(|_| !head.headers.contains_key("x-forwarded-host")) {
         head.insert_header("X-Forwarded-Host", host)?;
+    }
+    if !head.headers.contains_key(http::header::HOST) {
+        // An HTTP/1.0 client needs none, the HTTP/1.1 request that is made of it does.
+        head.insert_header("Host", endpoint)?;
     }
     head.insert_header("X-Request-Id", request_id)?;
     head.append_header("Via", VIA)?;
@@ -128,9 +167,14 @@ pub(crate) fn prepare_response(head: &mut ResponseHeader, request_id: &str) -> R
     for name in protocol_names(&head.headers) {
         head.remove_header(&name);
     }
-    if head.status != http::StatusCode::SWITCHING_PROTOCOLS {
+    let is_upgrade = head.status == http::StatusCode::SWITCHING_PROTOCOLS;
+    if !is_upgrade {
         strip_hop_by_hop(head);
     }
+    if head.status.is_informational() && !is_upgrade {
+        return Ok(());
+    }
+    head.set_version(http::Version::HTTP_11);
     head.append_header("Via", VIA)?;
     head.insert_header("X-Request-Id", request_id)
 }

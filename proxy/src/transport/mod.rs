@@ -4,12 +4,15 @@
 //! and hands the request to a lane; today there is one, `general`.
 
 mod answer;
+mod asked;
 mod connection;
+mod deadline;
 mod downstream;
 mod framing;
 mod general;
 mod headers;
 
 pub(crate) use answer::problem_json;
-pub(crate) use connection::{ConnectionInfo, serve_connection};
+pub(crate) use asked::Asked;
+pub(crate) use connection::{ConnectionInfo, serve_connection, turn_away};
 pub(crate) use general::{General, general_lane};

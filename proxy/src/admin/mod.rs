@@ -1,0 +1,159 @@
+//! The admin endpoints: plain HTTP for the person and the machines that run the proxy, loopback unless configured.
+//!
+//! Here are the server, the choice of an endpoint and the ways to answer; an endpoint that has more to say is a file of its own.
+//! Everything is read from what requests themselves use: the table in force, the hints, the watcher's status. Nothing in here
+//! can change anything.
+
+mod explain;
+mod requests;
+mod route;
+mod status;
+
+use std::{convert::Infallible, net::SocketAddr, sync::Arc};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
+use hyper::{Method, Request, Response, StatusCode, body::Incoming, header::HeaderValue, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
+use serde::Serialize;
+use serde_json::json;
+use tokio::net::TcpListener;
+use waypost_policy::Code;
+
+use crate::{state::Shared, transport::problem_json};
+
+/// An answer whose body may be whole or a stream.
+type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
+
+/// Serves until the process ends.
+pub(crate) async fn serve_admin(shared: Arc<Shared>, listener: TcpListener) {
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "an admin connection could not be accepted");
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let shared = Arc::clone(&shared);
+        tokio::spawn(async move {
+            let service = service_fn(move |request| {
+                let shared = Arc::clone(&shared);
+                async move { Ok::<_, Infallible>(answer(&shared, request).await) }
+            });
+            let mut http = hyper::server::conn::http1::Builder::new();
+            let served = http.timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service).await;
+            if let Err(error) = served {
+                tracing::debug!(%error, "an admin connection ended early");
+            }
+        });
+    }
+}
+
+/// What is escaped in a routing key that is part of a path: all but the unreserved (RFC 3986, section 2.3).
+const KEY_IN_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// What is answered under other paths.
+const ENDPOINTS: &str = "\
+nothing here; try
+GET  /healthz                  200 while the process runs
+GET  /readyz                   200 once routes are in force
+GET  /metrics                  for Prometheus
+GET  /status                   what this proxy knows, and how fresh that is
+GET  /routes/<service>/<key>   the route in force for a routing key
+GET  /requests/<request-id>    what became of a recent request, hop by hop
+POST /explain                  what would become of a request, and why
+";
+
+async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Answer {
+    if request.uri().path() == "/explain" {
+        return match *request.method() {
+            Method::POST => explain::explain(shared, request.into_body()).await,
+            _ => not_allowed("POST", "POST the request that is to be explained, as JSON\n"),
+        };
+    }
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return not_allowed("GET, HEAD", "only GET is answered here\n");
+    }
+    match request.uri().path() {
+        "/healthz" => text(StatusCode::OK, "ok\n"),
+        "/readyz" => match shared.readiness() {
+            Ok(()) => text(StatusCode::OK, "ready\n"),
+            Err(code) => problem(code),
+        },
+        "/metrics" => typed(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", shared.metrics.render(shared)),
+        "/status" => as_json(StatusCode::OK, &status::status(shared)),
+        path => {
+            let route = path.strip_prefix("/routes/").and_then(|rest| rest.split_once('/'));
+            match (route, path.strip_prefix("/requests/")) {
+                (Some((service, key)), _) => route::route(shared, service, key),
+                (None, Some(id)) if !id.is_empty() => requests::request(shared, id),
+                _ => text(StatusCode::NOT_FOUND, ENDPOINTS),
+            }
+        }
+    }
+}
+
+/// An answer of the data path's own kind, for an endpoint that says of a request or a key what a request would be told.
+fn problem(code: Code) -> Answer {
+    let status = StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut answer = typed(status, "application/problem+json", problem_json(code, ""));
+    answer.headers_mut().insert("waypost-reason", HeaderValue::from_static(code.as_str()));
+    if code.status() == 503 {
+        answer.headers_mut().insert(hyper::header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    answer
+}
+
+/// A problem in words of its own, for what only the admin endpoints can be asked.
+fn problem_saying(status: StatusCode, code: &str, detail: &str) -> Answer {
+    let problem = json!({
+        "type": format!("urn:waypost:problem:{code}"),
+        "title": status.canonical_reason(),
+        "status": status.as_u16(),
+        "detail": detail,
+    });
+    typed(status, "application/problem+json", serde_json::to_vec_pretty(&problem).unwrap_or_default())
+}
+
+/// A routing key in JSON: as it is, or with `\xNN` for what is not UTF-8.
+fn shown_key(key: &[u8]) -> String {
+    std::str::from_utf8(key).map_or_else(|_| waypost_conf::escaped(key), str::to_owned)
+}
+
+/// A routing key without loss, as `/routes/<service>/<key>` takes it.
+fn percent_encoded(key: &[u8]) -> String {
+    percent_encoding::percent_encode(key, KEY_IN_PATH).to_string()
+}
+
+fn not_allowed(allowed: &'static str, why: &'static str) -> Answer {
+    let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, why);
+    answer.headers_mut().insert(hyper::header::ALLOW, HeaderValue::from_static(allowed));
+    answer
+}
+
+fn as_json(status: StatusCode, value: &impl Serialize) -> Answer {
+    typed(status, "application/json", serde_json::to_vec_pretty(value).unwrap_or_default())
+}
+
+fn text(status: StatusCode, body: &'static str) -> Answer {
+    typed(status, "text/plain; charset=utf-8", body)
+}
+
+/// A whole body of a media type.
+fn typed(status: StatusCode, media_type: &'static str, body: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Full::new(body.into()).boxed_unsync());
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(hyper::header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+    answer
+}
+
+/// Binds the admin address.
+///
+/// # Errors
+/// If it is in use or may not be bound.
+pub(crate) async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    TcpListener::bind(address).await
+}

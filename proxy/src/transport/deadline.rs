@@ -1,0 +1,130 @@
+//! What hooks and connection share during one request: how long the present phase may take, and what became of the connection.
+//!
+//! A phase's time runs from the first poll after it was set, so that a slow reader of the answer, whom nobody polls, does not count
+//! as a silent owner. The limit for the whole request runs from its head. Which of them passed decides what is answered.
+
+use std::{
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::downstream::Socket;
+
+/// What the request waits for; decides what is answered when the wait is too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// For the client to send on.
+    Client,
+    /// For the owner to answer.
+    FirstByte,
+    /// For the owner to send on.
+    Idle,
+    /// For all of it to end.
+    Total,
+}
+
+/// Shared by the hooks and the connection for one request.
+#[derive(Debug, Default)]
+pub(crate) struct Deadline {
+    wait: Mutex<Wait>,
+    fired: Mutex<Option<Phase>>,
+    /// The framing of the body was broken, or had trailers.
+    broken: AtomicBool,
+    /// After a 101 the stream has no framing any more.
+    raw: AtomicBool,
+    /// The client's socket, where it has to be read from before it may be closed.
+    left: Mutex<Option<Socket>>,
+}
+
+/// The present wait.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Wait {
+    /// The phase's limit, from when it is first polled.
+    pub(super) limit: Option<(Duration, Phase)>,
+    /// When the whole request must have ended.
+    pub(super) ends_at: Option<Instant>,
+    /// Changes with every change of the limits.
+    pub(super) generation: u64,
+}
+
+impl Deadline {
+    /// From now on the phase may take so long; no limit if zero.
+    pub(crate) fn set(&self, phase: Phase, limit: Duration) {
+        self.change(|wait| wait.limit = (!limit.is_zero()).then_some((limit, phase)));
+    }
+
+    /// The whole request may take so long from now; no limit if zero.
+    pub(crate) fn set_total(&self, limit: Duration) {
+        self.change(|wait| wait.ends_at = (!limit.is_zero()).then(|| Instant::now() + limit));
+    }
+
+    /// No phase is waited for; the limit for the whole request stays.
+    pub(crate) fn clear(&self) {
+        self.change(|wait| wait.limit = None);
+    }
+
+    /// The phase whose deadline has passed, if one has.
+    pub(crate) fn fired(&self) -> Option<Phase> {
+        *lock(&self.fired)
+    }
+
+    /// Whether the body's framing was refused.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Relaxed)
+    }
+
+    /// The connection has been upgraded: everything is handed over as it comes.
+    pub(crate) fn upgrade(&self) {
+        self.raw.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn leave(&self, socket: Option<Socket>) {
+        *lock(&self.left) = socket;
+    }
+
+    /// The socket of a connection that has ended with something unread.
+    pub(super) fn take_left(&self) -> Option<Socket> {
+        lock(&self.left).take()
+    }
+
+    pub(super) fn is_raw(&self) -> bool {
+        self.raw.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_broken(&self) {
+        self.broken.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn wait(&self) -> Wait {
+        *lock(&self.wait)
+    }
+
+    pub(super) fn fire(&self, phase: Phase) {
+        *lock(&self.fired) = Some(phase);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Wait)) {
+        let mut wait = lock(&self.wait);
+        change(&mut wait);
+        wait.generation += 1;
+    }
+}
+
+impl Wait {
+    /// When this wait ends if it is first polled at `now`, and by which of its limits.
+    pub(super) fn end(&self, now: Instant) -> Option<(Instant, Phase)> {
+        let of_phase = self.limit.map(|(limit, phase)| (now + limit, phase));
+        let of_request = self.ends_at.map(|at| (at, Phase::Total));
+        of_phase.into_iter().chain(of_request).min_by_key(|(at, _)| *at)
+    }
+}
+
+/// A poisoned lock guards plain data that is valid after any panic.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,149 @@
+//! Heads and chunks that pass and that do not, and what passes held against the parser behind.
+
+use pingora_core::protocols::http::ServerSession;
+use proptest::prelude::*;
+
+use super::*;
+
+fn check(head: &str) -> Result<Framing, Code> {
+    check_head(head.as_bytes()).map(|head| head.framing)
+}
+
+#[test]
+fn plain_heads_pass() {
+    assert_eq!(check("GET / HTTP/1.1\r\nHost: a\r\n\r\n"), Ok(Framing::Length(0)));
+    assert_eq!(check("POST /a?b HTTP/1.1\r\nhost:a:80\r\nContent-Length: 12\r\n\r\n"), Ok(Framing::Length(12)));
+    assert_eq!(check("PUT / HTTP/1.1\r\nHost: [::1]:8\r\nTransfer-Encoding: Chunked\r\n\r\n"), Ok(Framing::Chunked));
+    assert_eq!(check("GET / HTTP/1.0\r\n\r\n"), Ok(Framing::Length(0)));
+    assert_eq!(check("OPTIONS * HTTP/1.1\r\nHost:\r\nX:\r\n\r\n"), Ok(Framing::Length(0)));
+    assert_eq!(check("GET http://a:80/ HTTP/1.1\r\nHost: a:80\r\nConnection: ,close ,, x-a\r\n\r\n"), Ok(Framing::Length(0)));
+    for host in ["a:", "[::1]", "[::1]:", "a.b.:80", "%41"] {
+        assert_eq!(check(&format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")), Ok(Framing::Length(0)), "{host}");
+    }
+}
+
+#[test]
+fn whatever_two_parsers_could_read_differently_is_refused() {
+    for head in [
+        "GET / HTTP/1.1\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
+        "GET  / HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET / HTTP/1.1 \r\nHost: a\r\n\r\n",
+        "GET /\tx HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET / HTTP/2.0\r\nHost: a\r\n\r\n",
+        "GET /\r\nHost: a\r\n\r\n",
+        "G(T / HTTP/1.1\r\nHost: a\r\n\r\n",
+        "CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET / HTTP/1.1\nHost: a\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\nX: y\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\rX: y\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\0\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost : a\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nX: a\r\n b\r\n\r\n",
+        "GET / HTTP/1.1\r\n X: a\r\nHost: a\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\n: b\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nXb\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a/b\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: u@a\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a:x\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a:1:2\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: [::1\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: [\r\n\r\n",
+        "GET * HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET http://A/ HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nConnection: close, Host\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nConnection: content-length\r\nContent-Length: 1\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nConnection: \"close\"\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nConnection: a,b,c,d,e\r\nConnection: f,g,h,i\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1, 1\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: \r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "GET / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+    ] {
+        assert_eq!(check(head), Err(Code::BadRequest), "{head:?}");
+    }
+    let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(MAX_FIELDS));
+    assert_eq!(check(&many), Err(Code::HeaderTooLarge));
+}
+
+#[test]
+fn chunked_framing_ends_where_the_body_ends() {
+    let body = b"5;x=\"y\"\r\nhello\r\nA\r\n0123456789\r\n0\r\n\r\nGET / HTTP/1.1";
+    let end = body.len() - b"GET / HTTP/1.1".len();
+    for cut in 0..=body.len() {
+        let mut chunks = Chunks::START;
+        let first = chunks.take(&body[..cut]).unwrap();
+        let second = chunks.take(&body[first..]).unwrap();
+        assert_eq!((first + second, chunks), (end, Chunks::Done), "cut at {cut}");
+    }
+}
+
+#[test]
+fn broken_chunks_and_trailers_are_refused() {
+    for body in [
+        "\r\n",
+        "g\r\n",
+        "5\nhello",
+        "5\r\nhelloX",
+        "5 \r\n",
+        "-1\r\n",
+        "0x5\r\n",
+        "11111111111111111\r\n",
+        "0\r\nTrailer: x\r\n\r\n",
+        "1;a\0\r\n",
+    ] {
+        assert_eq!(Chunks::START.clone().take(body.as_bytes()), Err(Code::BadRequest), "{body:?}");
+    }
+}
+
+#[test]
+fn the_end_of_a_head_is_found_across_reads() {
+    let head = b"GET / HTTP/1.1\r\n\r\nrest";
+    for from in 0..18 {
+        assert_eq!(end_of_head(head, from), Some(18));
+    }
+    assert_eq!(end_of_head(&head[..17], 0), None);
+}
+
+/// What the general transport's own parser makes of a head: the target and the number of fields, or `None` if it refuses.
+async fn behind(head: &[u8]) -> Option<(Vec<u8>, usize)> {
+    let (mut client, server) = tokio::io::duplex(MAX_HEAD_BYTES);
+    tokio::io::AsyncWriteExt::write_all(&mut client, head).await.ok()?;
+    let mut session = ServerSession::new_http1(Box::new(server));
+    session.read_request().await.ok()?.then(|| (session.req_header().raw_path().to_vec(), session.req_header().headers.len()))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 8 * ProptestConfig::default().cases, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Or it would answer in its own way, or mean something else.
+    #[test]
+    fn what_passes_is_taken_by_the_parser_behind_and_means_the_same(
+        method in prop_oneof![Just("GET"), Just("OPTIONS"), Just("m!"), Just("PUT")],
+        target in prop_oneof!["[!-~]{1,8}", "/[ -~]{0,12}", "http://[a-zA-Z%:.]{1,5}/?", Just("*".to_owned()), "/[^\\x00-\\x1f ]{0,4}"],
+        version in prop_oneof![Just("1.1"), Just("1.0")],
+        host in prop_oneof![Just(None), "[a-c%!$&'()*+;=~._:-]{0,6}".prop_map(Some), "\\[[:a-f0-9.%]{0,5}\\](:[0-9]{0,6})?".prop_map(Some)],
+        fields in proptest::collection::vec(("[A-Za-z!#$%&'*+.^_`|~-]{1,6}", "[ -~\\t]{0,8}"), 0..4),
+        special in prop_oneof![
+            Just(""), Just("Content-Length: 007\r\n"), Just("Content-Length:\t18446744073709551615 \r\n"), Just("Transfer-Encoding: CHUNKED\r\n"),
+            Just("Connection: a,, b\r\nConnection: keep-alive\r\n"), Just("Upgrade: x\r\nConnection: upgrade\r\n"), Just("Expect: 100-continue\r\n"),
+        ],
+    ) {
+        let host = host.map(|host| format!("Host: {host}\r\n")).unwrap_or_default();
+        let fields: String = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let head = format!("{method} {target} HTTP/{version}\r\n{host}{fields}{special}\r\n");
+        if check_head(head.as_bytes()).is_err() {
+            return Ok(());
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let behind = runtime.block_on(behind(head.as_bytes()));
+        let fields = head.lines().count() - 2;
+        prop_assert_eq!(behind, Some((target.into_bytes(), fields)), "{:?}", head);
+    }
+}
