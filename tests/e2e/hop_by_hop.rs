@@ -143,14 +143,14 @@ async fn an_owner_can_not_speak_for_the_proxy() {
 async fn an_upgrade_that_is_asked_for_and_granted_is_a_tunnel() {
     let stage = Stage::start(|mut peer: waypost_tests::Peer, _| async move {
         peer.until("\r\n\r\n").await;
-        peer.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhi").await;
+        peer.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nready").await;
         peer.until("ping").await;
         peer.send("pong").await;
     })
     .await;
     let mut client = stage.client().await;
     client.send("GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
-    let answer = client.until("hi").await.unwrap();
+    let answer = client.until("ready").await.unwrap();
     assert_eq!(statuses(&answer), [101]);
     assert_eq!((field(&answer, "upgrade"), field(&answer, "connection").to_ascii_lowercase()), ("websocket", "upgrade".to_owned()));
     client.send("ping").await;

@@ -113,14 +113,22 @@ pub(crate) fn statuses(text: &str) -> Vec<u16> {
     found.collect()
 }
 
+/// Head and rest of the first final answer in these bytes: interim ones are passed over, a 101 is final.
+fn first_final(text: &str) -> (&str, &str) {
+    let mut rest = text;
+    while let Some((head, behind)) = rest.split_once("\r\n\r\n") {
+        if !head.starts_with("HTTP/1.1 10") || head.starts_with("HTTP/1.1 101") {
+            return (head, behind);
+        }
+        rest = behind;
+    }
+    (rest, "")
+}
+
 /// The first value of a field in the first final answer of these bytes; empty if absent.
 pub(crate) fn field<'a>(text: &'a str, name: &str) -> &'a str {
-    let mut head = text.split("\r\n\r\n").next().unwrap_or_default();
-    if text.starts_with("HTTP/1.1 10") {
-        head = text.split("\r\n\r\n").find(|head| !head.starts_with("HTTP/1.1 1")).unwrap_or_default();
-    }
-    let fields = head.split("\r\n").filter_map(|line| line.split_once(": "));
-    fields.into_iter().find(|(given, _)| given.eq_ignore_ascii_case(name)).map_or("", |(_, value)| value)
+    let mut fields = first_final(text).0.split("\r\n").filter_map(|line| line.split_once(": "));
+    fields.find(|(given, _)| given.eq_ignore_ascii_case(name)).map_or("", |(_, value)| value)
 }
 
 /// The code of the proxy's own answer.
@@ -130,12 +138,5 @@ pub(crate) fn reason(text: &str) -> &str {
 
 /// What follows the first final head.
 pub(crate) fn body(text: &str) -> &str {
-    let mut rest = text;
-    while let Some((head, behind)) = rest.split_once("\r\n\r\n") {
-        if !head.starts_with("HTTP/1.1 1") {
-            return behind;
-        }
-        rest = behind;
-    }
-    ""
+    first_final(text).1
 }
