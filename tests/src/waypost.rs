@@ -48,10 +48,30 @@ fn binary() -> PathBuf {
 impl Waypost {
     /// Starts a proxy on a gold copy (`http://…` or `file:…`), and waits until it is ready.
     pub async fn start(gold: &str, extra: &[&str]) -> Self {
-        let mut waypost = Self::new(gold, extra);
-        waypost.spawn();
-        waypost.ready().await;
-        waypost
+        for _ in 0..3 {
+            let mut waypost = Self::new(gold, extra);
+            waypost.spawn();
+            // Somebody took a port in between: any other will do.
+            if waypost.is_up().await || !waypost.said().contains("the port is in use") {
+                waypost.ready().await;
+                return waypost;
+            }
+        }
+        panic!("three times a port that had been free was taken");
+    }
+
+    /// Waits until it is ready or has ended; whether it is ready.
+    async fn is_up(&mut self) -> bool {
+        let admin = self.admin;
+        let process = self.process.as_mut().unwrap();
+        until("the proxy is ready", async || {
+            if process.has_ended() {
+                return Ok(false);
+            }
+            let answer = Client::fetch(admin, "/readyz").await?;
+            if answer.status == 200 { Ok(true) } else { Err(answer.text()) }
+        })
+        .await
     }
 
     /// A proxy that is not started yet.
