@@ -3,14 +3,21 @@
 CARGO ?= cargo
 NEEDED := cmake protoc etcd etcdctl
 PACKAGES := cmake protobuf-compiler libprotobuf-dev etcd-server etcd-client
+TEST_NEEDED := nginx wrk ab curl prlimit python3
+TEST_PACKAGES := nginx wrk apache2-utils curl util-linux python3 python3-venv
+# The tests' Python servers and clients, in an environment of their own.
+PYTHON := target/python
+REQUIREMENTS := tests/real/python/requirements.txt
+# Where Debian has nginx, which is not in every user's path.
+export PATH := $(PATH):/usr/sbin
 
 # protoc comes without the types that etcd's interface imports, unless a package of its own is there too.
 KNOWS_STANDARD_TYPES := printf 'syntax = "proto3"; import "google/protobuf/struct.proto";' | \
 	protoc --proto_path=/dev --descriptor_set_out=/dev/null /dev/stdin >/dev/null 2>&1
 
-.PHONY: demo test soak bench setup setup-bench build
+.PHONY: demo test soak bench setup setup-build setup-tests setup-bench build
 
-demo: setup
+demo: setup-build
 	$(CARGO) build --release --locked -p waypost
 	./target/release/waypost demo
 
@@ -28,17 +35,29 @@ soak: setup
 	for round in 1 2 3 4 5 6 7 8 9 10; do $(CARGO) test --locked -p waypost-tests || exit 1; done
 
 # Requests per CPU-second with 1 and 100,000 routes, beside HAProxy, in one run.
-bench: setup setup-bench
+bench: setup-build setup-bench
 	$(CARGO) build --release --locked -p waypost -p waypost-bench
 	./target/release/compare-haproxy
 
-build: setup
+build: setup-build
 	$(CARGO) build --release --locked -p waypost
 
-setup:
+# All that `make test` needs.
+setup: setup-build setup-tests
+
+setup-build:
 	@missing=; for tool in $(NEEDED); do command -v $$tool >/dev/null 2>&1 || missing="$$missing $$tool"; done; \
 	$(KNOWS_STANDARD_TYPES) || missing="$$missing protoc's-standard-types"; \
 	$(MAKE) --no-print-directory install-if MISSING="$$missing" WANTED="$(PACKAGES)"
+
+setup-tests:
+	@missing=; for tool in $(TEST_NEEDED); do command -v $$tool >/dev/null 2>&1 || missing="$$missing $$tool"; done; \
+	python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || missing="$$missing python3-venv"; \
+	$(MAKE) --no-print-directory install-if MISSING="$$missing" WANTED="$(TEST_PACKAGES)"
+	@if cmp -s $(REQUIREMENTS) $(PYTHON)/requirements.txt && $(PYTHON)/bin/python -c ''; then exit 0; fi; \
+	echo "Installing $(REQUIREMENTS) into $(PYTHON)"; \
+	rm -rf $(PYTHON) && python3 -m venv $(PYTHON) && \
+	$(PYTHON)/bin/python -m pip install -q --disable-pip-version-check -r $(REQUIREMENTS) && cp $(REQUIREMENTS) $(PYTHON)/requirements.txt
 
 setup-bench:
 	@missing=; for tool in haproxy taskset; do command -v $$tool >/dev/null 2>&1 || missing="$$missing $$tool"; done; \

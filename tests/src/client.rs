@@ -99,6 +99,20 @@ impl Client {
         tokio::time::timeout(LIMIT, self.read_answer(is_head)).await.map_err(|_| format!("no answer within {LIMIT:?}"))?
     }
 
+    /// Reads one head, also of 1xx, and leaves what is behind it to [`Self::answer`] or [`Self::some`].
+    pub async fn head(&mut self) -> Result<Answer, String> {
+        tokio::time::timeout(LIMIT, self.read_head()).await.map_err(|_| format!("no head within {LIMIT:?}"))?
+    }
+
+    /// The bytes that come next, whatever they mean; none at the end of the stream.
+    pub async fn some(&mut self) -> Result<Vec<u8>, String> {
+        if self.buffer.is_empty() {
+            let read = tokio::time::timeout(LIMIT, self.stream.read_buf(&mut self.buffer)).await;
+            read.map_err(|_| format!("nothing within {LIMIT:?}"))?.map_err(|error| error.to_string())?;
+        }
+        Ok(std::mem::take(&mut self.buffer))
+    }
+
     /// Whether the other end closes within the limit.
     pub async fn is_closed(&mut self) -> bool {
         self.buffer.clear();
@@ -107,23 +121,27 @@ impl Client {
 
     async fn read_answer(&mut self, is_head: bool) -> Result<Answer, String> {
         loop {
-            let end = self.until_found(b"\r\n\r\n", 0).await?;
-            let head = String::from_utf8_lossy(&self.buffer[..end]).into_owned();
-            self.buffer.drain(..end + 4);
-            let mut lines = head.split("\r\n");
-            let status = lines.next().and_then(|line| line.split(' ').nth(1)?.parse().ok()).ok_or("no status line")?;
-            if (100..200).contains(&status) && status != 101 {
+            let mut answer = self.read_head().await?;
+            if (100..200).contains(&answer.status) && answer.status != 101 {
                 continue;
             }
-            let headers =
-                lines.filter_map(|line| line.split_once(':')).map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect();
-            let mut answer = Answer { status, headers, body: Vec::new() };
-            let bodiless = is_head || matches!(status, 101 | 204 | 304);
+            let bodiless = is_head || matches!(answer.status, 101 | 204 | 304);
             if !bodiless {
                 answer.body = self.read_body(&answer).await?;
             }
             return Ok(answer);
         }
+    }
+
+    async fn read_head(&mut self) -> Result<Answer, String> {
+        let end = self.until_found(b"\r\n\r\n", 0).await?;
+        let head = String::from_utf8_lossy(&self.buffer[..end]).into_owned();
+        self.buffer.drain(..end + 4);
+        let mut lines = head.split("\r\n");
+        let status = lines.next().and_then(|line| line.split(' ').nth(1)?.parse().ok()).ok_or("no status line")?;
+        let headers =
+            lines.filter_map(|line| line.split_once(':')).map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect();
+        Ok(Answer { status, headers, body: Vec::new() })
     }
 
     async fn read_body(&mut self, answer: &Answer) -> Result<Vec<u8>, String> {

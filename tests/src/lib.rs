@@ -1,4 +1,5 @@
-//! The end-to-end harness: a real etcd, the built binary, scripted backends, raw peers, and a TCP proxy that makes faults.
+//! The end-to-end harness: a real etcd, the built binary, scripted backends, raw peers, a TCP proxy that makes faults, and
+//! software that nobody here wrote (nginx, Python servers and clients, curl, wrk).
 //!
 //! Everything listens on loopback on ports that the kernel gave, lives in a folder of its own and is ended by its own pid when dropped.
 //! Nothing sleeps for a fixed time: [`until`] waits for a condition with a limit and says what was seen last.
@@ -8,17 +9,31 @@ mod backend;
 mod client;
 mod etcd;
 mod fault;
+mod nginx;
 mod process;
+mod program;
+mod python;
 mod raw;
+mod records;
+mod usage;
 mod waypost;
 
-use std::time::{Duration, Instant};
+use std::{
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    sync::atomic::{AtomicU16, Ordering},
+    time::{Duration, Instant},
+};
 
 pub use backend::{Backend, Reply, Seen};
 pub use client::{Answer, Client};
 pub use etcd::Etcd;
 pub use fault::FaultProxy;
+pub use nginx::Nginx;
+pub use program::{Ran, program};
+pub use python::Python;
 pub use raw::{Peer, RawBackend, RawRequest, Received};
+pub use records::RecordFile;
+pub use usage::{Sampler, open_files, raise_open_files, resident_bytes};
 pub use waypost::{Waypost, command};
 
 /// How long anything may take to be seen. Generous: it is only used up by a failure.
@@ -41,7 +56,21 @@ pub async fn until_true(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     until(what, async || if condition().await { Ok(()) } else { Err("it did not hold".to_owned()) }).await;
 }
 
-/// A loopback address that was free a moment ago.
-pub fn free_address() -> std::net::SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+/// In this range the kernel takes no ports for outgoing connections, of which tests make thousands.
+const FIRST_PORT: u16 = 10_000;
+const PORTS: u16 = 22_000;
+
+/// A loopback address that was free a moment ago. Each call gives another one; processes begin at different ones.
+pub fn free_address() -> SocketAddr {
+    static CALLS: AtomicU16 = AtomicU16::new(0);
+    let begin = std::process::id().wrapping_mul(389);
+    for _ in 0..PORTS {
+        let step = u32::from(CALLS.fetch_add(1, Ordering::Relaxed));
+        let port = FIRST_PORT + (begin.wrapping_add(step) % u32::from(PORTS)) as u16;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
+    panic!("no port between {FIRST_PORT} and {} is free", FIRST_PORT + PORTS);
 }

@@ -48,30 +48,10 @@ fn binary() -> PathBuf {
 impl Waypost {
     /// Starts a proxy on a gold copy (`http://…` or `file:…`), and waits until it is ready.
     pub async fn start(gold: &str, extra: &[&str]) -> Self {
-        for _ in 0..3 {
-            let mut waypost = Self::new(gold, extra);
-            waypost.spawn();
-            // Somebody took a port in between: any other will do.
-            if waypost.is_up().await || !waypost.said().contains("the port is in use") {
-                waypost.ready().await;
-                return waypost;
-            }
-        }
-        panic!("three times a port that had been free was taken");
-    }
-
-    /// Waits until it is ready or has ended; whether it is ready.
-    async fn is_up(&mut self) -> bool {
-        let admin = self.admin;
-        let process = self.process.as_mut().unwrap();
-        until("the proxy is ready", async || {
-            if process.has_ended() {
-                return Ok(false);
-            }
-            let answer = Client::fetch(admin, "/readyz").await?;
-            if answer.status == 200 { Ok(true) } else { Err(answer.text()) }
-        })
-        .await
+        let mut waypost = Self::new(gold, extra);
+        waypost.spawn();
+        waypost.ready().await;
+        waypost
     }
 
     /// A proxy that is not started yet.
@@ -153,6 +133,11 @@ impl Waypost {
     /// One GET of a tenant's, over a connection of its own.
     pub async fn get(&self, tenant: &str, path: &str) -> crate::Answer {
         self.client().await.get(path, &[("x-tenant", tenant)]).await
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().unwrap().pid()
     }
 
     /// SIGTERM.

@@ -16,9 +16,11 @@ pub const STALE_HEADER: &str = "route-stale";
 /// What all headers of the protocol start with, in lower case: they are the proxy's and the owners' alone.
 pub const HEADER_PREFIX: &str = "route-";
 
-/// Whether a header or trailer belongs to the protocol and so never crosses the proxy.
+/// Whether a header or trailer belongs to the protocol and so never crosses the proxy. `_` counts as `-`: many backends (CGI, WSGI)
+/// can't tell them apart.
 pub fn is_protocol_header(name: &str) -> bool {
-    name.get(..HEADER_PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(HEADER_PREFIX))
+    let start = name.as_bytes().iter().map(|b| if *b == b'_' { b'-' } else { b.to_ascii_lowercase() });
+    start.take(HEADER_PREFIX.len()).eq(HEADER_PREFIX.bytes())
 }
 
 /// A routing key as a structured-field item: a string where it is printable ASCII, else a byte sequence.

@@ -9,6 +9,9 @@ use waypost_policy::Code;
 /// The problem type of a code is this with the code behind it.
 const TYPE_PREFIX: &str = "urn:waypost:problem:";
 
+/// The header that names the code; only this proxy's own answers have it.
+pub(super) const REASON: &str = "waypost-reason";
+
 #[derive(Serialize)]
 struct Problem<'a> {
     r#type: String,

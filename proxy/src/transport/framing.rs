@@ -18,6 +18,8 @@ const MAX_CONNECTION_OPTIONS: usize = 8;
 /// section 7.6.1), and so does what the owner is told of the client.
 const NOT_FOR_ONE_HOP: [&[u8]; 6] =
     [b"host", b"content-length", b"transfer-encoding", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"];
+/// The most digits of a chunk's size: what is longer is no size but an attempt to overflow one.
+const MAX_CHUNK_SIZE_DIGITS: u8 = 15;
 /// The longest line of a chunk's size with its extensions.
 const MAX_CHUNK_LINE_BYTES: usize = 4096;
 
@@ -37,6 +39,8 @@ pub(crate) struct CheckedHead {
     pub(crate) len: usize,
     /// How its body is framed.
     pub(crate) framing: Framing,
+    /// The client wants the connection closed behind the answer.
+    pub(crate) closes: bool,
 }
 
 /// Where the head ends: the offset behind the first empty line, if it has arrived. `from`: how much was searched before.
@@ -62,6 +66,7 @@ pub(crate) fn check_head(head: &[u8]) -> Result<CheckedHead, Code> {
     let mut length = None;
     let mut chunked = false;
     let mut options = 0usize;
+    let mut closes = false;
     for line in lines {
         let line = line?;
         if line.is_empty() {
@@ -88,7 +93,9 @@ pub(crate) fn check_head(head: &[u8]) -> Result<CheckedHead, Code> {
             }
             chunked = true;
         } else if name.eq_ignore_ascii_case(b"connection") {
-            options += connection_options(value)?;
+            options += connection_options(value, &mut closes)?;
+        } else if is_taken_for_framing(name) {
+            return Err(Code::BadRequest);
         }
     }
     if options > MAX_CONNECTION_OPTIONS {
@@ -103,7 +110,7 @@ pub(crate) fn check_head(head: &[u8]) -> Result<CheckedHead, Code> {
         return Err(Code::BadRequest);
     }
     let framing = if chunked { Framing::Chunked } else { Framing::Length(length.unwrap_or(0)) };
-    Ok(CheckedHead { len, framing })
+    Ok(CheckedHead { len, framing, closes })
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -182,6 +189,12 @@ fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().all(is_tchar)
 }
 
+/// `Content_Length` and the like: another field, but not to every backend (CGI and WSGI know one name for both).
+fn is_taken_for_framing(name: &[u8]) -> bool {
+    let spelt = || name.iter().map(|b| if *b == b'_' { b'-' } else { b.to_ascii_lowercase() });
+    name.contains(&b'_') && (spelt().eq(b"content-length".iter().copied()) || spelt().eq(b"transfer-encoding".iter().copied()))
+}
+
 /// `uri-host [":" port]` without userinfo; may be empty (RFC 9112, section 3.2).
 fn is_host(value: &[u8]) -> bool {
     let (name, port) = match value.iter().rposition(|b| *b == b':') {
@@ -191,17 +204,20 @@ fn is_host(value: &[u8]) -> bool {
     let is_literal = name.first() == Some(&b'[') && name.last() == Some(&b']');
     let inside = if is_literal { &name[1..name.len() - 1] } else { name };
     let is_allowed = |b: &u8| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(b) || (is_literal && *b == b':');
-    inside.iter().all(is_allowed) && port.iter().all(u8::is_ascii_digit)
+    let is_escaped = inside.split(|b| *b == b'%').skip(1).all(|rest| rest.len() >= 2 && rest[..2].iter().all(u8::is_ascii_hexdigit));
+    let is_named = !name.is_empty() || port.is_empty();
+    is_named && is_escaped && inside.iter().all(is_allowed) && port.iter().all(u8::is_ascii_digit)
 }
 
-/// How many options a `Connection` field has.
-fn connection_options(value: &[u8]) -> Result<usize, Code> {
+/// How many options a `Connection` field has; `closes` is set if one of them is `close`.
+fn connection_options(value: &[u8], closes: &mut bool) -> Result<usize, Code> {
     let options = value.split(|b| *b == b',').map(<[u8]>::trim_ascii).filter(|option| !option.is_empty());
     let mut count = 0;
     for option in options {
         if !is_token(option) || NOT_FOR_ONE_HOP.iter().any(|name| option.eq_ignore_ascii_case(name)) {
             return Err(Code::BadRequest);
         }
+        *closes |= option.eq_ignore_ascii_case(b"close");
         count += 1;
     }
     Ok(count)
@@ -265,7 +281,7 @@ impl Chunks {
             (Self::Size { digits: 0, .. }, byte) if !byte.is_ascii_hexdigit() => None,
             (Self::Size { value, .. }, b'\r') => Some(Self::SizeLf { value }),
             (Self::Size { value, .. }, b';') => Some(Self::Extension { value, bytes: 0 }),
-            (Self::Size { value, digits }, byte) if digits < 16 => {
+            (Self::Size { value, digits }, byte) if digits < MAX_CHUNK_SIZE_DIGITS => {
                 let digit = char::from(byte).to_digit(16)?;
                 Some(Self::Size { value: value << 4 | u64::from(digit), digits: digits + 1 })
             }

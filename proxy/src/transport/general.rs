@@ -24,6 +24,7 @@ use super::{
     connection::{ConnectionInfo, Handed},
     deadline::{Deadline, Phase},
     headers::{self, ReplyHead, RequestHead},
+    upgrade::UpgradeConnector,
 };
 use crate::{access_log::Line, metrics::InFlight, state::Shared};
 
@@ -36,6 +37,8 @@ const MAX_ATTEMPTS: usize = 64;
 const UPSTREAM_POOL: usize = 4096;
 /// How long a connection to an upstream may lie idle in the pool.
 const UPSTREAM_IDLE: Duration = Duration::from_secs(55);
+/// And how long one that was made for an upgrade which the owner refused.
+const UPGRADE_IDLE: Duration = Duration::from_secs(1);
 
 /// Makes the general lane; `threads` is the number of worker threads of its runtime.
 pub(crate) fn general_lane(shared: Arc<Shared>, threads: usize) -> General {
@@ -92,7 +95,7 @@ impl GeneralLane {
         self.step(session.req_header(), ctx, Input::Found(found))
     }
 
-    fn peer(ctx: &Request, lease: &Lease) -> Box<HttpPeer> {
+    fn peer(ctx: &Request, lease: &Lease, is_upgrade: bool) -> Box<HttpPeer> {
         let timeouts = &ctx.exchange.policy().timeouts;
         let mut peer = HttpPeer::new(lease.socket_addr(), false, String::new());
         let connect = (timeouts.connect_ms > 0).then(|| Duration::from_millis(timeouts.connect_ms));
@@ -102,6 +105,12 @@ impl GeneralLane {
         // First byte and idle are watched by the downstream's deadline: pingora has one time-out for both.
         peer.options.read_timeout = None;
         peer.options.write_timeout = idle_limit(ctx);
+        if is_upgrade {
+            peer.options.custom_l4 = Some(Arc::new(UpgradeConnector));
+            // A group of its own: it is made for this request and not used again.
+            peer.group_key = fastrand::u64(1..);
+            peer.options.idle_timeout = Some(UPGRADE_IDLE);
+        }
         Box::new(peer)
     }
 
@@ -194,7 +203,7 @@ impl ProxyHttp for GeneralLane {
         };
         ctx.request_id = headers::request_id(session.req_header(), &connection);
         headers::strip_protocol_from_request(session.req_header_mut());
-        headers::strip_expectation(session.req_header_mut());
+        headers::strip_unknown_wishes(session.req_header_mut());
         let is_http10 = session.req_header().version == http::Version::HTTP_10;
         session.as_mut().set_ignore_info_resp(is_http10);
         let next = if headers::has_looped(session.req_header(), &self.shared.cdn_id) {
@@ -226,7 +235,7 @@ impl ProxyHttp for GeneralLane {
         loop {
             match ctx.pending.take() {
                 Some(Next::Forward(lease, stamp)) => {
-                    let peer = Self::peer(ctx, &lease);
+                    let peer = Self::peer(ctx, &lease, session.as_downstream().is_upgrade_req());
                     ctx.attempt = Some((lease, stamp));
                     ctx.dispatched = Some(Instant::now());
                     return Ok(peer);
@@ -264,7 +273,8 @@ impl ProxyHttp for GeneralLane {
         };
         let endpoint = lease.endpoint().address.as_str();
         headers::prepare_request(head, connection, &self.shared.cdn_id, &ctx.request_id, endpoint, &stamp.to_value())?;
-        if session.is_body_done() {
+        // Who waits to be told to go on waits for the owner.
+        if session.is_body_done() || headers::expects_continue(head) {
             ctx.deadline.set(Phase::FirstByte, first_byte_limit(ctx));
         } else {
             ctx.deadline.set(Phase::Client, millis(ctx.exchange.policy().timeouts.idle_ms));
@@ -294,6 +304,9 @@ impl ProxyHttp for GeneralLane {
         // An answer before the end of the body ends the connection with it, but "go on" is no such answer.
         session.as_mut().set_close_on_response_before_downstream_finish(!is_interim);
         if is_interim {
+            if head.status == http::StatusCode::CONTINUE && !session.is_body_done() {
+                ctx.deadline.set(Phase::Client, millis(ctx.exchange.policy().timeouts.idle_ms));
+            }
             return Ok(());
         }
         let body = body_of(session);

@@ -55,7 +55,7 @@ impl Reply for ReplyHead<'_> {
 
 /// Removes what of the protocol a client sent. Done before the request is looked at.
 pub(crate) fn strip_protocol_from_request(head: &mut RequestHeader) {
-    for name in protocol_names(&head.headers) {
+    for name in names(&head.headers, is_protocol_header) {
         head.remove_header(&name);
     }
 }
@@ -74,25 +74,43 @@ pub(crate) fn new_request_id() -> String {
 
 /// Whether the request has passed through this very proxy already (RFC 8586).
 pub(crate) fn has_looped(head: &RequestHeader, cdn_id: &str) -> bool {
-    let values = head.headers.get_all("cdn-loop").into_iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).any(|entry| entry.split(';').next().is_some_and(|id| id.trim() == cdn_id))
+    let entries = head.headers.get_all("cdn-loop").into_iter().flat_map(|value| value.as_bytes().split(|b| *b == b','));
+    entries.into_iter().any(|entry| entry.split(|b| *b == b';').next().is_some_and(|id| id.trim_ascii() == cdn_id.as_bytes()))
 }
 
-/// Takes from a request what its version does not know: an HTTP/1.0 client can't be told to go on (RFC 9110, section 10.1.1).
-pub(crate) fn strip_expectation(head: &mut RequestHeader) {
-    if head.version == http::Version::HTTP_10 {
+/// Takes from a request what this hop was not asked for: an upgrade that `Connection` does not name (RFC 9110, section 7.8), and of an
+/// HTTP/1.0 client both that and the wish to be told to go on (section 10.1.1).
+pub(crate) fn strip_unknown_wishes(head: &mut RequestHeader) {
+    let is_http10 = head.version == http::Version::HTTP_10;
+    let mut options = head.headers.get_all(http::header::CONNECTION).into_iter().flat_map(|value| value.as_bytes().split(|b| *b == b','));
+    let names_upgrade = options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"upgrade"));
+    if is_http10 || !names_upgrade {
+        head.remove_header(&http::header::UPGRADE);
+    }
+    if is_http10 {
         head.remove_header(&http::header::EXPECT);
     }
 }
 
-/// Why an owner's answer is refused, if it is: it can't be passed on as it was meant.
+/// Whether the client waits to be told to send its body.
+pub(crate) fn expects_continue(head: &RequestHeader) -> bool {
+    head.headers.get(http::header::EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
+/// Why an owner's answer is refused, if it is: its framing is faulty (RFC 9112, section 6), or it can't be passed on as it was meant.
 pub(crate) fn uncarried(head: &ResponseHeader, upgrade_asked: bool) -> Option<&'static str> {
-    let codings = head.headers.get_all(http::header::TRANSFER_ENCODING);
+    let mut codings = head.headers.get_all(http::header::TRANSFER_ENCODING).into_iter();
+    let mut lengths = head.headers.get_all(http::header::CONTENT_LENGTH).into_iter();
+    let coding = codings.next();
     if head.status == http::StatusCode::SWITCHING_PROTOCOLS && !upgrade_asked {
         Some("it switches protocols unasked")
-    } else if codings.iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
+    } else if codings.next().is_some() || coding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
         Some("it has a transfer coding that was not asked for")
-    } else if codings.iter().next().is_some() && head.headers.contains_key(http::header::TRAILER) {
+    } else if coding.is_some() && head.version == http::Version::HTTP_10 {
+        Some("it is HTTP/1.0 and chunked")
+    } else if lengths.next().is_some_and(|length| !length.as_bytes().iter().all(u8::is_ascii_digit)) || lengths.next().is_some() {
+        Some("it has several lengths")
+    } else if coding.is_some() && head.headers.contains_key(http::header::TRAILER) {
         // They would be lost on the way, and with them what they say: often that the body is not whole.
         Some("it announces trailers")
     } else {
@@ -121,9 +139,12 @@ pub(crate) fn prepare_request(
     endpoint: &str,
     stamp: &str,
 ) -> Result<()> {
-    to_origin_form(head)?;
+    let named = to_origin_form(head)?;
+    for name in names(&head.headers, |name| is_word_on_client(name) && (!connection.trusted || name.contains('_'))) {
+        head.remove_header(&name);
+    }
     let client = connection.client.ip().to_string();
-    let host = head.headers.get(http::header::HOST).cloned();
+    let host = head.headers.get(http::header::HOST).cloned().or(named);
     if connection.trusted {
         append_to_list(head, "X-Forwarded-For", &client)?;
         if !head.headers.contains_key("x-forwarded-proto") {
@@ -132,14 +153,16 @@ pub(crate) fn prepare_request(
     } else {
         head.insert_header("X-Forwarded-For", client)?;
         head.insert_header("X-Forwarded-Proto", connection.scheme)?;
-        head.remove_header("x-forwarded-host");
     }
-    if let Some(host) = host.filter(|_| !head.headers.contains_key("x-forwarded-host")) {
+    if let Some(host) = host.clone().filter(|_| !head.headers.contains_key("x-forwarded-host")) {
         head.insert_header("X-Forwarded-Host", host)?;
     }
     if !head.headers.contains_key(http::header::HOST) {
         // An HTTP/1.0 client needs none, the HTTP/1.1 request that is made of it does.
-        head.insert_header("Host", endpoint)?;
+        match host {
+            Some(host) => head.insert_header("Host", host)?,
+            None => head.insert_header("Host", endpoint)?,
+        }
     }
     head.insert_header("X-Request-Id", request_id)?;
     head.append_header("Via", VIA)?;
@@ -147,15 +170,22 @@ pub(crate) fn prepare_request(
     head.insert_header(STAMP_HEADER_WRITTEN, stamp)
 }
 
-/// An absolute-form target goes on as path and query (RFC 9112, section 3.2.2); its authority is in `Host`.
-fn to_origin_form(head: &mut RequestHeader) -> Result<()> {
+/// An absolute-form target goes on as path and query (RFC 9112, section 3.2); gives the authority that it named.
+fn to_origin_form(head: &mut RequestHeader) -> Result<Option<HeaderValue>> {
     if matches!(head.raw_path().first(), Some(b'/' | b'*')) {
-        return Ok(());
+        return Ok(None);
     }
-    let Some(target) = Target::parse(head.raw_path()) else { return Ok(()) };
-    let slash: &[u8] = if target.path_and_query.first() == Some(&b'/') { b"" } else { b"/" };
-    let origin_form = [slash, target.path_and_query].concat();
-    head.set_raw_path(&origin_form)
+    let Some(target) = Target::parse(head.raw_path()) else { return Ok(None) };
+    let named = target.authority.and_then(|authority| HeaderValue::from_bytes(authority).ok());
+    let before: &[u8] = match target.path_and_query.first() {
+        Some(b'/') => b"",
+        // About the server as a whole: section 3.2.4.
+        None if head.method == http::Method::OPTIONS => b"*",
+        _ => b"/",
+    };
+    let origin_form = [before, target.path_and_query].concat();
+    head.set_raw_path(&origin_form)?;
+    Ok(named)
 }
 
 /// [`STAMP_HEADER`] as it is written.
@@ -164,14 +194,20 @@ const _: () = assert!(STAMP_HEADER.len() == STAMP_HEADER_WRITTEN.len());
 
 /// Takes from a response what is not the client's, and adds what is.
 pub(crate) fn prepare_response(head: &mut ResponseHeader, request_id: &str) -> Result<()> {
-    for name in protocol_names(&head.headers) {
+    for name in names(&head.headers, |name| is_protocol_header(name) || name == super::answer::REASON) {
         head.remove_header(&name);
     }
     let is_upgrade = head.status == http::StatusCode::SWITCHING_PROTOCOLS;
     if !is_upgrade {
         strip_hop_by_hop(head);
     }
-    if head.status.is_informational() && !is_upgrade {
+    let is_interim = head.status.is_informational() && !is_upgrade;
+    if is_interim || head.status == http::StatusCode::NO_CONTENT {
+        // Neither has a body, and neither may say that it has (RFC 9110, section 8.6).
+        head.remove_header(&http::header::CONTENT_LENGTH);
+        head.remove_header(&http::header::TRANSFER_ENCODING);
+    }
+    if is_interim {
         return Ok(());
     }
     head.set_version(http::Version::HTTP_11);
@@ -183,15 +219,30 @@ pub(crate) fn prepare_response(head: &mut ResponseHeader, request_id: &str) -> R
 fn strip_hop_by_hop(head: &mut ResponseHeader) {
     let named = head.headers.get_all(http::header::CONNECTION).into_iter().filter_map(|value| value.to_str().ok());
     let named: Vec<String> = named.flat_map(|value| value.split(',')).map(|name| name.trim().to_ascii_lowercase()).collect();
-    for name in named.iter().map(String::as_str).chain(["connection", "keep-alive", "proxy-connection", "te", "trailer", "upgrade"]) {
+    for name in named.iter().map(String::as_str).chain([
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "proxy-authenticate",
+        "proxy-authentication-info",
+        "te",
+        "trailer",
+        "upgrade",
+    ]) {
         if !matches!(name, "transfer-encoding" | "content-length") {
             head.remove_header(name);
         }
     }
 }
 
-fn protocol_names(headers: &http::HeaderMap) -> Vec<http::HeaderName> {
-    headers.keys().filter(|name| is_protocol_header(name.as_str())).cloned().collect()
+/// Whether a header says who the client is and how it came. `_` counts as `-`, as backends may take it.
+fn is_word_on_client(name: &str) -> bool {
+    let name = name.replace('_', "-");
+    name.starts_with("x-forwarded-") || name == "forwarded" || name == "x-request-id"
+}
+
+fn names(headers: &http::HeaderMap, wanted: impl Fn(&str) -> bool) -> Vec<http::HeaderName> {
+    headers.keys().filter(|name| wanted(name.as_str())).cloned().collect()
 }
 
 /// Appends to a comma-separated list, keeping it in one field.

@@ -1,0 +1,14 @@
+//! Waypost between servers and clients that nobody here wrote: nginx, uvicorn, moto; curl, wrk, requests, boto3.
+//!
+//! One test binary, one module a subject. Wherever it makes sense, an answer is compared with what the server says when it is asked
+//! directly. `make setup` installs what is needed.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that can't go on ends with the reason")]
+
+mod asgi;
+mod clients;
+mod connections;
+mod memory;
+mod nginx;
+mod s3;
+mod stage;
+mod webdav;
