@@ -41,6 +41,7 @@ fn main() -> ExitCode {
         Command::Status(args) => commands::status::run(&args),
         Command::Explain(args) => commands::explain::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
+        Command::Reference => commands::reference::run(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -119,8 +119,9 @@ struct Room {
 }
 
 impl Room {
-    fn new(connections: usize) -> Self {
-        let served = Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS)));
+    fn new(connections: u32) -> Self {
+        let served =
+            Arc::new(Semaphore::new(usize::try_from(connections).map_or(Semaphore::MAX_PERMITS, |most| most.min(Semaphore::MAX_PERMITS))));
         Self { served, turned_away: Arc::new(Semaphore::new(TURNED_AWAY_AT_ONCE)) }
     }
 }

@@ -134,7 +134,7 @@ async fn a_closed_pipe_costs_only_lines_and_they_are_counted() {
     let (listen, admin) = (free_address(), free_address());
     let stderr = std::fs::File::create(folder.path().join("err")).unwrap();
     let mut command = command(&["run", "--access-log", "stdout", "--listen", &listen.to_string(), "--admin", &admin.to_string()]);
-    command.arg("--gold").arg(format!("file:{}", records.display())).env("RUST_LOG", "waypost=loud");
+    command.arg("--gold").arg(format!("file:{}", records.display()));
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr).spawn().unwrap();
     drop(child.stdout.take());
     until("it is ready", async || Client::fetch(admin, "/readyz").await).await;
@@ -149,5 +149,4 @@ async fn a_closed_pipe_costs_only_lines_and_they_are_counted() {
     let _ = child.wait();
     let said = std::fs::read_to_string(folder.path().join("err")).unwrap();
     assert_eq!(said.matches("the access log can't be written").count(), 1, "said once: {said}");
-    assert!(said.contains("RUST_LOG=\"waypost=loud\" can't be read"), "{said}");
 }

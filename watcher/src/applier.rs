@@ -17,6 +17,7 @@ use waypost_policy::{
 
 use crate::{
     change::{self, Change, Touch, Touches, What},
+    epoch,
     publish::Held,
     record::{Event, Stored},
 };
@@ -374,16 +375,7 @@ impl Applier {
         if known.meta.create_revision != meta.create_revision || known.state == State::Quarantined {
             return Ok(());
         }
-        if next.epoch < known.epoch {
-            return Err(format!(
-                "the epoch goes down from {} to {}; a number above {} would be right",
-                known.epoch, next.epoch, known.epoch
-            ));
-        }
-        if next.owner != known.owner && next.epoch == known.epoch {
-            return Err(format!("the owner changes but the epoch stays {}; a number above it would be right", known.epoch));
-        }
-        Ok(())
+        epoch::may_follow((&known.owner, known.epoch), (&next.owner, next.epoch)).map_err(|fault| fault.to_string())
     }
 
     /// Notes a touched key, if somebody watches; asked for before the change is made.

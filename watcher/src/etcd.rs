@@ -28,7 +28,7 @@ use crate::{
     applier::Applier,
     ask::{Ask, Checked},
     change::Change,
-    connect::{EtcdPlace, say},
+    connect::{EtcdPlace, Wanted, say_later},
     machine::{Applied, Effect, Input, Machine},
     publish::{News, Publisher},
     record::Stored,
@@ -181,7 +181,7 @@ impl EtcdSource {
                 if let Some(stream) = &mut self.stream
                     && let Err(error) = stream.request_progress().await
                 {
-                    return Some(Input::Failed(format!("the watch broke: {}", say(&error))));
+                    return Some(Input::Failed(format!("the watch broke: etcd {}", say_later(&error, Wanted::Read))));
                 }
             }
             Effect::Report { error, again_in } => {
@@ -208,7 +208,7 @@ impl EtcdSource {
         if held_back > 0 {
             tracing::error!(
                 routes = held_back,
-                "the store holds no routes any more: the known ones stay in force; if that was meant, set allow_empty = true"
+                "the store holds no routes any more: the known ones stay in force; if that was meant, set allow_empty = true under [gold]"
             );
         }
         if reason != "first" {
@@ -229,10 +229,9 @@ impl EtcdSource {
 
     fn report_contact(&mut self, error: Option<String>, again_in: Option<Duration>) {
         if let Some(error) = &error {
-            tracing::warn!(
-                "the gold copy: {error}; trying again in {:?}; what is known goes on being served",
-                again_in.unwrap_or_default()
-            );
+            let meanwhile =
+                if self.has_table { "what is known goes on being served" } else { "there is no table yet, requests are answered 503" };
+            tracing::warn!("the gold copy: {error}; trying again in {:.1?}; {meanwhile}", again_in.unwrap_or_default());
         } else {
             tracing::info!(revision = self.applier.revision(), "watching the gold copy");
         }

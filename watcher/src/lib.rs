@@ -9,14 +9,17 @@ pub mod applier;
 mod ask;
 pub mod change;
 mod connect;
+pub mod epoch;
 mod etcd;
 mod file;
+pub mod files;
 pub mod machine;
 pub mod publish;
 pub mod record;
 pub mod snapshot;
 pub mod store;
 mod told;
+pub mod transactions;
 
 use std::{
     fmt,

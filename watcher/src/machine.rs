@@ -218,7 +218,10 @@ impl Machine {
             (State::Opening { barrier, from }, Input::Opened { revision }) => {
                 if revision.saturating_add(1) < *from {
                     // A start in the future is accepted silently; the store is behind what was applied.
-                    return self.failed(format!("the store is at revision {revision}, behind the cursor"), now, rng);
+                    return self.failed(format!(
+                        "the store is at revision {revision}, behind what is in force: this member lags, or the store was restored; if it was, \
+                         raise the integer at <prefix>/incarnation"
+                    ), now, rng);
                 }
                 self.state = State::Watching { barrier: *barrier, since: now, heard: now, asked: now };
                 vec![Effect::Report { error: None, again_in: None }, Effect::Alive]
@@ -243,7 +246,7 @@ impl Machine {
                     self.failures = 0;
                 }
                 if now.since(*heard) >= SILENT_LIMIT {
-                    return self.failed(format!("nothing was heard for {SILENT_LIMIT:?}"), now, rng);
+                    return self.failed(format!("the store has said nothing for {SILENT_LIMIT:?}; the next member is tried"), now, rng);
                 }
                 if now.since(*asked) < self.ask_every {
                     return Vec::new();

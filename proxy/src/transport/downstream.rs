@@ -72,6 +72,8 @@ pub(crate) struct Downstream {
     /// What the timer is set for, and by which limits.
     armed: Option<(Instant, Phase)>,
     armed_generation: u64,
+    /// The client wants the connection closed behind the present answer.
+    closes: bool,
     /// The client will send no more.
     closed: bool,
     /// Something of an answer has been written for the present request.
@@ -101,6 +103,7 @@ impl Downstream {
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
             armed: None,
             armed_generation: 0,
+            closes: false,
             closed: false,
             answered: false,
             is_outside: false,
@@ -110,6 +113,11 @@ impl Downstream {
     /// What the hooks share with this connection for the request whose head was read last.
     pub(crate) fn deadline(&self) -> Arc<Deadline> {
         Arc::clone(&self.deadline)
+    }
+
+    /// Whether the client said that the request whose head was read last is its last one.
+    pub(crate) fn is_last(&self) -> bool {
+        self.closes
     }
 
     /// Reads and checks the next head. `idle` limits the wait for its first byte, `header` the time from there to its end.
@@ -148,6 +156,7 @@ impl Downstream {
             if let Some(len) = end_of_head(&self.buffer, searched) {
                 let checked = check_head(&self.buffer[..len]).map_err(NoHead::Answer)?;
                 self.head_left = checked.len;
+                self.closes = checked.closes;
                 self.body = match checked.framing {
                     Framing::Length(length) => Body::Length(length),
                     Framing::Chunked => Body::Chunked(Chunks::START),

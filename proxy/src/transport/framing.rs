@@ -39,6 +39,8 @@ pub(crate) struct CheckedHead {
     pub(crate) len: usize,
     /// How its body is framed.
     pub(crate) framing: Framing,
+    /// The client wants the connection closed behind the answer.
+    pub(crate) closes: bool,
 }
 
 /// Where the head ends: the offset behind the first empty line, if it has arrived. `from`: how much was searched before.
@@ -64,6 +66,7 @@ pub(crate) fn check_head(head: &[u8]) -> Result<CheckedHead, Code> {
     let mut length = None;
     let mut chunked = false;
     let mut options = 0usize;
+    let mut closes = false;
     for line in lines {
         let line = line?;
         if line.is_empty() {
@@ -90,7 +93,7 @@ pub(crate) fn check_head(head: &[u8]) -> Result<CheckedHead, Code> {
             }
             chunked = true;
         } else if name.eq_ignore_ascii_case(b"connection") {
-            options += connection_options(value)?;
+            options += connection_options(value, &mut closes)?;
         } else if is_taken_for_framing(name) {
             return Err(Code::BadRequest);
         }
@@ -107,7 +110,7 @@ pub(crate) fn check_head(head: &[u8]) -> Result<CheckedHead, Code> {
         return Err(Code::BadRequest);
     }
     let framing = if chunked { Framing::Chunked } else { Framing::Length(length.unwrap_or(0)) };
-    Ok(CheckedHead { len, framing })
+    Ok(CheckedHead { len, framing, closes })
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -206,14 +209,15 @@ fn is_host(value: &[u8]) -> bool {
     is_named && is_escaped && inside.iter().all(is_allowed) && port.iter().all(u8::is_ascii_digit)
 }
 
-/// How many options a `Connection` field has.
-fn connection_options(value: &[u8]) -> Result<usize, Code> {
+/// How many options a `Connection` field has; `closes` is set if one of them is `close`.
+fn connection_options(value: &[u8], closes: &mut bool) -> Result<usize, Code> {
     let options = value.split(|b| *b == b',').map(<[u8]>::trim_ascii).filter(|option| !option.is_empty());
     let mut count = 0;
     for option in options {
         if !is_token(option) || NOT_FOR_ONE_HOP.iter().any(|name| option.eq_ignore_ascii_case(name)) {
             return Err(Code::BadRequest);
         }
+        *closes |= option.eq_ignore_ascii_case(b"close");
         count += 1;
     }
     Ok(count)
