@@ -16,6 +16,7 @@ mod headers;
 mod hop_by_hop;
 mod http;
 mod keep_alive;
+mod limits;
 mod observe;
 mod outages;
 mod owners;
