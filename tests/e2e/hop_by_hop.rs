@@ -138,32 +138,3 @@ async fn an_owner_can_not_speak_for_the_proxy() {
     assert_eq!((reason(&answer), answer.matches("X-Request-Id: ").count(), body(&answer)), ("", 1, "ok"), "{answer:?}");
     assert_ne!(field(&answer, "x-request-id"), "theirs");
 }
-
-#[tokio::test]
-async fn an_upgrade_that_is_asked_for_and_granted_is_a_tunnel() {
-    let stage = Stage::start(|mut peer: waypost_tests::Peer, _| async move {
-        peer.until("\r\n\r\n").await;
-        peer.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nready").await;
-        peer.until("ping").await;
-        peer.send("pong").await;
-    })
-    .await;
-    let mut client = stage.client().await;
-    client.send("GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
-    let answer = client.until("ready").await.unwrap();
-    assert_eq!(statuses(&answer), [101]);
-    assert_eq!((field(&answer, "upgrade"), field(&answer, "connection").to_ascii_lowercase()), ("websocket", "upgrade".to_owned()));
-    client.send("ping").await;
-    assert!(client.until("pong").await.is_some());
-    let told = stage.backend.received()[0].text().to_ascii_lowercase();
-    assert!(told.contains("\r\nupgrade: websocket\r\n") && told.contains("\r\nconnection: upgrade\r\n"), "{told}");
-}
-
-#[tokio::test]
-async fn an_upgrade_that_is_not_granted_is_a_plain_request() {
-    let requests = Requests::default();
-    let stage = Stage::start(keeping(requests.clone())).await;
-    let answers = stage.ask("GET /1 HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\nGET /2 HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").await;
-    assert_eq!(statuses(&answers), [200, 200]);
-    assert_eq!(requests.lock().unwrap().len(), 2);
-}

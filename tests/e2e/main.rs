@@ -28,4 +28,5 @@ mod routing;
 mod scene;
 mod stage;
 mod stale;
+mod upgrades;
 mod watch;
