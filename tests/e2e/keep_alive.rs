@@ -224,6 +224,35 @@ async fn an_answer_before_the_body_arrives_and_the_body_poisons_nothing() {
     assert!(mixed.is_none(), "a connection on which a body is due is used for nothing else: {:?}", mixed.map(|received| received.text()));
 }
 
+#[tokio::test]
+async fn a_client_gone_within_its_answer_frees_its_owner_and_harms_nobody() {
+    let stage = Stage::start(|mut peer: Peer, _| async move {
+        while let Some(head) = peer.until("\r\n\r\n").await {
+            if head.starts_with("GET /endless ") {
+                peer.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+                let chunk = format!("4000\r\n{}\r\n", "x".repeat(0x4000));
+                while peer.send(&chunk).await {}
+            } else {
+                peer.send(OK).await;
+            }
+        }
+    })
+    .await;
+    for (number, resets) in [false, true].into_iter().enumerate() {
+        let mut client = stage.client().await;
+        client.send("GET /endless HTTP/1.1\r\nHost: h\r\n\r\n").await;
+        client.until("\r\n\r\n").await.unwrap();
+        if resets {
+            client.reset();
+        } else {
+            drop(client);
+        }
+        stage.has_left(number + 1).await;
+        stage.at_rest().await;
+    }
+    assert_eq!(body(&stage.get("/next").await), "ok");
+}
+
 /// How much a client sends that is answered early: more than all buffers hold.
 const MUCH: usize = 20_000_000;
 

@@ -209,6 +209,41 @@ async fn a_retry_that_dies_as_well_ends_it() {
 }
 
 #[tokio::test]
+async fn among_many_that_die_a_get_is_still_answered_and_a_post_sent_once() {
+    const MANY: usize = 5;
+    let (release, released) = tokio::sync::watch::channel(false);
+    let stage = Stage::start(move |mut peer: Peer, number| {
+        let mut released = released.clone();
+        async move {
+            while peer.request().await.is_some() {
+                if number < MANY && *released.borrow() {
+                    return;
+                }
+                let _ = released.wait_for(|released| *released).await;
+                peer.send(OK).await;
+            }
+        }
+    })
+    .await;
+    let mut clients = Vec::new();
+    for number in 1..=MANY {
+        let mut client = stage.client().await;
+        client.send(request("POST", "/first")).await;
+        until_true("it has a connection of its own", async || stage.backend.count(" /first ") == number).await;
+        clients.push(client);
+    }
+    release.send_replace(true);
+    for client in &mut clients {
+        assert_eq!(body(&client.rest().await), "ok");
+    }
+    let answer = stage.ask(request("POST", "/next")).await;
+    assert_eq!((reason(&answer), stage.backend.count("POST /next")), ("upstream_reset", 1), "{answer:?}");
+    let answer = stage.get("/next").await;
+    assert_eq!((statuses(&answer), body(&answer)), (vec![200], "ok"), "{answer:?}");
+    assert!(stage.backend.count("GET /next") <= MANY, "one for each connection that died, and one that lived");
+}
+
+#[tokio::test]
 async fn what_an_owner_says_unasked_is_nobodys_answer() {
     let (say, asked) = tokio::sync::watch::channel(false);
     let said = Arc::new(AtomicUsize::new(0));
