@@ -127,6 +127,7 @@ async fn an_old_client_expects_nothing() {
     let stage = Stage::start(patient).await;
     let answer = stage.ask(format!("{}hello", HEAD.replace("HTTP/1.1", "HTTP/1.0"))).await;
     assert_eq!((statuses(&answer), body(&answer)), (vec![200], "ok"));
+    assert_eq!(stage.backend.count("Expect"), 0);
 }
 
 #[tokio::test]

@@ -420,6 +420,54 @@ async fn a_head_has_bounds() {
     .await;
 }
 
+/// Nothing that is needed can be named away, and a list that is none is none: see also [`crate::hop_by_hop`].
+#[tokio::test]
+async fn connection_names_what_stays_behind_or_the_request_is_refused() {
+    const BARE: &str = "GET / HTTP/1.1\r\nHost: h\r\n";
+    let refused = [
+        "host",
+        "x-a, host",
+        "close, content-length",
+        "Transfer-Encoding",
+        "x-forwarded-for",
+        "X-Forwarded-Proto",
+        "x-forwarded-host",
+        "@",
+        "a b",
+        "x-a; q=1",
+        "\"close\"",
+        "close,,\u{b}",
+        "x-a=1",
+        "x-\u{e9}",
+        "a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p",
+    ];
+    let mut cases: Vec<Case> = refused.iter().map(|options| (get(&format!("Connection: {options}")), Refused)).collect();
+    cases.push((get("Connection: x-a\r\n".repeat(20).trim_end()), Refused));
+    for (fields, seen) in [
+        ("Connection: x-a", BARE),
+        ("Connection: x-a\r\nX-A: 1\r\nX-B: 2", "GET / HTTP/1.1\r\nHost: h\r\nX-B: 2\r\n"),
+        ("X-A: 1\r\nX-B: 2\r\nConnection: X-A", "GET / HTTP/1.1\r\nHost: h\r\nX-B: 2\r\n"),
+        ("Connection: x-a\r\nX-A: 1\r\nConnection: x-b\r\nX-B: 2\r\nX-C: 3", "GET / HTTP/1.1\r\nHost: h\r\nX-C: 3\r\n"),
+        ("Connection: , x-a,,\r\nX-A: 1", BARE),
+        ("Connection:\r\nX-A: 1", "GET / HTTP/1.1\r\nHost: h\r\nX-A: 1\r\n"),
+        ("Connection: keep-alive", BARE),
+        ("Connection: x-a, close\r\nX-A: 1\r\nX-B: 2", "GET / HTTP/1.1\r\nHost: h\r\nX-B: 2\r\n"),
+    ] {
+        cases.push((get(fields), Seen(seen, "")));
+    }
+    hold(cases).await;
+}
+
+/// The owner's server wants one, and knows no other name of itself.
+#[tokio::test]
+async fn without_any_host_an_old_request_goes_on_with_the_owners_address() {
+    let requests = Requests::default();
+    let stage = Stage::start(keeping(requests.clone())).await;
+    assert_eq!(statuses(&stage.ask("GET /a HTTP/1.0\r\n\r\n").await), [200]);
+    let seen = requests.lock().unwrap()[0].clone();
+    assert_eq!((seen.head.split("\r\n").next(), seen.values("host")), (Some("GET /a HTTP/1.1"), vec![&*stage.backend.address.to_string()]));
+}
+
 /// RFC 9112, section 3.2.2: a proxy makes Host from the target's authority. An HTTP/1.0 client need not have sent one.
 #[tokio::test]
 async fn an_absolute_form_without_host_becomes_host() {

@@ -27,6 +27,7 @@ async fn a_clients_connection_fields_stay_behind() {
         "X-Multi: 1",
         "X-Multi: 2",
         "Range: bytes=0-1",
+        "X-Hopping: 3",
         "Accept-Encoding: gzip",
         "user-AGENT: q",
     ];
@@ -39,7 +40,7 @@ async fn a_clients_connection_fields_stay_behind() {
         let name = field.split(':').next().unwrap();
         assert!(seen.values(name).is_empty(), "{name}: {}", seen.head);
     }
-    for name in ["Authorization", "Cookie", "X-Multi", "Range", "Accept-Encoding", "User-Agent"] {
+    for name in ["Authorization", "Cookie", "X-Multi", "X-Hopping", "Range", "Accept-Encoding", "User-Agent"] {
         let sent: Vec<&str> = kept
             .iter()
             .filter_map(|field| field.split_once(": "))
@@ -98,12 +99,25 @@ async fn what_framing_host_and_the_protocol_need_can_not_be_named_away() {
 #[tokio::test]
 async fn an_owners_connection_fields_stay_behind() {
     let head = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: X-Hop\r\nConnection: x-hop-too, keep-alive\r\nX-Hop: 1\r\nX-Hop-Too: 2\r\n\
-                Keep-Alive: timeout=5\r\nProxy-Connection: keep-alive\r\nUpgrade: h2c\r\nTE: x\r\nSet-Cookie: a\r\nSet-Cookie: b\r\nServer: y\r\n\r\nok";
+                Keep-Alive: timeout=5\r\nProxy-Connection: keep-alive\r\nUpgrade: h2c\r\nTE: x\r\n\
+                Proxy-Authenticate: Basic\r\nProxy-Authentication-Info: x=y\r\nTrailer: X-T\r\nX-Hopping: 3\r\nSet-Cookie: a\r\nSet-Cookie: b\r\nServer: y\r\n\r\nok";
     let stage = Stage::start(answering(move |_| (head.into(), true))).await;
     let answer = stage.get("/").await;
-    for name in ["x-hop", "x-hop-too", "keep-alive", "proxy-connection", "upgrade", "te"] {
+    let gone = [
+        "x-hop",
+        "x-hop-too",
+        "keep-alive",
+        "proxy-connection",
+        "upgrade",
+        "te",
+        "proxy-authenticate",
+        "proxy-authentication-info",
+        "trailer",
+    ];
+    for name in gone {
         assert_eq!(field(&answer, name), "", "{name}: {answer:?}");
     }
+    assert_eq!(field(&answer, "x-hopping"), "3", "only what is named");
     assert_eq!(answer.matches("Set-Cookie: ").count(), 2);
     assert_eq!(field(&answer, "server"), "y");
     assert!(answer.find("Set-Cookie: a") < answer.find("Set-Cookie: b"));

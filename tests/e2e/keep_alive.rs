@@ -184,6 +184,8 @@ async fn a_client_gone_while_it_waits_frees_its_owner() {
     until_true("the owner is left", async || stage.backend.received()[0].ended).await;
     assert!(began.elapsed() < std::time::Duration::from_secs(15), "by the reset, not by a time-out");
     stage.at_rest().await;
+    let line = stage.logged("/").await;
+    assert_eq!((line["status"].as_u64(), line["reason"].as_str()), (Some(0), None), "nothing was answered: {line}");
 }
 
 #[tokio::test]

@@ -340,13 +340,16 @@ async fn trailers_that_are_announced_are_refused() {
 
 #[tokio::test]
 async fn interim_answers_pass_in_order_and_never_to_old_clients() {
-    const INTERIM: &str =
-        "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </b>\r\n\r\n";
+    const INTERIM: &str = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: x-a\r\nX-A: 1\r\nRoute-Update: x\r\n\r\nHTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </b>\r\n\r\n";
     let stage = answers(vec![([INTERIM, OK].concat().into_bytes(), KEPT)]).await;
     for method in ["GET", "HEAD"] {
         let answer = stage.ask(format!("{method} /0 HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")).await;
         assert_eq!(statuses(&answer), [103, 102, 103, 200], "{answer:?}");
         assert!(answer.find("</a>") < answer.find("</b>"), "{answer:?}");
+        assert!(
+            !answer.contains("X-A") && !answer.contains("Route-"),
+            "what is of one hop, and of the protocol, goes no further: {answer:?}"
+        );
     }
     let answer = stage.ask("GET /0 HTTP/1.0\r\nHost: h\r\n\r\n").await;
     assert_eq!((statuses(&answer), body(&answer)), (vec![200], "ok"), "RFC 9110, section 15.2");
