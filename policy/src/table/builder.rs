@@ -279,7 +279,7 @@ impl Builder {
         if self.services_touched {
             self.compile_services();
         }
-        if touched {
+        if self.routes.settle() || touched {
             self.compiled.warnings = Arc::new(self.warnings());
             self.services_touched = false;
         }
@@ -429,6 +429,15 @@ impl Builder {
                 budget,
             }));
         }
+        for service in &*self.compiled.services {
+            if !records.contains_key(&service.name) {
+                self.routes.set_partition(service.id, conf::Partition::Exact);
+            }
+        }
+        for (name, kept) in &records {
+            let id = self.service_id(name);
+            self.routes.set_partition(id, kept.value.partition);
+        }
         self.services = records;
         self.compiled.positions = Arc::new(list.iter().enumerate().map(|(position, service)| (service.id, position)).collect());
         self.compiled.services = Arc::new(list);
@@ -456,7 +465,14 @@ impl Builder {
             key: format!("endpoints/{upstream}"),
             message: format!("upstream \"{upstream}\" has no record, so its endpoints are not used; put upstreams/{upstream}"),
         });
-        clashes.chain(services).chain(endpoints).collect()
+        let routes = self.compiled.services.iter().flat_map(|service| {
+            let doubts = self.routes.doubts(service.id, service.default_owner.is_some());
+            doubts.into_iter().map(|(record, message)| {
+                let key = record.map(|record| format!("routes/{}/{}", service.name, conf::escaped(&record)));
+                Warning { key: key.unwrap_or_else(|| format!("services/{}", service.name)), message }
+            })
+        });
+        clashes.chain(services).chain(endpoints).chain(routes).collect()
     }
 }
 

@@ -221,7 +221,19 @@ impl Table {
         {
             return read.route.as_ref().map_or(Entry::Absent(Source::Store), |route| Entry::Route(route, Source::Store));
         }
-        self.routes.get(key.service, &key.key).map_or(Entry::Absent(self.source), |route| Entry::Route(route, self.source))
+        self.routes.find(key.service, &key.key).map_or(Entry::Absent(self.source), |(_, route)| Entry::Route(route, self.source))
+    }
+
+    /// The key of the record that covers a routing key, if one does: the routing key itself, a range of slots, or the start of a range.
+    pub fn record_of(&self, key: &RequestKey) -> Option<Arc<[u8]>> {
+        match self.entry(key) {
+            Entry::Absent(_) => None,
+            Entry::Route(_, Source::Store) => Some(Arc::clone(&key.key)),
+            Entry::Route(..) => match self.routes.find(key.service, &key.key)?.0 {
+                None => Some(Arc::clone(&key.key)),
+                Some(record) => Some(record.into()),
+            },
+        }
     }
 
     /// An upstream by its number; `None` if it has no record.
@@ -260,6 +272,12 @@ impl Table {
     }
 }
 
+/// What the store says of a record put at a revision.
+#[cfg(test)]
+fn testing_meta(revision: u64) -> Meta {
+    Meta { create_revision: 1, mod_revision: revision, digest: 0, leased: false }
+}
+
 #[cfg(test)]
 pub(crate) mod testing {
     //! Tables and upstreams for the core's own tests, made as production makes them.
@@ -280,8 +298,7 @@ pub(crate) mod testing {
     pub(crate) fn put(builder: &mut Builder, key: &str, value: &str, revision: u64) {
         let key = RecordKey::parse(key.as_bytes()).unwrap();
         let record = decode(&key, value.as_bytes()).unwrap().record;
-        let meta = Meta { create_revision: 1, mod_revision: revision, digest: 0, leased: false };
-        builder.put(&key, record, meta);
+        builder.put(&key, record, testing_meta(revision));
     }
 
     /// The table of these records at `revision`.
