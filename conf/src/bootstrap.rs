@@ -1,6 +1,7 @@
 //! The bootstrap file: what a process must know before it has a table. TOML; every value but the gold copy's place has a default.
 //!
-//! Unknown keys are errors, with the line.
+//! Unknown settings are errors, each with its line. To add a setting: a field here with its default, a line in `fields/bootstrap.rs`
+//! and one in `examples/waypost.toml`; until something acts on it, a line in `inactive.rs`. Tests say which of these is missing.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -8,20 +9,27 @@ use std::{
 };
 
 use ipnet::IpNet;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use crate::{
-    document::{Diagnostic, Severity},
-    inactive,
-    suggest::closest,
+    Address,
+    document::{Diagnostic, Place, Severity},
+    fields::BOOTSTRAP,
+    inactive, node,
+    record::{Fault, read, with_unknown_fields},
 };
 
+/// What all keys in etcd start with, unless something else is said.
+pub const DEFAULT_PREFIX: &str = "/waypost/v1";
+
 /// What the file says, with defaults filled in.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default)]
 pub struct Bootstrap {
     /// The gold copy, where the file names one.
     pub gold: Option<Gold>,
     /// Where clients connect to; at least one.
+    #[serde(rename = "listener")]
     pub listeners: Vec<Listener>,
     /// The admin endpoints.
     pub admin: Admin,
@@ -31,12 +39,14 @@ pub struct Bootstrap {
     pub log: Log,
     /// What the process as a whole may hold.
     pub limits: ProcessLimits,
-    /// What this version does not act on yet, in sentences.
-    pub inactive: Vec<String>,
+    /// What this version does not act on yet.
+    #[serde(skip)]
+    pub inactive: Vec<Diagnostic>,
 }
 
 /// The gold copy.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "GoldWire")]
 pub struct Gold {
     /// Where it is.
     pub source: GoldSource,
@@ -69,40 +79,58 @@ pub enum GoldSource {
 }
 
 /// Where clients connect to.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Listener {
     /// The address.
+    #[serde(deserialize_with = "address")]
     pub address: SocketAddr,
     /// From these, what a client says of itself is kept.
+    #[serde(default, deserialize_with = "networks")]
     pub trusted: Vec<IpNet>,
     /// TLS, with certificates from the table.
+    #[serde(default)]
     pub tls: bool,
     /// Certificates that clients' must be signed by.
     pub client_ca: Option<String>,
-    /// `optional` or `required`.
-    pub client_cert: Option<String>,
+    /// Whether clients must show a certificate; `None`: they are not asked for one.
+    pub client_cert: Option<ClientCert>,
     /// Whether connections start with the PROXY protocol.
+    #[serde(default)]
     pub proxy_protocol: bool,
     /// HTTP/2 with prior knowledge; `None`: as the version does by default.
     pub h2c: Option<bool>,
 }
 
+/// Whether clients must show a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientCert {
+    /// They may.
+    Optional,
+    /// They must.
+    Required,
+}
+
 /// The admin endpoints.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default)]
 pub struct Admin {
     /// The address; loopback by default.
+    #[serde(deserialize_with = "address")]
     pub address: SocketAddr,
 }
 
 /// The snapshot on disk.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
 pub struct Snapshot {
     /// Its path; `None`: in the state directory.
     pub path: Option<PathBuf>,
 }
 
 /// Logs.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
 pub struct Log {
     /// Where the access log goes.
     pub access: AccessTarget,
@@ -111,7 +139,8 @@ pub struct Log {
 }
 
 /// Where the access log goes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(from = "String")]
 pub enum AccessTarget {
     /// To standard output.
     #[default]
@@ -135,30 +164,17 @@ pub enum LogFormat {
 
 /// What the process as a whole may hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
 pub struct ProcessLimits {
     /// Clients' connections open at once; one more is answered 503 `overloaded` and closed. 0, the default: half of the files that the
     /// process may open, since a busy connection needs another one to its owner.
-    pub connections: usize,
+    pub connections: u32,
     /// Requests on one client connection, after which it is closed; 0, the default: no limit.
-    pub requests_per_connection: u64,
+    pub requests_per_connection: u32,
 }
 
+/// `[gold]` as it is written.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Wire {
-    gold: Option<GoldWire>,
-    #[serde(default)]
-    listener: Vec<ListenerWire>,
-    admin: Option<AdminWire>,
-    snapshot: Option<SnapshotWire>,
-    log: Option<LogWire>,
-    #[serde(default)]
-    limits: ProcessLimits,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct GoldWire {
     endpoints: Option<Vec<String>>,
     file: Option<PathBuf>,
@@ -172,163 +188,150 @@ struct GoldWire {
     key: Option<PathBuf>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ListenerWire {
-    address: SocketAddr,
-    #[serde(default)]
-    trusted: Vec<IpNet>,
-    #[serde(default)]
-    tls: bool,
-    client_ca: Option<String>,
-    client_cert: Option<String>,
-    #[serde(default)]
-    proxy_protocol: bool,
-    h2c: Option<bool>,
+impl TryFrom<GoldWire> for Gold {
+    type Error = String;
+
+    fn try_from(wire: GoldWire) -> Result<Self, String> {
+        let source = match (wire.endpoints, wire.file) {
+            (Some(endpoints), None) if !endpoints.is_empty() => GoldSource::Etcd { endpoints },
+            (None, Some(path)) => GoldSource::File(path),
+            (Some(_), None) => return Err("gold.endpoints is empty; [\"http://127.0.0.1:2379\"] would be right".to_owned()),
+            (Some(_), Some(_)) => return Err("gold has both endpoints and file; one of them would be right".to_owned()),
+            (None, None) => {
+                return Err("gold has neither endpoints nor file; endpoints = [\"http://127.0.0.1:2379\"] would be right".to_owned());
+            }
+        };
+        if let GoldSource::Etcd { endpoints } = &source {
+            endpoints.iter().try_for_each(|endpoint| check_endpoint(endpoint)).map_err(|fault| format!("gold.endpoints: {fault}"))?;
+        }
+        let prefix = wire.prefix.unwrap_or_else(|| DEFAULT_PREFIX.to_owned());
+        check_prefix(&prefix).map_err(|fault| format!("gold.prefix {fault}"))?;
+        let GoldWire { allow_empty, user, password_file, ca, cert, key, .. } = wire;
+        Ok(Self { source, prefix, allow_empty, user, password_file, ca, cert, key })
+    }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct AdminWire {
-    address: SocketAddr,
+/// Whether a text can be the URL of an etcd member.
+///
+/// # Errors
+/// What is wrong with it and what would be right.
+pub fn check_endpoint(url: &str) -> Result<(), String> {
+    // What stands before an @ may be a password, and is shown nowhere.
+    let shown = url.rsplit_once('@').map_or_else(|| url.to_owned(), |(_, place)| format!("…@{place}"));
+    let wrong = |why: &str| Err(format!("\"{shown}\" is no URL of an etcd: {why}; http://host:2379 or https://host:2379 would be right"));
+    if url.contains('@') {
+        return wrong("a user does not belong here but in `user` and `password_file` (--gold-user, --gold-password-file)");
+    }
+    let Some(rest) = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://")) else {
+        return wrong("it begins neither with http:// nor with https://");
+    };
+    let place = rest.strip_suffix('/').unwrap_or(rest);
+    if place.contains(['/', '?', '#']) {
+        return wrong("there is something behind the port");
+    }
+    match Address::check(place) {
+        Ok(()) => Ok(()),
+        Err(why) => wrong(why),
+    }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SnapshotWire {
-    path: Option<PathBuf>,
+/// Whether a text can be what all keys start with.
+///
+/// # Errors
+/// What is wrong with it and what would be right.
+pub fn check_prefix(prefix: &str) -> Result<(), String> {
+    if prefix.is_empty() || prefix.ends_with('/') {
+        return Err(format!("\"{prefix}\" is empty or ends with /; \"{DEFAULT_PREFIX}\" would be right"));
+    }
+    Ok(())
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct LogWire {
-    access: Option<String>,
-    #[serde(default)]
-    format: LogFormat,
+impl Default for Bootstrap {
+    fn default() -> Self {
+        Self {
+            gold: None,
+            listeners: vec![Listener::at(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 8080))],
+            admin: Admin::default(),
+            snapshot: Snapshot::default(),
+            log: Log::default(),
+            limits: ProcessLimits::default(),
+            inactive: Vec::new(),
+        }
+    }
 }
 
-/// All settings there are, for suggestions.
-const SETTINGS: [&str; 27] = [
-    "gold",
-    "listener",
-    "admin",
-    "snapshot",
-    "log",
-    "endpoints",
-    "file",
-    "prefix",
-    "allow_empty",
-    "user",
-    "password_file",
-    "ca",
-    "cert",
-    "key",
-    "address",
-    "trusted",
-    "tls",
-    "client_ca",
-    "client_cert",
-    "proxy_protocol",
-    "h2c",
-    "path",
-    "access",
-    "format",
-    "limits",
-    "connections",
-    "requests_per_connection",
-];
+impl Listener {
+    /// A plain listener that trusts nobody.
+    fn at(address: SocketAddr) -> Self {
+        Self { address, trusted: Vec::new(), tls: false, client_ca: None, client_cert: None, proxy_protocol: false, h2c: None }
+    }
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { address: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9901) }
+    }
+}
+
+impl From<String> for AccessTarget {
+    fn from(written: String) -> Self {
+        match &*written {
+            "stdout" => Self::Stdout,
+            "off" => Self::Off,
+            _ => Self::File(written.into()),
+        }
+    }
+}
 
 /// Reads a bootstrap file.
 ///
 /// # Errors
-/// What is wrong with it, with the line.
+/// All that is wrong with it, each with its line.
 pub fn parse_bootstrap(file: &str, text: &str) -> Result<Bootstrap, Vec<Diagnostic>> {
-    let fault = |line: Option<usize>, message: String| {
-        vec![Diagnostic { file: file.to_owned(), line, key: None, message, severity: Severity::Error }]
+    let diagnostic = |line, severity, message: String| Diagnostic::new(Some(&Place { file: file.into(), line }), None, message, severity);
+    let root = node::parse_toml(text).map_err(|wrong| vec![diagnostic(wrong.line, Severity::Error, wrong.message)])?;
+    let say = |fault: &Fault| {
+        let line = fault.field.as_deref().and_then(|field| root.line_of(field)).unwrap_or(root.line);
+        diagnostic(line, Severity::Error, fault.of("setting"))
     };
-    let line_at = |at: usize| 1 + text.as_bytes().iter().take(at).filter(|b| **b == b'\n').count();
-    let wire: Wire = toml::from_str(text).map_err(|error| {
-        let line = error.span().map(|span| line_at(span.start));
-        fault(line, with_suggestion(error.message()))
+    let written = root.to_json();
+    let parsed = read::<Bootstrap>(&serde_json::to_vec(&written).unwrap_or_default(), &mut Vec::new());
+    let mut bootstrap = with_unknown_fields(&BOOTSTRAP, &written, parsed).map_err(|faults| {
+        let mut faults: Vec<Diagnostic> = faults.iter().map(say).collect();
+        faults.sort_by_key(|fault| fault.line);
+        faults
     })?;
-    let gold = wire.gold.map(|gold| gold_of(gold).map_err(|message| fault(None, message))).transpose()?;
-    let mut listeners: Vec<Listener> = wire.listener.into_iter().map(listener_of).collect();
-    if listeners.is_empty() {
-        listeners.push(default_listener());
+    if bootstrap.listeners.is_empty() {
+        bootstrap.listeners = Bootstrap::default().listeners;
     }
-    for listener in &listeners {
-        if !matches!(listener.client_cert.as_deref(), None | Some("optional" | "required")) {
-            return Err(fault(None, "listener.client_cert: \"optional\" or \"required\" would be right".to_owned()));
-        }
-    }
-    let log = wire.log.map_or_else(Log::default, |log| Log {
-        access: match log.access.as_deref() {
-            None | Some("stdout") => AccessTarget::Stdout,
-            Some("off") => AccessTarget::Off,
-            Some(path) => AccessTarget::File(path.into()),
-        },
-        format: log.format,
-    });
-    let mut bootstrap = Bootstrap {
-        gold,
-        listeners,
-        admin: Admin { address: wire.admin.map_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9901), |admin| admin.address) },
-        snapshot: Snapshot { path: wire.snapshot.and_then(|snapshot| snapshot.path) },
-        log,
-        limits: wire.limits,
-        inactive: Vec::new(),
+    let warning = |path: String| {
+        let line = root.line_of(&path).unwrap_or(root.line);
+        diagnostic(line, Severity::Warning, format!("setting \"{path}\" is not acted on by this version"))
     };
-    bootstrap.inactive = inactive::of_bootstrap(&bootstrap);
+    bootstrap.inactive = inactive::of_bootstrap(&bootstrap).into_iter().map(warning).collect();
     Ok(bootstrap)
 }
 
-fn gold_of(wire: GoldWire) -> Result<Gold, String> {
-    let source = match (wire.endpoints, wire.file) {
-        (Some(endpoints), None) if !endpoints.is_empty() => GoldSource::Etcd { endpoints },
-        (None, Some(path)) => GoldSource::File(path),
-        (Some(_), None) => return Err("gold.endpoints is empty; [\"http://127.0.0.1:2379\"] would be right".to_owned()),
-        (Some(_), Some(_)) => return Err("gold has both endpoints and file; one of them would be right".to_owned()),
-        (None, None) => {
-            return Err("gold has neither endpoints nor file; endpoints = [\"http://127.0.0.1:2379\"] would be right".to_owned());
-        }
+fn address<'de, D: Deserializer<'de>>(from: D) -> Result<SocketAddr, D::Error> {
+    let text = String::deserialize(from)?;
+    text.parse().map_err(|_| serde::de::Error::custom(not_an_address(&text)))
+}
+
+/// What is wrong with a text that should be where something listens.
+pub fn not_an_address(text: &str) -> String {
+    let why = match text.rsplit_once(':') {
+        None => "the port is missing",
+        Some((_, port)) if port.parse::<u16>().is_err() => "the port must be a number from 0 to 65535",
+        Some(("", _)) => "the address is missing",
+        Some((host, _)) if host.contains(':') && !host.starts_with('[') => "an IPv6 address must stand in [ ]",
+        Some(_) => "what stands before the port must be a numeric address, not a name",
     };
-    let prefix = wire.prefix.unwrap_or_else(|| "/waypost/v1".to_owned());
-    if prefix.is_empty() || prefix.ends_with('/') {
-        return Err(format!("gold.prefix \"{prefix}\" is empty or ends with /; \"/waypost/v1\" would be right"));
-    }
-    Ok(Gold {
-        source,
-        prefix,
-        allow_empty: wire.allow_empty,
-        user: wire.user,
-        password_file: wire.password_file,
-        ca: wire.ca,
-        cert: wire.cert,
-        key: wire.key,
-    })
+    format!("\"{text}\" is no address to listen on: {why}; \"127.0.0.1:8080\" or \"[::]:8080\" would be right")
 }
 
-fn listener_of(wire: ListenerWire) -> Listener {
-    let ListenerWire { address, trusted, tls, client_ca, client_cert, proxy_protocol, h2c } = wire;
-    Listener { address, trusted, tls, client_ca, client_cert, proxy_protocol, h2c }
-}
-
-fn default_listener() -> Listener {
-    Listener {
-        address: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 8080),
-        trusted: Vec::new(),
-        tls: false,
-        client_ca: None,
-        client_cert: None,
-        proxy_protocol: false,
-        h2c: None,
-    }
-}
-
-/// TOML's message, on one line, with what may have been meant.
-fn with_suggestion(message: &str) -> String {
-    let message = message.trim().replace('\n', "; ");
-    let Some(unknown) = message.strip_prefix("unknown field `").and_then(|rest| rest.split('`').next()) else { return message };
-    let meant = closest(unknown, SETTINGS).map(|meant| format!("; did you mean \"{meant}\"?")).unwrap_or_default();
-    format!("setting \"{unknown}\" is unknown{meant}")
+fn networks<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<IpNet>, D::Error> {
+    let network = |text: &String| {
+        text.parse().map_err(|_| serde::de::Error::custom(format!("\"{text}\" is no network; \"10.0.0.0/8\" would be right")))
+    };
+    Vec::<String>::deserialize(from)?.iter().map(network).collect()
 }

@@ -21,16 +21,17 @@ pub(crate) fn of_record(record: &Record) -> Vec<&'static str> {
 
 /// The settings of a bootstrap file that are not acted on yet, by their path in it.
 pub(crate) fn of_bootstrap(bootstrap: &Bootstrap) -> Vec<String> {
-    let listeners = bootstrap.listeners.iter().flat_map(|listener| {
-        of(&[
-            (listener.tls, "listener.tls"),
-            (listener.client_ca.is_some(), "listener.client_ca"),
-            (listener.client_cert.is_some(), "listener.client_cert"),
-            (listener.proxy_protocol, "listener.proxy_protocol"),
-            (listener.h2c == Some(true), "listener.h2c"),
-        ])
+    let listeners = bootstrap.listeners.iter().enumerate().flat_map(|(at, listener)| {
+        let settings = of(&[
+            (listener.tls, "tls"),
+            (listener.client_ca.is_some(), "client_ca"),
+            (listener.client_cert.is_some(), "client_cert"),
+            (listener.proxy_protocol, "proxy_protocol"),
+            (listener.h2c == Some(true), "h2c"),
+        ]);
+        settings.into_iter().map(move |setting| format!("listener[{at}].{setting}"))
     });
-    listeners.map(|setting| format!("{setting} is not acted on by this version")).collect()
+    listeners.collect()
 }
 
 fn of_upstream(upstream: &Upstream) -> Vec<&'static str> {
@@ -47,7 +48,6 @@ fn of_policy(policy: &Policy) -> Vec<&'static str> {
     let Limits { requests_per_second, in_flight, .. } = policy.limits;
     of(&[
         (policy.park_ms != Policy::default().park_ms, "park_ms"),
-        (policy.max_staleness_ms != 0, "max_staleness_ms"),
         (requests_per_second != 0, "limits.requests_per_second"),
         (in_flight != 0, "limits.in_flight"),
     ])

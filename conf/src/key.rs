@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use crate::{Name, suggest::closest};
+use crate::{Name, suggest::did_you_mean};
 
 /// The longest routing key, in bytes.
 pub const MAX_ROUTING_KEY_BYTES: usize = 1024;
@@ -61,9 +61,13 @@ impl RecordKey {
         let (folder, rest) = split(suffix);
         let folder = String::from_utf8_lossy(folder);
         if !FOLDERS.contains(&&*folder) {
-            let hint = closest(&folder, FOLDERS.into_iter().chain(["incarnation"]));
-            let hint = hint.map(|known| format!("; did you mean \"{known}\"?")).unwrap_or_default();
-            return Err(fault(format!("\"{}\" is no kind of record{hint}", folder.escape_debug())));
+            let hint = did_you_mean(&folder, FOLDERS.into_iter().chain(["incarnation"]));
+            let kinds = if hint.is_empty() {
+                format!("; {} or incarnation would be right", FOLDERS.map(|f| format!("{f}/…")).join(", "))
+            } else {
+                hint
+            };
+            return Err(fault(format!("\"{}\" is no kind of record{kinds}", folder.escape_debug())));
         }
         let Some(rest) = rest else { return Err(fault(format!("\"{folder}\" must be followed by / and a name"))) };
         let two = || match split(rest) {

@@ -6,7 +6,9 @@
 
 mod bootstrap;
 mod certificate;
+mod difference;
 mod document;
+pub mod fields;
 mod inactive;
 mod key;
 mod name;
@@ -14,23 +16,30 @@ mod node;
 mod number;
 mod policy;
 mod record;
+mod references;
 mod route;
 mod service;
 mod suggest;
 mod upstream;
 
-pub use bootstrap::{AccessTarget, Admin, Bootstrap, Gold, GoldSource, Listener, Log, LogFormat, ProcessLimits, Snapshot, parse_bootstrap};
+pub use bootstrap::{
+    AccessTarget, Admin, Bootstrap, ClientCert, DEFAULT_PREFIX, Gold, GoldSource, Listener, Log, LogFormat, ProcessLimits, Snapshot,
+    check_endpoint, check_prefix, not_an_address, parse_bootstrap,
+};
 pub use certificate::{CertSource, Certificate, PrivateKeySource};
-pub use document::{Diagnostic, Document, Entry, Severity, check_references, parse_document};
+pub use difference::{FieldChange, difference, same_value, without_secrets};
+pub use document::{Diagnostic, Document, Entry, Place, Severity};
 pub use key::{KeyFault, MAX_ROUTING_KEY_BYTES, RecordKey, escaped};
 pub use name::{MAX_NAME_BYTES, Name, NameFault};
 pub use policy::{Limits, OnStale, Policy, RedirectTo, Retries, Timeouts};
 pub use record::{Decoded, Fault, MAX_RECORD_BYTES, Record, decode, decode_strict};
+pub use references::{Names, dangling};
 pub use route::{Route, RouteState};
 pub use service::{
     HeaderName, HostPattern, HostTemplate, KeySource, Match, NonEmpty, Partition, PathPrefix, PathTemplate, Service, SlotHash,
     TemplateSegment,
 };
+pub use suggest::did_you_mean;
 pub use upstream::{Address, Balance, Endpoint, Health, Protocol, PublicUrl, Upstream, UpstreamTls};
 
 #[cfg(test)]

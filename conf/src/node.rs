@@ -1,11 +1,15 @@
-//! A YAML or JSON text as a tree that knows its lines.
+//! A YAML, JSON or TOML text as a tree that knows its lines.
 //!
-//! Built from the parser's events rather than from its ready-made tree, because three things must be refused that the tree lets pass:
+//! YAML and JSON are built from the parser's events rather than from its ready-made tree, because three things must be refused that the tree lets pass:
 //! a key that stands twice, aliases (a few lines of them can stand for gigabytes) and absurd depth.
 
 use saphyr::{Scalar, ScalarStyle};
 use saphyr_parser::{Event, Parser, Span};
 use serde_json::{Map, Number, Value};
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
 
 /// How deep records may nest; real ones need five levels.
 const MAX_DEPTH: usize = 64;
@@ -33,7 +37,7 @@ pub(crate) struct TextFault {
     pub(crate) message: String,
 }
 
-/// Parses one document; `None` if there is nothing but comments.
+/// Parses one YAML or JSON document; `None` if there is nothing but comments.
 pub(crate) fn parse(text: &str) -> Result<Option<Node>, TextFault> {
     let mut events = Events { parser: Parser::new_from_str(text) };
     let mut root = None;
@@ -45,6 +49,40 @@ pub(crate) fn parse(text: &str) -> Result<Option<Node>, TextFault> {
         }
     }
     Ok(root.filter(|node| !matches!(node.data, Data::Scalar(Value::Null))))
+}
+
+/// Parses a TOML text.
+pub(crate) fn parse_toml(text: &str) -> Result<Node, TextFault> {
+    let starts: Vec<usize> =
+        std::iter::once(0).chain(text.bytes().enumerate().filter(|(_, b)| *b == b'\n').map(|(at, _)| at + 1)).collect();
+    let line_at = |at: usize| starts.partition_point(|start| *start <= at);
+    let root = DeTable::parse(text).map_err(|error| TextFault {
+        line: error.span().map_or(1, |span| line_at(span.start)),
+        message: format!("is not TOML: {}", error.message().trim().replace('\n', "; ")),
+    })?;
+    let line = line_at(root.span().start);
+    Ok(Node { line, data: toml_table(root.get_ref(), &line_at) })
+}
+
+fn toml_table(table: &DeTable<'_>, line_at: &impl Fn(usize) -> usize) -> Data {
+    let entries = table.iter().map(|(key, value)| (key.get_ref().to_string(), line_at(key.span().start), toml_node(value, line_at)));
+    Data::Map(entries.collect())
+}
+
+fn toml_node(value: &Spanned<DeValue<'_>>, line_at: &impl Fn(usize) -> usize) -> Node {
+    let data = match value.get_ref() {
+        DeValue::String(text) => Data::Scalar(text.as_ref().into()),
+        DeValue::Integer(number) => {
+            let parsed = i64::from_str_radix(number.as_str(), number.radix()).ok();
+            Data::Scalar(parsed.map_or_else(|| number.to_string().into(), Into::into))
+        }
+        DeValue::Float(number) => Data::Scalar(number.as_str().parse().ok().and_then(Number::from_f64).map_or(Value::Null, Value::Number)),
+        DeValue::Boolean(flag) => Data::Scalar((*flag).into()),
+        DeValue::Datetime(time) => Data::Scalar(time.to_string().into()),
+        DeValue::Array(list) => Data::List(list.iter().map(|value| toml_node(value, line_at)).collect()),
+        DeValue::Table(table) => toml_table(table, line_at),
+    };
+    Node { line: line_at(value.span().start), data }
 }
 
 struct Events<'a> {
@@ -60,12 +98,12 @@ impl<'a> Events<'a> {
     }
 
     fn expect(&mut self, line: usize) -> Result<(Event<'a>, Span), TextFault> {
-        self.next()?.ok_or(TextFault { line, message: "the text ends in the middle".to_owned() })
+        self.next()?.ok_or(TextFault { line, message: "the text ends in the middle of what begins here".to_owned() })
     }
 
     fn node(&mut self, event: Event<'a>, span: Span, depth: usize) -> Result<Node, TextFault> {
         if depth > MAX_DEPTH {
-            return Err(fault(span, "records do not nest this deep"));
+            return Err(fault(span, &format!("this stands deeper than {MAX_DEPTH} levels; records need five at most")));
         }
         let line = span.start.line();
         let data = match event {
@@ -93,7 +131,7 @@ impl<'a> Events<'a> {
             let (key, span) = match self.expect(line)? {
                 (Event::MappingEnd, _) => return Ok(Data::Map(map)),
                 (Event::Scalar(text, ..), span) => (text.into_owned(), span),
-                (_, span) => return Err(fault(span, "a key must be a plain text")),
+                (_, span) => return Err(fault(span, "a key must be plain text, as in  routes/orders/tenant-42: { owner: cell-7 }")),
             };
             let key_line = span.start.line();
             if let Some(first) = seen.insert(key.clone(), key_line) {
@@ -114,7 +152,7 @@ fn scalar(
 ) -> Result<Value, TextFault> {
     let wide = text.parse::<u64>().ok().filter(|_| style == ScalarStyle::Plain && tag.is_none());
     let parsed = Scalar::parse_from_cow_and_metadata(text, style, tag);
-    Ok(match parsed.ok_or_else(|| fault(span, "the value does not fit its tag"))? {
+    Ok(match parsed.ok_or_else(|| fault(span, "the value does not fit its !tag; leave the tag out"))? {
         Scalar::Null => Value::Null,
         Scalar::Boolean(value) => value.into(),
         Scalar::Integer(value) => value.into(),
@@ -140,10 +178,11 @@ impl Node {
         }
     }
 
-    /// The line of what a dotted path (`match[0].hosts`, `match.0.hosts`) names, or of the nearest thing above it.
-    pub(crate) fn line_of(&self, path: &str) -> usize {
+    /// The line of what a dotted path (`match[0].hosts`, `match.0.hosts`) names, or of the nearest thing above it that is there; `None`
+    /// if not even its first step is.
+    pub(crate) fn line_of(&self, path: &str) -> Option<usize> {
         let mut node = self;
-        let mut line = self.line;
+        let mut line = None;
         for step in path.split(['.', '[', ']']).filter(|step| !step.is_empty()) {
             let next = match &node.data {
                 Data::Map(map) => map.iter().find(|(key, ..)| key == step).map(|(_, line, value)| (*line, value)),
@@ -151,7 +190,7 @@ impl Node {
                 Data::Scalar(_) => None,
             };
             let Some((next_line, value)) = next else { break };
-            line = next_line;
+            line = Some(next_line);
             node = value;
         }
         line

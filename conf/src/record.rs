@@ -7,10 +7,20 @@ use std::fmt;
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{Certificate, Endpoint, Policy, RecordKey, Route, Service, Upstream, inactive, number::Whole, suggest::closest};
+use crate::{
+    Certificate, Endpoint, Policy, RecordKey, Route, Service, Upstream,
+    fields::{self, Kind},
+    inactive,
+    key::escaped,
+    number::Whole,
+    suggest::did_you_mean,
+};
 
 /// The largest value of a record, in bytes. etcd itself refuses requests above 1.5 MiB unless told otherwise.
 pub const MAX_RECORD_BYTES: usize = 1024 * 1024;
+
+/// How a message about a required field ends.
+const MISSING: &str = " is missing";
 
 /// What a key holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,9 +63,17 @@ pub struct Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.of("field"))
+    }
+}
+
+impl Fault {
+    /// In a sentence; `what` says what the value's parts are called.
+    pub(crate) fn of(&self, what: &str) -> String {
         match &self.field {
-            Some(field) => write!(out, "field \"{field}\" {}", self.message),
-            None => out.write_str(&self.message),
+            Some(field) if self.message.starts_with("is ") => format!("{what} \"{field}\" {}", self.message),
+            Some(field) => format!("{what} \"{field}\": {}", self.message),
+            None => self.message.clone(),
         }
     }
 }
@@ -91,15 +109,24 @@ pub fn decode(key: &RecordKey, value: &[u8]) -> Result<Decoded, Fault> {
 /// # Errors
 /// All faults that could be found.
 pub fn decode_strict(key: &RecordKey, value: &[u8]) -> Result<Decoded, Vec<Fault>> {
-    let decoded = decode(key, value).map_err(|fault| {
-        // A mistyped name of a required field shows as that one missing: say what was typed.
-        let mistyped = unknown_of_any(key, value);
-        if mistyped.is_empty() { vec![fault] } else { mistyped }
-    })?;
-    if decoded.unknown_fields.is_empty() {
-        return Ok(decoded);
+    let kind = fields::of_record(key);
+    let decoded = decode(key, value);
+    let written = serde_json::from_slice(value).unwrap_or_default();
+    with_unknown_fields(kind, &written, decoded)
+}
+
+/// What was read, or the fault of reading and every unknown field. A mistyped name of a required field would also show as that one
+/// missing: what was typed says more.
+pub(crate) fn with_unknown_fields<T>(kind: &Kind, written: &serde_json::Value, read: Result<T, Fault>) -> Result<T, Vec<Fault>> {
+    let mut faults: Vec<Fault> = kind.unknown(written).iter().map(|path| unknown_field(kind, path)).collect();
+    match read {
+        Ok(read) if faults.is_empty() => Ok(read),
+        Err(fault) if faults.is_empty() || !fault.message.ends_with(MISSING) => {
+            faults.push(fault);
+            Err(faults)
+        }
+        _ => Err(faults),
     }
-    Err(decoded.unknown_fields.iter().map(|field| unknown_field(key, field)).collect())
 }
 
 impl Record {
@@ -120,89 +147,79 @@ impl Record {
     }
 }
 
-fn read<T: DeserializeOwned>(value: &[u8], unknown: &mut Vec<String>) -> Result<T, Fault> {
+/// Reads JSON into a type; paths of fields that the type does not have are collected.
+pub(crate) fn read<T: DeserializeOwned>(value: &[u8], unknown: &mut Vec<String>) -> Result<T, Fault> {
     let mut json = serde_json::Deserializer::from_slice(value);
     let mut track = serde_path_to_error::Track::new();
     let tracked = serde_path_to_error::Deserializer::new(&mut json, &mut track);
-    let read = serde_ignored::deserialize(tracked, |path| unknown.push(path.to_string()));
+    let read = serde_ignored::deserialize(tracked, |path| unknown.push(readable(&path.to_string())));
     let read = read.and_then(|read| json.end().map(|()| read));
     read.map_err(|error| {
         let path = track.path().to_string();
-        Fault { field: (path != ".").then_some(path), message: say(&error) }
+        Fault { field: (path != ".").then_some(path), message: escaped(say(&error).as_bytes()) }
     })
 }
 
-/// serde_json's message without its position, which says nothing of a record on one line.
+/// `tls.?.sni` and `match.0.hosts` as a person writes them: `tls.sni`, `match[0].hosts`.
+fn readable(path: &str) -> String {
+    let mut readable = String::new();
+    for step in path.split('.').filter(|step| *step != "?" || path == "?") {
+        if !readable.is_empty() && step.bytes().all(|b| b.is_ascii_digit()) {
+            readable.extend(["[", step, "]"]);
+        } else {
+            readable.extend([if readable.is_empty() { "" } else { "." }, step]);
+        }
+    }
+    readable
+}
+
+/// serde_json's message in the words of the others, without its position, which says nothing of a record on one line.
 fn say(error: &serde_json::Error) -> String {
     let message = error.to_string();
     let message = message.rsplit_once(" at line ").map_or(&*message, |(message, _)| message);
     match error.classify() {
-        serde_json::error::Category::Data => message.to_owned(),
+        serde_json::error::Category::Data => in_our_words(message),
         _ => format!("is not JSON: {message}"),
     }
 }
 
-/// Fields known at the top of each kind of record, for suggestions.
-fn known_fields(key: &RecordKey) -> &'static [&'static str] {
-    match key {
-        RecordKey::Service(_) => &["match", "key", "partition", "default_owner", "policy", "dot_segments", "hosts", "path_prefix"],
-        RecordKey::Route { .. } => &["owner", "epoch", "state", "target", "move"],
-        RecordKey::Upstream(_) => &[
-            "endpoints",
-            "balance",
-            "protocol",
-            "stale_aware",
-            "public_url",
-            "tls",
-            "health",
-            "address",
-            "weight",
-            "zone",
-            "sni",
-            "ca",
-            "cert",
-            "key",
-            "path",
-            "interval_ms",
-            "unhealthy_after",
-            "healthy_after",
-        ],
-        RecordKey::Endpoint { .. } => &["address", "weight", "zone"],
-        RecordKey::Policy(_) => &[
-            "on_stale",
-            "redirect_to",
-            "max_hops",
-            "park_ms",
-            "timeouts",
-            "retries",
-            "limits",
-            "max_staleness_ms",
-            "header_ms",
-            "connect_ms",
-            "first_byte_ms",
-            "idle_ms",
-            "total_ms",
-            "budget_percent",
-            "min_per_second",
-            "requests_per_second",
-            "in_flight",
-            "body_bytes",
-        ],
-        RecordKey::Certificate(_) => &["hosts", "cert", "key", "default"],
-        RecordKey::Incarnation => &[],
+fn in_our_words(message: &str) -> String {
+    let plain = message.replace('`', "\"");
+    if let Some(("missing field", name)) = plain.split_once(" \"").map(|(what, name)| (what, name.trim_end_matches('"'))) {
+        return format!("the field \"{name}\"{MISSING}");
+    }
+    if let Some(name) = plain.strip_prefix("duplicate field ") {
+        return format!("the field {name} stands twice; once would be right");
+    }
+    if let Some((given, wanted)) = plain.strip_prefix("unknown variant ").and_then(|rest| rest.split_once(", expected ")) {
+        let words = wanted.split('"').skip(1).step_by(2);
+        let meant = did_you_mean(given.trim_matches('"'), words);
+        return format!("is {given}; {wanted} would be right{meant}");
+    }
+    let found = plain.strip_prefix("invalid type: ").or_else(|| plain.strip_prefix("invalid value: "));
+    match found.and_then(|rest| rest.split_once(", expected ")) {
+        Some((given, wanted)) => format!("is {}; {wanted} would be right", kind_and_value(given)),
+        None => plain,
     }
 }
 
-fn unknown_field(key: &RecordKey, path: &str) -> Fault {
-    let last = path.rsplit('.').next().unwrap_or(path);
-    let meant = closest(last, known_fields(key).iter().copied());
-    let meant = meant.map(|meant| format!("; did you mean \"{meant}\"?")).unwrap_or_default();
-    Fault { field: Some(path.to_owned()), message: format!("is unknown{meant}") }
+/// serde's `integer "1"`, `string "x"`, `sequence` as a person says it.
+fn kind_and_value(given: &str) -> String {
+    match given.split_once(' ') {
+        None => match given {
+            "sequence" => "a list".to_owned(),
+            "map" => "a mapping".to_owned(),
+            other => other.to_owned(),
+        },
+        Some(("string", text)) => format!("the text {text}"),
+        Some(("integer" | "boolean", value)) => format!("the value {}", value.trim_matches('"')),
+        Some(("floating", value)) => format!("the value {}", value.trim_start_matches("point ").trim_matches('"')),
+        Some(_) => given.to_owned(),
+    }
 }
 
-/// Unknown fields at the top of a value that can't be decoded.
-fn unknown_of_any(key: &RecordKey, value: &[u8]) -> Vec<Fault> {
-    let Ok(serde_json::Value::Object(fields)) = serde_json::from_slice(value) else { return Vec::new() };
-    let unknown = fields.keys().filter(|field| !known_fields(key).contains(&field.as_str()));
-    unknown.map(|field| unknown_field(key, field)).collect()
+/// What is said of a field that there is not.
+fn unknown_field(kind: &Kind, path: &str) -> Fault {
+    let meant = kind.meant(path).map(|meant| format!("; did you mean \"{meant}\"?")).unwrap_or_default();
+    Fault { field: Some(path.to_owned()), message: format!("is unknown{meant}") }
 }

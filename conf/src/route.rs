@@ -60,11 +60,13 @@ impl TryFrom<Wire> for Route {
     fn try_from(wire: Wire) -> Result<Self, Self::Error> {
         let state = match (wire.state, wire.target, wire.r#move) {
             (StateWord::Serving, None, None) => RouteState::Serving,
-            (StateWord::Serving, Some(_), _) => return Err("\"target\" goes with \"state\": \"moving\""),
+            (StateWord::Serving, Some(_), _) => {
+                return Err("\"target\" goes with \"state\": \"moving\"; write that, or leave \"target\" out");
+            }
             (StateWord::Moving, Some(target), None) => RouteState::Moving { target },
             (StateWord::Moving, None, _) => return Err("\"state\": \"moving\" needs a \"target\", the upstream it is moving to"),
             (StateWord::Frozen, target, move_id) => RouteState::Frozen { move_id, target },
-            (_, _, Some(_)) => return Err("\"move\" goes with \"state\": \"frozen\""),
+            (_, _, Some(_)) => return Err("\"move\" goes with \"state\": \"frozen\"; write that, or leave \"move\" out"),
         };
         Ok(Self { owner: wire.owner, epoch: wire.epoch.map(|epoch| epoch.0), state })
     }

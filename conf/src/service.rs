@@ -149,7 +149,7 @@ impl TryFrom<Wire> for Service {
             return Err("\"match\" is empty; at least one entry would be right, {} for every request");
         }
         if wire.key.is_none() && wire.default_owner.is_none() {
-            return Err("without a \"key\" everything goes to \"default_owner\", which is missing");
+            return Err("without a \"key\" everything goes to \"default_owner\", which is missing; write one of the two");
         }
         Ok(Self {
             matches: wire.r#match,
@@ -270,7 +270,7 @@ fn host_pattern(text: &str) -> Result<HostPattern, String> {
 fn header_name(text: &str) -> Result<HeaderName, String> {
     let is_token = !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b));
     if !is_token {
-        return Err(format!("\"{text}\" is no header name; \"x-tenant\" would be right"));
+        return Err(format!("\"{text}\" is no header name: letters, digits and - would be right, as in \"x-tenant\""));
     }
     let lower = text.to_ascii_lowercase();
     if lower.starts_with("route-") {
@@ -389,8 +389,9 @@ struct SlotsOut {
     hash: SlotHash,
 }
 
+/// Slots as they are written.
 #[derive(Deserialize)]
-struct SlotsWire {
+pub(crate) struct SlotsWire {
     slots: Whole<1, 65_536>,
     hash: SlotHash,
 }

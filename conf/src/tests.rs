@@ -2,7 +2,24 @@
 
 use proptest::prelude::*;
 
-use crate::{Record, RecordKey, Severity, check_references, decode, decode_strict, parse_bootstrap, parse_document};
+use crate::{Diagnostic, Document, Names, Record, RecordKey, Severity, dangling, decode, decode_strict, parse_bootstrap};
+
+/// A document of one file.
+fn document(text: &str) -> Document {
+    let mut document = Document::default();
+    document.add("f.yaml", text);
+    document
+}
+
+/// Its faults as lines.
+fn lines(said: &[Diagnostic]) -> Vec<String> {
+    said.iter().map(ToString::to_string).collect()
+}
+
+/// What dangles within a document.
+fn dangling_in(document: &Document) -> Vec<Diagnostic> {
+    dangling(&document.entries, &document.entries.iter().map(|entry| &entry.key).collect::<Names>(), "in these files")
+}
 
 fn key(suffix: &str) -> RecordKey {
     RecordKey::parse(suffix.as_bytes()).unwrap()
@@ -21,12 +38,14 @@ fn the_examples_have_no_fault() {
     for (name, text) in
         [("orders.yaml", include_str!("../examples/orders.yaml")), ("buckets.yaml", include_str!("../examples/buckets.yaml"))]
     {
-        let document = parse_document(name, text).unwrap();
-        assert_eq!(check_references(name, &document.entries), [], "{name}");
+        let mut document = Document::default();
+        document.add(name, text);
+        assert_eq!(lines(&document.faults), Vec::<String>::new());
+        assert_eq!(dangling_in(&document), [], "{name}");
         assert!(document.entries.iter().all(|entry| entry.inactive.is_empty()), "{name}");
     }
     let bootstrap = parse_bootstrap("waypost.toml", include_str!("../examples/waypost.toml")).unwrap();
-    assert_eq!(bootstrap.inactive, Vec::<String>::new());
+    assert_eq!(bootstrap.inactive, []);
 }
 
 #[test]
@@ -37,7 +56,7 @@ fn faults_name_the_field_and_what_would_be_right() {
         ("routes/s/k", r#"{"owner":"a","epoch":1.5}"#, &["epoch", "a whole number from 1"]),
         ("routes/s/k", r#"{"owner":"a","epoch":0}"#, &["epoch", "from 1"]),
         ("routes/s/k", r#"{"owner":"a b"}"#, &["owner", "is no name"]),
-        ("routes/s/k", r#"{"owner":"a","owner":"b"}"#, &["duplicate field `owner`"]),
+        ("routes/s/k", r#"{"owner":"a","owner":"b"}"#, &["the field \"owner\" stands twice"]),
         ("routes/s/k", r#"{"owner":"a","state":"moving"}"#, &["needs a \"target\""]),
         ("routes/s/k", r#"{"owner":"a","state":"gone"}"#, &["state", "serving"]),
         ("routes/s/k", "not json", &["is not JSON"]),
@@ -94,7 +113,7 @@ fn what_is_not_acted_on_is_said() {
 fn all_faults_of_a_file_are_found_each_on_its_line() {
     let text =
         "routes/s/a: { owner: u }\n\nroutes/s/b:\n  owner: u\n  epoch: x\nrotes/s/c: {}\nupstreams/u:\n  endpoints:\n    - address: one\n";
-    let said: Vec<String> = parse_document("f.yaml", text).unwrap_err().iter().map(ToString::to_string).collect();
+    let said = lines(&document(text).faults);
     assert_eq!(said.len(), 3, "{said:?}");
     assert!(said[0].starts_with("f.yaml:5: routes/s/b: field \"epoch\""), "{said:?}");
     assert!(said[1].starts_with("f.yaml:6: rotes/s/c: ") && said[1].contains("did you mean \"routes\"?"), "{said:?}");
@@ -103,10 +122,10 @@ fn all_faults_of_a_file_are_found_each_on_its_line() {
 
 #[test]
 fn json_files_doubles_aliases_and_depth() {
-    let document = parse_document("f.json", "{\n\t\"upstreams/u\": {\"endpoints\": []},\n\t\"incarnation\": 3\n}").unwrap();
-    assert_eq!(document.entries.len(), 2);
-    assert_eq!(document.entries[1].record, Record::Incarnation(3));
-    let one = |text: &str| parse_document("f.yaml", text).unwrap_err()[0].to_string();
+    let document_of_json = document("{\n\t\"upstreams/u\": {\"endpoints\": []},\n\t\"incarnation\": 3\n}");
+    assert_eq!(document_of_json.entries.len(), 2);
+    assert_eq!(document_of_json.entries[1].record, Record::Incarnation(3));
+    let one = |text: &str| document(text).faults[0].to_string();
     assert!(
         one("upstreams/u: {}\nupstreams/u: {}\n")
             .starts_with("f.yaml:2: \"upstreams/u\" stands here a second time; the first is on line 1")
@@ -115,37 +134,92 @@ fn json_files_doubles_aliases_and_depth() {
     assert!(one(&format!("a: {}{}", "[".repeat(100_000), "]".repeat(100_000))).contains("f.yaml:1"));
     assert!(one("- a\n").contains("a mapping from keys to records"));
     assert!(one("a: [1\n").starts_with("f.yaml:"));
-    assert_eq!(parse_document("f.yaml", "# nothing\n").unwrap().entries.len(), 0);
+    assert_eq!(document("# nothing\n").entries.len(), 0);
 }
 
 #[test]
-fn dangling_names_are_warnings() {
-    let text = "services/s: { match: [{}], default_owner: nobody, policy: none }\nroutes/other/k: { owner: u }\nendpoints/v/1: { address: 'a:1' }\n";
-    let document = parse_document("f.yaml", text).unwrap();
-    let said = check_references("f.yaml", &document.entries);
+fn no_name_in_a_file_can_write_a_second_line_or_to_a_terminal() {
+    let text =
+        "\"routes/s/a\\nb\": { owner: \"x\\e[31m\\ny\" }\n\"rou\\ntes/a\": {}\nupstreams/u: { \"bal\\nance\": 1, public_url: \"\\n\" }\n";
+    let said = lines(&document(text).faults);
+    assert_eq!(said.len(), 4, "{said:?}");
+    assert!(said.iter().all(|said| !said.contains(char::is_control)), "{said:?}");
+}
+
+#[test]
+fn several_files_are_one_set_in_which_a_key_stands_once() {
+    let mut both = document("upstreams/u: {}\n");
+    both.add("g.yaml", "\nupstreams/u: {}\nupstreams/v: {}\n");
+    assert_eq!(lines(&both.faults), ["g.yaml:2: upstreams/u: stands here a second time; the first is at f.yaml:1"]);
+    assert_eq!(both.entries.len(), 2);
+}
+
+#[test]
+fn dangling_names_are_warnings_on_the_line_of_the_name_with_what_was_meant() {
+    let text = "services/s:\n  match: [{}]\n  default_owner: nobody\n  policy: patent\n  key: { header: a }\npolicies/patient: {}\nupstreams/cell-1: {}\n";
+    let mut both = document(text);
+    both.add("g.yaml", "routes/other/k:\n  state: moving\n  owner: cel-1\n  target: x\nendpoints/v/1: { address: 'a:1' }\nservices/t: { match: [{}], default_owner: cell-1, policy: default }\n");
+    assert_eq!(both.faults, []);
+    let said = dangling_in(&both);
     assert!(said.iter().all(|said| said.severity == Severity::Warning));
-    let said: Vec<String> = said.iter().map(ToString::to_string).collect();
-    for wanted in ["default_owner \"nobody\"", "policy \"none\"", "service \"other\"", "owner \"u\"", "upstream \"v\""] {
-        assert!(said.iter().any(|said| said.contains(wanted)), "{wanted}: {said:?}");
-    }
+    assert_eq!(
+        lines(&said),
+        [
+            "f.yaml:3: services/s: warning: default_owner \"nobody\" has no record upstreams/nobody in these files",
+            "f.yaml:4: services/s: warning: policy \"patent\" has no record policies/patent in these files; did you mean \"patient\"?",
+            "g.yaml:1: routes/other/k: warning: service \"other\" has no record services/other in these files",
+            "g.yaml:3: routes/other/k: warning: owner \"cel-1\" has no record upstreams/cel-1 in these files; did you mean \"cell-1\"?",
+            "g.yaml:4: routes/other/k: warning: target \"x\" has no record upstreams/x in these files",
+            "g.yaml:5: endpoints/v/1: warning: upstream \"v\" has no record upstreams/v in these files",
+        ]
+    );
+}
+
+#[test]
+fn a_name_that_thousands_of_records_lack_is_not_said_thousands_of_times() {
+    let text: String = (0..1000).map(|n| format!("routes/s/k{n}: {{ owner: u }}\n")).collect();
+    let said = lines(&dangling_in(&document(&(text + "services/s: { match: [{}], default_owner: u }\n"))));
+    assert_eq!(said.len(), 5);
+    assert_eq!(said[4], "f.yaml:5: routes/s/k4: warning: owner \"u\" has no record upstreams/u in these files (996 more records name it)");
+}
+
+#[test]
+fn what_is_not_acted_on_is_said_on_its_line() {
+    let text = "policies/p:\n  max_hops: 2\n  limits:\n    in_flight: 3\n";
+    let said: Vec<Diagnostic> = document(text).entries[0].inactive_warnings().collect();
+    assert_eq!(lines(&said), ["f.yaml:4: policies/p: warning: field \"limits.in_flight\" is not acted on by this version"]);
 }
 
 #[test]
 fn a_bootstrap_file_s_faults_name_the_line() {
     for (text, wanted) in [
-        ("[gold]\nendpoints = []\n", "gold.endpoints is empty"),
+        ("\n[gold]\nendpoints = []\n", "f.toml:2: setting \"gold\": gold.endpoints is empty"),
+        (
+            "[gold]\nendpoints = [\"127.0.0.1:2379\"]\n",
+            "f.toml:1: setting \"gold\": gold.endpoints: \"127.0.0.1:2379\" is no URL of an etcd",
+        ),
         ("[gold]\nfile = \"a\"\nendpoints = [\"b\"]\n", "both endpoints and file"),
+        ("[gold]\nfile = \"a\"\nprefix = \"/x/\"\n", "ends with /"),
         ("\n\n[listner]\n", "f.toml:3: setting \"listner\" is unknown; did you mean \"listener\"?"),
-        ("[admin]\naddress = \"localhost\"\n", "f.toml:2: "),
-        ("[log]\nformat = \"xml\"\n", "f.toml:2: "),
+        ("[admin]\naddress = \"localhost\"\n", "f.toml:2: setting \"admin.address\": \"localhost\" is no address to listen on: the port"),
+        ("[admin]\naddress = \"localhost:80\"\n", "not a name"),
+        ("[log]\nformat = \"xml\"\n", "f.toml:2: setting \"log.format\" is \"xml\"; \"json\" or \"text\" would be right"),
+        ("[log]\nformat = \"txt\"\n", "is \"txt\"; \"json\" or \"text\" would be right; did you mean \"text\"?"),
+        ("[[listener]]\ntls = true\n", "f.toml:1: setting \"listener[0]\": the field \"address\" is missing"),
+        ("[[listener]]\naddress = \"127.0.0.1:1\"\ntrusted = [\"10.0.0.0\"]\n", "\"10.0.0.0\" is no network"),
+        ("x = \n", "f.toml:1: is not TOML: "),
     ] {
         let said = parse_bootstrap("f.toml", text).unwrap_err()[0].to_string();
         assert!(said.contains(wanted), "{said}");
     }
+    let all =
+        lines(&parse_bootstrap("f.toml", "[log]\nacess = \"off\"\n[gold]\nfile = \"a\"\nprefx = 1\n[admin]\naddress = 1\n").unwrap_err());
+    assert_eq!(all.len(), 3, "{all:?}");
+    assert!(all[0].starts_with("f.toml:2: ") && all[1].starts_with("f.toml:5: ") && all[2].starts_with("f.toml:7: "), "{all:?}");
     let defaults = parse_bootstrap("", "").unwrap();
     assert_eq!((defaults.listeners[0].address.port(), defaults.admin.address.to_string().as_str()), (8080, "127.0.0.1:9901"));
     let later = parse_bootstrap("f", "[[listener]]\naddress = \"127.0.0.1:1\"\ntls = true\n").unwrap();
-    assert_eq!(later.inactive.len(), 1);
+    assert_eq!(lines(&later.inactive), ["f:3: warning: setting \"listener[0].tls\" is not acted on by this version"]);
 }
 
 proptest! {
@@ -157,7 +231,7 @@ proptest! {
 
     #[test]
     fn reading_files_never_panics(text in "[ -~\n\t]{0,200}") {
-        let _ = parse_document("f.yaml", &text);
+        let _ = document(&text);
         let _ = parse_bootstrap("f.toml", &text);
     }
 

@@ -140,29 +140,34 @@ impl Address {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// What is wrong with a text as `host:port`, if anything is.
+    pub(crate) fn check(text: &str) -> Result<(), &'static str> {
+        let (host, port) = text.rsplit_once(':').ok_or("the port is missing")?;
+        if !port.bytes().all(|b| b.is_ascii_digit()) || !matches!(port.parse::<u16>(), Ok(1..)) {
+            return Err("the port must be a number from 1 to 65535");
+        }
+        if let Some(inner) = host.strip_prefix('[') {
+            let is_ipv6 = inner.strip_suffix(']').is_some_and(|inner| inner.parse::<std::net::Ipv6Addr>().is_ok());
+            return if is_ipv6 { Ok(()) } else { Err("what stands in [ ] is no IPv6 address") };
+        }
+        if host.contains(':') {
+            return Err("an IPv6 address must stand in [ ]");
+        }
+        let is_label = |label: &str| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+        if !host.split('.').all(is_label) {
+            return Err("the host is missing or has other characters than letters, digits, -, _ and .");
+        }
+        Ok(())
+    }
 }
 
 impl TryFrom<&str> for Address {
     type Error = String;
 
     fn try_from(text: &str) -> Result<Self, String> {
-        let wrong = |why: &str| format!("\"{text}\" is no address: {why}; \"10.0.0.7:8080\" or \"cell-7.internal:8080\" would be right");
-        let (host, port) = text.rsplit_once(':').ok_or_else(|| wrong("the port is missing"))?;
-        if !port.bytes().all(|b| b.is_ascii_digit()) || !matches!(port.parse::<u16>(), Ok(1..)) {
-            return Err(wrong("the port must be a number from 1 to 65535"));
-        }
-        if let Some(inner) = host.strip_prefix('[') {
-            let is_ipv6 = inner.strip_suffix(']').is_some_and(|inner| inner.parse::<std::net::Ipv6Addr>().is_ok());
-            return if is_ipv6 { Ok(Self(text.into())) } else { Err(wrong("what stands in [ ] is no IPv6 address")) };
-        }
-        if host.contains(':') {
-            return Err(wrong("an IPv6 address must stand in [ ]"));
-        }
-        let is_name =
-            host.split('.').all(|label| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)));
-        if host.is_empty() || !is_name {
-            return Err(wrong("the host is missing or has other characters than letters, digits, -, _ and ."));
-        }
+        Self::check(text)
+            .map_err(|why| format!("\"{text}\" is no address: {why}; \"10.0.0.7:8080\" or \"cell-7.internal:8080\" would be right"))?;
         Ok(Self(text.into()))
     }
 }

@@ -1,23 +1,23 @@
 //! The access log: one line a request, off the request's path.
 //!
-//! Lines go through a bounded queue to a thread of their own. When a reader of the log stalls, lines are dropped and counted; a
-//! request never waits for a log.
+//! Lines go through a bounded queue to a thread of their own (`writer`). When a reader of the log stalls, or lines can't be written, they
+//! are lost and counted; a request never waits for a log. Queries, and what stands before the host in a URL, are never written.
+
+mod writer;
 
 use std::{
-    fs::OpenOptions,
-    io::{self, BufWriter, Write},
+    io,
     net::IpAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-        mpsc::{Receiver, SyncSender, sync_channel},
-    },
+    sync::mpsc::{SyncSender, sync_channel},
     time::{Duration, SystemTime},
 };
 
+use prometheus_client::metrics::counter::Counter;
 use serde::Serialize;
 use waypost_conf::{AccessTarget, LogFormat};
 use waypost_policy::{Code, exchange::Trace, head::Target};
+
+use writer::{Message, Place, Writer};
 
 /// How many lines may wait for the writer.
 const QUEUE_LINES: usize = 16 * 1024;
@@ -91,7 +91,7 @@ impl<'a> Line<'a> {
     fn fields(&self) -> Fields<'_> {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         // The query stays out of the log: it is where secrets are.
-        let path = Target::parse(self.target).map_or(self.target, |target| target.path);
+        let path = Target::parse(self.target).map_or_else(|| without_secrets(self.target), |target| target.path);
         Fields {
             time: humantime::format_rfc3339_micros(SystemTime::now()).to_string(),
             request_id: self.request_id,
@@ -118,15 +118,21 @@ impl<'a> Line<'a> {
     }
 }
 
+/// What may be shown of a target that is none: nothing behind a `?`, and nothing before an `@`.
+fn without_secrets(target: &[u8]) -> &[u8] {
+    let shown = target.split(|byte| matches!(byte, b'?' | b'#')).next().unwrap_or_default();
+    shown.rsplit(|byte| *byte == b'@').next().unwrap_or_default()
+}
+
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Where the lines go.
 pub(crate) struct AccessLog {
-    queue: Option<SyncSender<Vec<u8>>>,
+    queue: Option<SyncSender<Message>>,
     format: LogFormat,
-    dropped: Arc<AtomicU64>,
+    dropped: Counter,
 }
 
 impl AccessLog {
@@ -135,20 +141,17 @@ impl AccessLog {
     /// # Errors
     /// If the file cannot be opened, or the thread not be started.
     pub(crate) fn open(target: &AccessTarget, format: LogFormat) -> io::Result<Self> {
-        let writer: Option<Box<dyn Write + Send>> = match target {
-            AccessTarget::Off => None,
-            AccessTarget::Stdout => Some(Box::new(io::stdout())),
-            AccessTarget::File(path) => Some(Box::new(OpenOptions::new().create(true).append(true).open(path)?)),
-        };
-        let queue = match writer {
+        let dropped = Counter::default();
+        let queue = match Place::open(target)? {
             None => None,
-            Some(writer) => {
+            Some(place) => {
                 let (queue, lines) = sync_channel(QUEUE_LINES);
-                std::thread::Builder::new().name("access-log".to_owned()).spawn(move || write_lines(BufWriter::new(writer), &lines))?;
+                let lost = dropped.clone();
+                std::thread::Builder::new().name("access-log".to_owned()).spawn(move || Writer::new(place, lost).run(&lines))?;
                 Some(queue)
             }
         };
-        Ok(Self { queue, format, dropped: Arc::default() })
+        Ok(Self { queue, format, dropped })
     }
 
     /// Queues a line.
@@ -160,14 +163,31 @@ impl AccessLog {
             LogFormat::Text => text_line(&fields).into_bytes(),
         };
         bytes.push(b'\n');
-        if queue.try_send(bytes).is_err() {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+        if queue.try_send(Message::Line(bytes)).is_err() {
+            self.dropped.inc();
         }
     }
 
-    /// How many lines were dropped because their reader stalled.
-    pub(crate) fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
+    /// Has the file opened anew, after whoever rotates it has moved it away. A move is noticed without this too, within a second.
+    pub(crate) fn reopen(&self) {
+        if let Some(queue) = &self.queue {
+            let _ = queue.try_send(Message::Reopen);
+        }
+    }
+
+    /// Waits until the lines so far are written, or for `limit` if nobody takes them.
+    pub(crate) fn flush(&self, limit: Duration) {
+        let (done, written) = sync_channel(1);
+        if let Some(queue) = &self.queue
+            && queue.try_send(Message::Flush(done)).is_ok()
+        {
+            let _ = written.recv_timeout(limit);
+        }
+    }
+
+    /// How many lines were lost because their reader stalled or they could not be written.
+    pub(crate) fn dropped(&self) -> &Counter {
+        &self.dropped
     }
 }
 
@@ -196,16 +216,14 @@ fn text_line(fields: &Fields<'_>) -> String {
     )
 }
 
-/// Writes until the queue's other end has gone; flushes whenever nothing waits.
-fn write_lines(mut writer: BufWriter<Box<dyn Write + Send>>, lines: &Receiver<Vec<u8>>) {
-    while let Ok(first) = lines.recv() {
-        let mut failed = writer.write_all(&first).is_err();
-        while let Ok(line) = lines.try_recv() {
-            failed |= writer.write_all(&line).is_err();
-        }
-        if failed | writer.flush().is_err() {
-            // Nobody reads any more (a closed pipe, a full disk): the next line tries again.
-            continue;
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_that_is_none_shows_no_secret() {
+        assert_eq!(without_secrets(b"user:pw@host:443"), b"host:443");
+        assert_eq!(without_secrets(b"what?token=1"), b"what");
+        assert_eq!(without_secrets(b"http://user:pw@host/?a@b"), b"host/");
     }
 }

@@ -44,14 +44,26 @@ Examples:
     Demo(DemoArgs),
     /// Validate record files and bootstrap files, or, without one, what is in the store.
     #[command(after_help = "\
-Exit status: 0 no fault; 1 a fault, or the store can't be read; 2 a file can't be read.
+A line a fault: what, where, and what would be right. A directory stands for the files directly in it; - is
+standard input. Names without a record are warnings, since records may come in any order.
+Exit status: 0 no fault; 1 a fault, or the store can't be read; 2 wrong usage, or a file can't be read.
 
 Examples:
   waypost check routes.yaml waypost.toml
+  waypost check /etc/waypost/records/
   waypost check --gold http://127.0.0.1:2379")]
     Check(CheckArgs),
     /// Put the records of files into the store.
-    #[command(after_help = "Example:\n  waypost apply routes.yaml --dry-run")]
+    #[command(after_help = "\
+Compares with the store first, puts only what differs, and only if nobody has changed it meanwhile: in one etcd
+transaction where it fits in one (128 records), else in several, and says so before. Deletes nothing. Refuses a
+record that every proxy would quarantine: an epoch that goes down, or an owner that changes at the same epoch.
+Exit status: 0 done; 1 refused, somebody else was faster, or the store is away; 2 wrong usage or an unusable file.
+
+Examples:
+  waypost apply routes.yaml --dry-run
+  waypost apply records/ --gold http://127.0.0.1:2379
+  generate-routes | waypost apply -")]
     Apply(ApplyArgs),
     /// Read and write single routes.
     #[command(subcommand)]
@@ -68,6 +80,12 @@ Examples:
   waypost explain GET http://orders.example.com/x -H 'x-tenant: tenant-42'
   waypost explain GET /x -H 'Host: orders.example.com' -H 'x-tenant: tenant-42' --admin 127.0.0.1:9901")]
     Explain(ExplainArgs),
+    /// A line for each change of a running proxy's table, as it comes into force.
+    #[command(after_help = "\
+Example:
+  waypost watch --service orders
+  tenant-42  cell-7 → cell-9  epoch 44  revision 918377  in force 0.4 ms after it arrived")]
+    Watch(WatchArgs),
     /// Load-test a proxy or a backend over HTTP/1.1.
     #[command(after_help = "\
 Closed loop: each connection sends its next request when the last is answered. With --rate (open loop) requests
@@ -77,16 +95,24 @@ Examples:
   waypost bench http://127.0.0.1:8080/ --header x-tenant={key} --keys tenant-0..1000 --duration 10s
   waypost bench http://127.0.0.1:8080/ --rate 5000 --connections 64")]
     Bench(BenchArgs),
+    /// Print docs/reference.md: every record, setting, flag and variable.
+    #[command(hide = true)]
+    Reference,
+}
+
+/// Where something is to listen.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| waypost_conf::not_an_address(text))
 }
 
 /// Where the gold copy is; the same for every command that needs the store.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Gold copy")]
 pub(crate) struct GoldArgs {
-    /// URL[,URL…] of etcd, or file:PATH
-    #[arg(long, env = "WAYPOST_GOLD", value_name = "URL[,URL…]|file:PATH")]
+    /// URL[,URL…] of etcd, or file:PATH; http://127.0.0.1:2379 by default
+    #[arg(long, env = "WAYPOST_GOLD", hide_env_values = true, value_name = "URL[,URL…]|file:PATH")]
     pub(crate) gold: Option<String>,
-    /// What all keys in etcd start with
+    /// What all keys in etcd start with; /waypost/v1 by default
     #[arg(long, env = "WAYPOST_PREFIX", value_name = "PREFIX")]
     pub(crate) prefix: Option<String>,
     /// The etcd user
@@ -104,22 +130,20 @@ pub(crate) struct GoldArgs {
     /// Its private key (PEM)
     #[arg(long, env = "WAYPOST_GOLD_KEY", value_name = "FILE")]
     pub(crate) gold_key: Option<PathBuf>,
-    /// The bootstrap file
+    /// The bootstrap file; ./waypost.toml, else /etc/waypost/waypost.toml, if there is one, by default
     #[arg(long, env = "WAYPOST_CONFIG", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    #[command(flatten)]
-    pub(crate) gold: GoldArgs,
-    /// Where clients connect to
-    #[arg(long, env = "WAYPOST_LISTEN", value_name = "ADDR")]
+    /// Where clients connect to; 0.0.0.0:8080 by default
+    #[arg(long, env = "WAYPOST_LISTEN", value_name = "ADDR", value_parser = address)]
     pub(crate) listen: Option<SocketAddr>,
-    /// Where the admin endpoints are
-    #[arg(long, env = "WAYPOST_ADMIN", value_name = "ADDR")]
+    /// Where the admin endpoints are; 127.0.0.1:9901 by default
+    #[arg(long, env = "WAYPOST_ADMIN", value_name = "ADDR", value_parser = address)]
     pub(crate) admin: Option<SocketAddr>,
-    /// Where the table is kept for a start without the store
+    /// Where the table is kept for a start without the store; by default in the state directory, named after --id
     #[arg(long, env = "WAYPOST_SNAPSHOT", value_name = "PATH")]
     pub(crate) snapshot: Option<PathBuf>,
     /// This proxy's name; the host's name by default
@@ -128,9 +152,12 @@ pub(crate) struct RunArgs {
     /// Worker threads; one a core by default
     #[arg(long, env = "WAYPOST_THREADS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
-    /// The access log: stdout, off, or a file
+    /// The access log: stdout, off, or a file; stdout by default
     #[arg(long, env = "WAYPOST_ACCESS_LOG", value_name = "WHERE")]
     pub(crate) access_log: Option<String>,
+    // Last, as everywhere: its heading would stand over what follows.
+    #[command(flatten)]
+    pub(crate) gold: GoldArgs,
 }
 
 #[derive(Debug, Args)]
@@ -142,7 +169,7 @@ pub(crate) struct DemoArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct CheckArgs {
-    /// Record files (YAML, JSON) and bootstrap files (TOML)
+    /// Record files (YAML, JSON), bootstrap files (TOML), directories of them, or - for records on standard input
     #[arg(value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
     /// For machines: one JSON object
@@ -154,12 +181,15 @@ pub(crate) struct CheckArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ApplyArgs {
-    /// Record files (YAML, JSON)
+    /// Record files (YAML, JSON), directories of them, or - for standard input
     #[arg(value_name = "FILE", required = true)]
     pub(crate) files: Vec<PathBuf>,
     /// Print the difference and change nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// List the records that are left alone, too
+    #[arg(long, short = 'v')]
+    pub(crate) verbose: bool,
     /// For machines: one JSON object
     #[arg(long)]
     pub(crate) json: bool,
@@ -240,6 +270,22 @@ pub(crate) struct StatusArgs {
     #[arg(long, env = "WAYPOST_ADMIN", value_name = "ADDR", default_value = "127.0.0.1:9901")]
     pub(crate) admin: String,
     /// For machines: /status as it is
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WatchArgs {
+    /// The proxy's admin address
+    #[arg(long, env = "WAYPOST_ADMIN", value_name = "ADDR", default_value = "127.0.0.1:9901")]
+    pub(crate) admin: String,
+    /// Only what concerns this service, and the whole table
+    #[arg(long, value_name = "SERVICE")]
+    pub(crate) service: Option<String>,
+    /// Only what concerns this routing key, and the whole table
+    #[arg(long, value_name = "KEY")]
+    pub(crate) key: Option<String>,
+    /// For machines: one JSON object a line
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -43,7 +43,7 @@ pub(crate) async fn fetch(address: &str, method: Method, path: &str, headers: &[
 
 async fn fetch_unlimited(address: &str, method: Method, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Fetched, String> {
     let say = |error: hyper::Error| error.to_string();
-    let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+    let stream = TcpStream::connect(address).await.map_err(|error| not_connected(&error))?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(say)?;
     let mut request = Request::builder().method(method).uri(path).header("host", address);
     for (name, value) in headers {
@@ -58,5 +58,13 @@ async fn fetch_unlimited(address: &str, method: Method, path: &str, headers: &[(
     tokio::select! {
         answer = answer => answer,
         Err(error) = connection => Err(error.to_string()),
+    }
+}
+
+fn not_connected(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::ConnectionRefused => "the connection was refused".to_owned(),
+        std::io::ErrorKind::InvalidInput => "it is no host:port, as in 127.0.0.1:9901".to_owned(),
+        _ => error.to_string(),
     }
 }

@@ -9,6 +9,7 @@ mod cli;
 mod clock;
 mod commands;
 mod demo;
+mod exposition;
 mod failure;
 mod gold;
 mod http_client;
@@ -36,9 +37,11 @@ fn main() -> ExitCode {
         Command::Check(args) => commands::check::run(&args),
         Command::Apply(args) => commands::apply::run(&args),
         Command::Route(command) => commands::route::run(command),
+        Command::Watch(args) => commands::watch::run(&args),
         Command::Status(args) => commands::status::run(&args),
         Command::Explain(args) => commands::explain::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
+        Command::Reference => commands::reference::run(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,8 +4,9 @@
 //! read when `/metrics` is.
 
 use std::{
+    collections::HashMap,
     sync::{
-        Arc,
+        Arc, PoisonError, RwLock,
         atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
@@ -22,6 +23,13 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use waypost_policy::{
+    Code,
+    exchange::StaleOutcome,
+    table::{ServiceId, UpstreamId},
+    wire::StaleState,
+};
+
 use crate::{access_log::Line, state::Shared};
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -29,7 +37,7 @@ struct RequestLabels {
     service: String,
     upstream: String,
     status: u16,
-    reason: String,
+    reason: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -49,7 +57,7 @@ struct OutcomeLabel {
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ReasonLabel {
-    reason: String,
+    reason: &'static str,
 }
 
 /// The only gold copy there is today.
@@ -62,10 +70,28 @@ const SHARD: ShardLabel = ShardLabel { shard: "default" };
 
 type Seconds = Gauge<f64, AtomicU64>;
 
+/// Why a store is listed beside the live table.
+const RESYNC_REASONS: [&str; 2] = ["compacted", "incarnation"];
+/// Every state that a stale answer can have.
+const STALE_STATES: [StaleState; 5] = [StaleState::Moved, StaleState::Handoff, StaleState::Behind, StaleState::Ask, StaleState::Unknown];
+/// Every way in which a request that met a stale answer can end.
+const STALE_OUTCOMES: [StaleOutcome; 3] = [StaleOutcome::Followed, StaleOutcome::Redirected, StaleOutcome::Unhealed];
+
+/// Which series a request counts in: numbers stand for the same names for as long as the process runs.
+type SeriesKey = (Option<ServiceId>, Option<UpstreamId>, u16, Option<Code>);
+
+/// The series of a request, found once and kept: finding them by their labels costs a copy and a hash of each label.
+#[derive(Clone, Debug)]
+struct Series {
+    requests: Counter,
+    durations: Histogram,
+}
+
 /// All metrics of the process.
 pub(crate) struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
+    series: RwLock<HashMap<SeriesKey, Series, ahash::RandomState>>,
     durations: Family<ServiceLabel, Histogram, fn() -> Histogram>,
     overhead: Histogram,
     connects: Histogram,
@@ -86,7 +112,7 @@ pub(crate) struct Metrics {
     parked: Gauge,
     retries: Counter,
     budget_exhausted: Counter,
-    log_lines_dropped: Gauge,
+    started: Seconds,
 }
 
 /// A request under way; ends when dropped.
@@ -105,10 +131,11 @@ fn latency_buckets() -> Histogram {
 
 impl Metrics {
     /// Registers everything.
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(log_lines_dropped: &Counter) -> Self {
         let mut metrics = Self {
             registry: Registry::with_prefix("waypost"),
             requests: Family::default(),
+            series: RwLock::default(),
             durations: Family::new_with_constructor(latency_buckets),
             overhead: Histogram::new(exponential_buckets(0.000_005, 2.0, 18)),
             connects: latency_buckets(),
@@ -129,13 +156,29 @@ impl Metrics {
             parked: Gauge::default(),
             retries: Counter::default(),
             budget_exhausted: Counter::default(),
-            log_lines_dropped: Gauge::default(),
+            started: Seconds::default(),
         };
-        metrics.register();
+        metrics.register(log_lines_dropped);
+        metrics.exist_from_the_start();
         metrics
     }
 
-    fn register(&mut self) {
+    /// A series that is not there can't be alerted on: what has fixed labels is 0 before it first counts.
+    fn exist_from_the_start(&self) {
+        for reason in RESYNC_REASONS {
+            let _ = self.resyncs.get_or_create(&ReasonLabel { reason });
+        }
+        for state in STALE_STATES {
+            let _ = self.stale.get_or_create(&StateLabel { state: state.as_str() });
+        }
+        for outcome in STALE_OUTCOMES {
+            let _ = self.stale_outcomes.get_or_create(&OutcomeLabel { outcome: outcome.as_str() });
+        }
+        let started = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        self.started.set(started.as_secs_f64());
+    }
+
+    fn register(&mut self, log_lines_dropped: &Counter) {
         let registry = &mut self.registry;
         registry.register(
             "requests",
@@ -163,9 +206,10 @@ impl Metrics {
         registry.register("retry_budget_exhausted", "Repeats that a retry budget refused", self.budget_exhausted.clone());
         registry.register(
             "access_log_lines_dropped",
-            "Access log lines dropped because their reader stalled",
-            self.log_lines_dropped.clone(),
+            "Access log lines lost because their reader stalled or they could not be written",
+            log_lines_dropped.clone(),
         );
+        registry.register("start_time_seconds", "When the process started, since the Unix epoch", self.started.clone());
     }
 
     /// Counts a request as under way.
@@ -192,11 +236,7 @@ impl Metrics {
 
     /// Counts a request that has ended.
     pub(crate) fn finished(&self, line: &Line<'_>) {
-        let service = line.trace.service.as_ref().map(|service| service.name.to_string()).unwrap_or_default();
-        let upstream = line.trace.upstream.as_ref().map(|upstream| upstream.name.to_string()).unwrap_or_default();
-        let reason = line.reason.map(|code| code.as_str().to_owned()).unwrap_or_default();
-        self.durations.get_or_create(&ServiceLabel { service: service.clone() }).observe(line.duration.as_secs_f64());
-        self.requests.get_or_create(&RequestLabels { service, upstream, status: line.status, reason }).inc();
+        self.count(line);
         self.overhead.observe(line.duration.saturating_sub(line.upstream).as_secs_f64());
         self.retries.inc_by(u64::from(line.trace.retries));
         if line.trace.budget_exhausted {
@@ -209,6 +249,25 @@ impl Metrics {
         if let Some(outcome) = line.trace.outcome {
             self.stale_outcomes.get_or_create(&OutcomeLabel { outcome: outcome.as_str() }).inc();
         }
+    }
+
+    fn count(&self, line: &Line<'_>) {
+        let count_in = |series: &Series| {
+            series.requests.inc();
+            series.durations.observe(line.duration.as_secs_f64());
+        };
+        let (service, upstream) = (line.trace.service.as_ref(), line.trace.upstream.as_ref());
+        let key = (service.map(|service| service.id), upstream.map(|upstream| upstream.id), line.status, line.reason);
+        if let Some(series) = self.series.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
+            return count_in(series);
+        }
+        let service = service.map(|service| service.name.to_string()).unwrap_or_default();
+        let upstream = upstream.map(|upstream| upstream.name.to_string()).unwrap_or_default();
+        let durations = self.durations.get_or_create_owned(&ServiceLabel { service: service.clone() });
+        let labels = RequestLabels { service, upstream, status: line.status, reason: line.reason.map_or("", Code::as_str) };
+        let series = Series { requests: self.requests.get_or_create_owned(&labels), durations };
+        count_in(&series);
+        self.series.write().unwrap_or_else(PoisonError::into_inner).insert(key, series);
     }
 
     /// Renders everything in Prometheus' text format.
@@ -225,11 +284,10 @@ impl Metrics {
         self.table_routes.set(table.map_or(0, |table| i64::try_from(table.route_count()).unwrap_or(i64::MAX)));
         self.quarantined.set(i64::try_from(status.quarantined.len()).unwrap_or(i64::MAX));
         for (reason, count) in &status.resyncs {
-            let counter = self.resyncs.get_or_create_owned(&ReasonLabel { reason: (*reason).to_owned() });
+            let counter = self.resyncs.get_or_create_owned(&ReasonLabel { reason });
             counter.inc_by(count.saturating_sub(counter.get()));
         }
         self.hints.set(i64::try_from(shared.hints.len()).unwrap_or(i64::MAX));
-        self.log_lines_dropped.set(i64::try_from(shared.access_log.dropped()).unwrap_or(i64::MAX));
         let mut text = String::new();
         if let Err(error) = encode(&mut text, &self.registry) {
             tracing::error!(%error, "the metrics could not be rendered");
@@ -237,3 +295,6 @@ impl Metrics {
         text
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -91,7 +91,10 @@ pub(crate) async fn run(shared: Arc<Shared>, listeners: Vec<Bound>, admin: TcpLi
         tokio::select! {
             _ = interrupt.recv() => return Ok(Ended::Interrupted),
             _ = terminate.recv() => break,
-            _ = hangup.recv() => tracing::info!("SIGHUP: nothing in the bootstrap file can be reread yet; restart to change it"),
+            _ = hangup.recv() => {
+                shared.access_log.reopen();
+                tracing::info!("SIGHUP: the access log is opened anew; nothing in the bootstrap file can be reread yet, restart to change it");
+            }
         }
     }
     tracing::info!(in_flight = shared.metrics.in_flight(), "SIGTERM: no new connections; waiting for requests under way");
@@ -116,8 +119,9 @@ struct Room {
 }
 
 impl Room {
-    fn new(connections: usize) -> Self {
-        let served = Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS)));
+    fn new(connections: u32) -> Self {
+        let served =
+            Arc::new(Semaphore::new(usize::try_from(connections).map_or(Semaphore::MAX_PERMITS, |most| most.min(Semaphore::MAX_PERMITS))));
         Self { served, turned_away: Arc::new(Semaphore::new(TURNED_AWAY_AT_ONCE)) }
     }
 }

@@ -33,6 +33,8 @@ pub(crate) struct Shared {
     pub(crate) access_log: AccessLog,
     pub(crate) recent: Recent,
     pub(crate) draining: AtomicBool,
+    /// A place for each that may watch the table's changes.
+    pub(crate) watchers: Arc<tokio::sync::Semaphore>,
     /// With `connections` filled in.
     pub(crate) limits: ProcessLimits,
     /// What the bootstrap file says that this version does not act on.
@@ -86,7 +88,8 @@ pub(crate) async fn keep_hints(shared: Arc<Shared>) {
         }
         let now = shared.clock.now();
         for (key, hint) in shared.hints.all() {
-            let mut world = waypost_policy::World { table: &table, hints: &shared.hints, now, rng: &mut fastrand::Rng::new() };
+            let (gold_age, rng) = (shared.view.age(now), &mut fastrand::Rng::new());
+            let mut world = waypost_policy::World { table: &table, hints: &shared.hints, now, gold_age, rng };
             // Looking up ends a hint that has been reached; what remains is checked when it is old, and then ever more rarely.
             let _ = waypost_policy::exchange::look_up(&key, &world);
             let still = shared.hints.get(&key).is_some_and(|now_kept| now_kept.epoch == hint.epoch);

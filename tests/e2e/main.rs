@@ -3,14 +3,28 @@
 //! One test binary, one module a subject. Each test has its own processes on its own ports and is bounded in time.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that can't go on ends with the reason")]
 
+mod access_log;
+mod answers;
 mod atomic;
 mod commands;
+mod expect;
 mod explain;
+mod forwarded;
+mod framing;
+mod framing_bodies;
 mod headers;
+mod hop_by_hop;
 mod http;
+mod keep_alive;
+mod observe;
 mod outages;
+mod owners;
+mod owners_time;
+mod pool;
 mod quarantine;
 mod requests;
 mod routing;
 mod scene;
+mod stage;
 mod stale;
+mod watch;

@@ -1,4 +1,4 @@
-//! The end-to-end harness: a real etcd, the built binary, scripted backends, a raw client, a TCP proxy that makes faults, and
+//! The end-to-end harness: a real etcd, the built binary, scripted backends, raw peers, a TCP proxy that makes faults, and
 //! software that nobody here wrote (nginx, Python servers and clients, curl, wrk).
 //!
 //! Everything listens on loopback on ports that the kernel gave, lives in a folder of its own and is ended by its own pid when dropped.
@@ -13,6 +13,7 @@ mod nginx;
 mod process;
 mod program;
 mod python;
+mod raw;
 mod records;
 mod usage;
 mod waypost;
@@ -30,6 +31,7 @@ pub use fault::FaultProxy;
 pub use nginx::Nginx;
 pub use program::{Ran, program};
 pub use python::Python;
+pub use raw::{Peer, RawBackend, RawRequest, Received};
 pub use records::RecordFile;
 pub use usage::{Sampler, open_files, raise_open_files, resident_bytes};
 pub use waypost::{Waypost, command};

@@ -140,6 +140,16 @@ impl Waypost {
         self.process.as_ref().unwrap().pid()
     }
 
+    /// Where its access log is.
+    pub fn access_log_path(&self) -> PathBuf {
+        self.folder.path().join("access.log")
+    }
+
+    /// SIGHUP.
+    pub fn hang_up(&self) {
+        self.process.as_ref().unwrap().signal("HUP");
+    }
+
     /// SIGTERM.
     pub fn terminate(&self) {
         self.process.as_ref().unwrap().signal("TERM");

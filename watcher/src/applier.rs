@@ -16,6 +16,8 @@ use waypost_policy::{
 };
 
 use crate::{
+    change::{self, Change, Touch, Touches, What},
+    epoch,
     publish::Held,
     record::{Event, Stored},
 };
@@ -63,6 +65,8 @@ pub struct Applier {
     source: Source,
     allow_empty: bool,
     anchor: Option<LastChange>,
+    /// What was touched; only while somebody watches.
+    touched: Option<Touches>,
 }
 
 impl Applier {
@@ -80,6 +84,7 @@ impl Applier {
             source,
             allow_empty,
             anchor: None,
+            touched: None,
         }
     }
 
@@ -128,9 +133,28 @@ impl Applier {
         &self.held_back
     }
 
+    /// How many routes there are.
+    pub fn route_count(&self) -> usize {
+        self.builder.route_count()
+    }
+
     /// Whether what is bad, noted or held back has changed since this was asked last.
     pub fn take_news(&mut self) -> bool {
         std::mem::take(&mut self.news)
+    }
+
+    /// From now on notes which keys are touched, or no longer does: that costs something for each, so only while somebody watches.
+    pub fn note_touches(&mut self, wanted: bool) {
+        if wanted {
+            self.touched.get_or_insert_default();
+        } else {
+            self.touched = None;
+        }
+    }
+
+    /// What was touched since this was asked last.
+    pub fn take_touches(&mut self) -> Touches {
+        self.touched.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// Applies whole revisions, in order. What has been applied before is dropped.
@@ -206,6 +230,7 @@ impl Applier {
             }
         });
         self.builder.read_ahead(key, Read { revision, route });
+        self.touch(|_| touched_route(route_key));
         true
     }
 
@@ -289,8 +314,12 @@ impl Applier {
         let judged = judged.and_then(|decoded| self.judge(&key, &decoded.record, meta, ordered).map(|()| decoded));
         match judged {
             Ok(decoded) => {
-                self.news |= self.bad.remove(&stored.key).is_some();
+                if self.bad.remove(&stored.key).is_some() {
+                    self.news = true;
+                    self.touch(|_| Some(change::released(&stored.key)));
+                }
                 self.note(stored, &decoded);
+                self.touch(|builder| touched(builder, &key, Some(&decoded.record)));
                 self.builder.put(&key, decoded.record, meta);
             }
             Err(reason) => {
@@ -298,6 +327,7 @@ impl Applier {
                 let mut matches = Vec::new();
                 if !has_good_value || !ordered {
                     matches = matches_of(&key, &stored.value);
+                    self.touch(|_| touched_route(&key));
                     self.builder.remove(&key);
                     self.builder.quarantine(&key, meta, matches.clone());
                 }
@@ -308,14 +338,20 @@ impl Applier {
 
     fn quarantine(&mut self, key: &[u8], bad: Bad) {
         self.news = true;
+        self.touch(|_| Some(change::quarantined(key, &bad.reason)));
         self.bad.insert(key.to_vec(), bad);
     }
 
     fn delete(&mut self, key: &[u8]) {
         let before = self.store_meta(key).map_or(0, |meta| meta.digest);
         self.digest = self.digest.wrapping_sub(before);
-        self.news |= self.bad.remove(key).is_some() | self.notes.remove(key).is_some();
+        if self.bad.remove(key).is_some() {
+            self.news = true;
+            self.touch(|_| Some(change::released(key)));
+        }
+        self.news |= self.notes.remove(key).is_some();
         if let Ok(key) = RecordKey::parse(key) {
+            self.touch(|builder| touched(builder, &key, None));
             self.builder.remove(&key);
         }
     }
@@ -339,16 +375,16 @@ impl Applier {
         if known.meta.create_revision != meta.create_revision || known.state == State::Quarantined {
             return Ok(());
         }
-        if next.epoch < known.epoch {
-            return Err(format!(
-                "the epoch goes down from {} to {}; a number above {} would be right",
-                known.epoch, next.epoch, known.epoch
-            ));
+        epoch::may_follow((&known.owner, known.epoch), (&next.owner, next.epoch)).map_err(|fault| fault.to_string())
+    }
+
+    /// Notes a touched key, if somebody watches; asked for before the change is made.
+    fn touch(&mut self, touch: impl FnOnce(&Builder) -> Option<Touch>) {
+        if let Some(touched) = &mut self.touched
+            && let Some(touch) = touch(&self.builder)
+        {
+            touched.note(touch);
         }
-        if next.owner != known.owner && next.epoch == known.epoch {
-            return Err(format!("the owner changes but the epoch stays {}; a number above it would be right", known.epoch));
-        }
-        Ok(())
     }
 
     fn has_only_bad(&self, key: &RecordKey) -> bool {
@@ -373,6 +409,26 @@ impl Applier {
             self.news |= self.notes.insert(stored.key.clone(), notes.clone()).is_none_or(|before| before != notes);
         }
     }
+}
+
+/// What a put (or, without a record, a delete) is about to do to a key; `None` if nothing.
+fn touched(builder: &Builder, key: &RecordKey, record: Option<&Record>) -> Option<Touch> {
+    if matches!(key, RecordKey::Route { .. }) {
+        return touched_route(key);
+    }
+    let what = match (builder.meta(key), record) {
+        (None, None) => return None,
+        (None, Some(_)) => What::New,
+        (Some(_), Some(record)) if builder.holds(key, record) => return None,
+        (Some(_), Some(_)) => What::Changed,
+        (Some(_), None) => What::Deleted,
+    };
+    Change::of_record(key, what).map(Touch::Told)
+}
+
+fn touched_route(key: &RecordKey) -> Option<Touch> {
+    let RecordKey::Route { service, key } = key else { return None };
+    Some(Touch::Route { service: service.clone(), key: key.clone() })
 }
 
 /// What can be read of a service whose value is bad: its match entries, so that its requests can be told.

@@ -27,9 +27,10 @@ use crate::{
     Settings,
     applier::Applier,
     ask::{Ask, Checked},
-    connect::{EtcdPlace, say},
+    change::Change,
+    connect::{EtcdPlace, Wanted, say_later},
     machine::{Applied, Effect, Input, Machine},
-    publish::Publisher,
+    publish::{News, Publisher},
     record::Stored,
     snapshot::{self, Saver},
 };
@@ -75,7 +76,7 @@ impl EtcdSource {
             if let Some(loaded) = snapshot::load_or_set_aside(path, settings.allow_empty) {
                 applier = loaded;
                 has_table = true;
-                publisher.publish(applier.publish(), since);
+                publisher.publish(applier.publish(), since, News::default());
                 tracing::info!(revision = applier.revision(), snapshot = %path.display(), "serving from the snapshot");
             }
         }
@@ -105,17 +106,18 @@ impl EtcdSource {
 
     /// Follows the store until stopped.
     pub(crate) async fn run(mut self, mut asks: mpsc::Receiver<Ask>, mut stopped: watch::Receiver<bool>) {
-        self.feed(Input::Start).await;
+        self.feed(Input::Start, Instant::now()).await;
         loop {
+            self.machine.ask_every(self.publisher.freshness_wanted());
             let wake = self.machine.wake_at().map_or(Duration::from_secs(3600), |at| at.since(self.settings.now()));
             let save = self.saver.as_ref().and_then(Saver::due_in).unwrap_or(Duration::from_secs(3600));
             tokio::select! {
                 () = stopping(&mut stopped) => break,
                 done = progress(&mut self.work) => self.worked(done).await,
-                input = heard(&mut self.stream, self.place.prefix.len() + 1) => self.feed(input).await,
+                (input, arrived) = heard(&mut self.stream, self.place.prefix.len() + 1) => self.feed(input, arrived).await,
                 Some(ask) = asks.recv() => self.ask(ask),
                 Some(read) = self.checks.join_next(), if !self.checks.is_empty() => self.read(read.ok()),
-                () = tokio::time::sleep(wake) => self.feed(Input::Tick).await,
+                () = tokio::time::sleep(wake) => self.feed(Input::Tick, Instant::now()).await,
                 () = tokio::time::sleep(save) => self.save(),
                 () = written(&mut self.saver) => {}
             }
@@ -125,20 +127,21 @@ impl EtcdSource {
         }
     }
 
-    async fn feed(&mut self, input: Input) {
+    /// `arrived` is when the input came from the store.
+    async fn feed(&mut self, input: Input, arrived: Instant) {
         let mut inputs = vec![input];
         while let Some(input) = inputs.pop() {
             let applied = Applied { revision: self.applier.revision(), id: self.has_table.then(|| self.applier.id().clone()) };
             let effects = self.machine.step(input, &applied, self.settings.now(), &mut self.rng);
             for effect in effects {
-                if let Some(next) = self.carry_out(effect).await {
+                if let Some(next) = self.carry_out(effect, arrived).await {
                     inputs.push(next);
                 }
             }
         }
     }
 
-    async fn carry_out(&mut self, effect: Effect) -> Option<Input> {
+    async fn carry_out(&mut self, effect: Effect, arrived: Instant) -> Option<Input> {
         match effect {
             Effect::Connect { endpoint } => {
                 self.disconnect();
@@ -160,55 +163,60 @@ impl EtcdSource {
                 self.work = Some(Box::pin(open_watch(watches, self.place.prefix.clone(), from)));
             }
             Effect::Apply { events, revision } => {
-                let since = Instant::now();
+                self.applier.note_touches(self.publisher.is_watched());
                 self.applier.apply(events);
                 self.applier.advance(revision);
-                self.put_in_force(since);
+                self.put_in_force(arrived, Vec::new());
                 let id = self.cluster_id.map(|cluster| TableId::etcd(cluster, self.applier.incarnation()));
                 return id.filter(|id| id != self.applier.id()).map(|_| Input::NewIncarnation);
             }
-            Effect::Resync { revision, records, id, fresh, reason } => {
-                let since = Instant::now();
-                if fresh {
-                    tracing::warn!(table = %id, "the store is another incarnation than before: epochs start afresh, hints are dropped");
-                }
-                self.applier.resync(revision, records, id, fresh);
-                self.has_table = true;
-                if !self.applier.held_back().is_empty() {
-                    let routes = self.applier.held_back().len();
-                    tracing::error!(
-                        routes,
-                        "the store holds no routes any more: the known ones stay in force; if that was meant, set allow_empty = true"
-                    );
-                }
-                if reason != "first" {
-                    self.publisher.report(|status| *status.resyncs.entry(reason).or_default() += 1);
-                }
-                self.put_in_force(since);
-                tracing::info!(revision, reason, took = ?since.elapsed(), "the store was listed");
-            }
+            Effect::Resync { revision, records, id, fresh, reason } => self.resync(revision, records, id, fresh, reason, arrived),
             Effect::Advance { revision } => {
                 // No record has changed: the snapshot's cursor may lag behind, its records do not.
                 self.applier.advance(revision);
-                self.publisher.publish(self.applier.publish(), Instant::now());
+                self.publisher.publish(self.applier.publish(), Instant::now(), News::default());
             }
             Effect::Alive => self.publisher.fresh(),
             Effect::AskProgress => {
                 if let Some(stream) = &mut self.stream
                     && let Err(error) = stream.request_progress().await
                 {
-                    return Some(Input::Failed(format!("the watch broke: {}", say(&error))));
+                    return Some(Input::Failed(format!("the watch broke: etcd {}", say_later(&error, Wanted::Read))));
                 }
             }
             Effect::Report { error, again_in } => {
                 let is_watching = error.is_none();
                 self.report_contact(error, again_in);
                 if is_watching && self.applier.confirm() {
-                    self.put_in_force(Instant::now());
+                    self.put_in_force(Instant::now(), Vec::new());
                 }
             }
         }
         None
+    }
+
+    fn resync(&mut self, revision: u64, records: Vec<Stored>, id: TableId, fresh: bool, reason: &'static str, arrived: Instant) {
+        self.applier.note_touches(self.publisher.is_watched());
+        let mut first = Vec::new();
+        if fresh {
+            tracing::warn!(table = %id, "the store is another incarnation than before: epochs start afresh, hints are dropped");
+            first.push(Change::NewIncarnation { table: id.to_string() });
+        }
+        self.applier.resync(revision, records, id, fresh);
+        self.has_table = true;
+        let held_back = self.applier.held_back().len();
+        if held_back > 0 {
+            tracing::error!(
+                routes = held_back,
+                "the store holds no routes any more: the known ones stay in force; if that was meant, set allow_empty = true under [gold]"
+            );
+        }
+        if reason != "first" {
+            self.publisher.report(|status| *status.resyncs.entry(reason).or_default() += 1);
+        }
+        first.push(Change::Resync { reason, routes: self.applier.route_count(), held_back });
+        self.put_in_force(arrived, first);
+        tracing::info!(revision, reason, took = ?arrived.elapsed(), "the store was listed");
     }
 
     fn disconnect(&mut self) {
@@ -221,10 +229,9 @@ impl EtcdSource {
 
     fn report_contact(&mut self, error: Option<String>, again_in: Option<Duration>) {
         if let Some(error) = &error {
-            tracing::warn!(
-                "the gold copy: {error}; trying again in {:?}; what is known goes on being served",
-                again_in.unwrap_or_default()
-            );
+            let meanwhile =
+                if self.has_table { "what is known goes on being served" } else { "there is no table yet, requests are answered 503" };
+            tracing::warn!("the gold copy: {error}; trying again in {:.1?}; {meanwhile}", again_in.unwrap_or_default());
         } else {
             tracing::info!(revision = self.applier.revision(), "watching the gold copy");
         }
@@ -234,10 +241,12 @@ impl EtcdSource {
         });
     }
 
-    fn put_in_force(&mut self, since: Instant) {
+    /// `first` is told to those who watch before what differs.
+    fn put_in_force(&mut self, since: Instant, first: Vec<Change>) {
         // Told first: whoever sees the table sees what is to be said of its records.
         self.report_records();
-        self.publisher.publish(self.applier.publish(), since);
+        let news = News { first, touches: self.applier.take_touches() };
+        self.publisher.publish(self.applier.publish(), since, news);
         if let Some(saver) = &mut self.saver {
             saver.changed();
         }
@@ -267,6 +276,7 @@ impl EtcdSource {
     }
 
     async fn worked(&mut self, done: Done) {
+        let arrived = Instant::now();
         self.work = None;
         let input = match done {
             Done::Connected(clients, hello, endpoint) => {
@@ -287,7 +297,7 @@ impl EtcdSource {
             }
             Done::Only(input) => input,
         };
-        self.feed(input).await;
+        self.feed(input, arrived).await;
     }
 
     fn ask(&mut self, ask: Ask) {
@@ -324,8 +334,10 @@ impl EtcdSource {
             None => Checked::Unavailable,
             Some((revision, found)) => {
                 let since = Instant::now();
+                self.applier.note_touches(self.publisher.is_watched());
                 if self.applier.adopt(key.clone(), &route_key, revision, found) {
-                    self.publisher.publish(self.applier.publish(), since);
+                    let news = News { first: Vec::new(), touches: self.applier.take_touches() };
+                    self.publisher.publish(self.applier.publish(), since, news);
                 }
                 Checked::Answered
             }

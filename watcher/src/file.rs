@@ -5,18 +5,20 @@
 
 use std::{
     fs, io,
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::{Duration, Instant, SystemTime},
 };
 
 use tokio::sync::{mpsc, watch};
-use waypost_conf::{Diagnostic, parse_document};
+use waypost_conf::{Diagnostic, Document};
 use waypost_policy::{Source, TableId};
 
 use crate::{
     applier::Applier,
     ask::{Ask, Checked},
-    publish::Publisher,
+    change::Change,
+    files::{RECORD_ENDINGS, files_at, text_of, why},
+    publish::{News, Publisher},
     record::Stored,
 };
 
@@ -40,7 +42,7 @@ impl FileSource {
     pub(crate) fn open(path: PathBuf, publisher: Publisher) -> Result<Self, String> {
         let applier = Applier::new(TableId::file(), Source::File, true);
         let mut source = Self { seen: Traces::new(), path, applier, publisher, loads: 0 };
-        source.seen = source.traces().map_err(|error| format!("{}: the record file can't be read: {error}", source.path.display()))?;
+        source.seen = source.traces().map_err(|error| format!("{}: can't be read: {}", source.path.display(), why(&error)))?;
         source.load().map_err(|faults| faults.join("\n"))?;
         Ok(source)
     }
@@ -68,7 +70,7 @@ impl FileSource {
                 }
             }
             Err(error) => {
-                let fault = format!("{}: the record file can't be read: {error}", self.path.display());
+                let fault = format!("{}: can't be read: {}", self.path.display(), why(&error));
                 let known = std::mem::take(&mut self.seen);
                 if !known.is_empty() {
                     self.refuse(&[fault]);
@@ -88,31 +90,17 @@ impl FileSource {
 
     fn load(&mut self) -> Result<(), Vec<String>> {
         let since = Instant::now();
-        let mut listed = Vec::new();
-        let mut faults = Vec::new();
-        let mut places = std::collections::HashMap::new();
-        for (file, _, _) in &self.seen {
-            let name = file.display().to_string();
-            let text = fs::read_to_string(file).map_err(|error| vec![format!("{name}: the record file can't be read: {error}")])?;
-            match parse_document(&name, &text) {
-                Ok(document) => {
-                    for entry in document.entries {
-                        let place = format!("{name}:{}", entry.line);
-                        if let Some(first) = places.insert(entry.key.clone(), place.clone()) {
-                            faults.push(format!("{place}: {}: stands a second time; the first is at {first}", entry.key));
-                        }
-                        let key = entry.key.suffix();
-                        listed.push(Stored { key, value: entry.value, create_revision: 0, mod_revision: 0, leased: false });
-                    }
-                }
-                Err(wrong) => faults.extend(wrong.iter().map(Diagnostic::to_string)),
-            }
-        }
-        if !faults.is_empty() {
-            return Err(faults);
-        }
+        let document = self.document()?;
+        let listed = document.entries.into_iter().map(|entry| Stored {
+            key: entry.key.suffix(),
+            value: entry.value,
+            create_revision: 0,
+            mod_revision: 0,
+            leased: false,
+        });
         self.loads += 1;
-        self.applier.resync(self.loads, listed, TableId::file(), false);
+        self.applier.note_touches(self.publisher.is_watched());
+        self.applier.resync(self.loads, listed.collect(), TableId::file(), false);
         let (place, warnings, quarantined) = (self.path.display().to_string(), self.applier.notes(), self.applier.held(""));
         self.publisher.report(|status| {
             status.endpoint = Some(place);
@@ -121,30 +109,31 @@ impl FileSource {
             status.quarantined = quarantined;
             status.last_error = None;
         });
-        self.publisher.publish(self.applier.publish(), since);
+        let loaded = Change::Resync { reason: "file", routes: self.applier.route_count(), held_back: 0 };
+        let news = News { first: vec![loaded], touches: self.applier.take_touches() };
+        self.publisher.publish(self.applier.publish(), since, news);
         self.publisher.fresh();
         Ok(())
     }
 
-    fn traces(&self) -> io::Result<Traces> {
-        let mut files = Vec::new();
-        if fs::metadata(&self.path)?.is_dir() {
-            for entry in fs::read_dir(&self.path)? {
-                let path = entry?.path();
-                if is_record_file(&path) {
-                    files.push(path);
-                }
+    /// All files as one set of records, or what is wrong with them.
+    fn document(&self) -> Result<Document, Vec<String>> {
+        let mut document = Document::default();
+        let mut faults = Vec::new();
+        for (file, _, _) in &self.seen {
+            let name = file.display().to_string();
+            match fs::read(file).map(text_of) {
+                Ok(Ok(text)) => document.add(&name, &text),
+                Ok(Err(line)) => faults.push(format!("{name}:{line}: is not UTF-8 text")),
+                Err(error) => faults.push(format!("{name}: can't be read: {}", why(&error))),
             }
-            files.sort();
-        } else {
-            files.push(self.path.clone());
         }
+        faults.extend(document.faults.iter().map(Diagnostic::to_string));
+        if faults.is_empty() { Ok(document) } else { Err(faults) }
+    }
+
+    fn traces(&self) -> io::Result<Traces> {
+        let files = files_at(&self.path, &RECORD_ENDINGS)?;
         files.into_iter().map(|file| fs::metadata(&file).map(|meta| (file, meta.modified().ok(), meta.len()))).collect()
     }
-}
-
-fn is_record_file(path: &Path) -> bool {
-    let is_hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
-    let ending = path.extension().and_then(|ending| ending.to_str());
-    !is_hidden && matches!(ending, Some("yaml" | "yml" | "json"))
 }

@@ -7,14 +7,19 @@
 
 pub mod applier;
 mod ask;
+pub mod change;
 mod connect;
+pub mod epoch;
 mod etcd;
 mod file;
+pub mod files;
 pub mod machine;
 pub mod publish;
 pub mod record;
 pub mod snapshot;
 pub mod store;
+mod told;
+pub mod transactions;
 
 use std::{
     fmt,
@@ -27,6 +32,7 @@ pub use ask::{Asker, Checked};
 pub use connect::{Credentials, EtcdPlace};
 pub use publish::{GoldStatus, Held, View};
 use tokio::{sync::watch, task::JoinHandle};
+pub use told::{Changes, Heard, Told};
 use waypost_policy::Moment;
 
 /// Where the gold copy is.

@@ -17,8 +17,12 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 const BACKOFF_MOST: Duration = Duration::from_secs(30);
 /// How long a watch must have stood for the backoff to start over.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
-/// How often a quiet watch is asked for progress.
+/// How often a quiet watch is asked for progress, at least.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
+/// The most often that a policy's `max_staleness_ms` can make it.
+const PROGRESS_AT_MOST_EVERY: Duration = Duration::from_millis(100);
+/// A store must be heard of this many times within what a policy allows: one answer that is late is not yet staleness.
+const ASKS_WITHIN_LIMIT: u32 = 4;
 /// With nothing heard for this long another endpoint is tried.
 const SILENT_LIMIT: Duration = Duration::from_secs(15);
 
@@ -169,6 +173,8 @@ pub struct Machine {
     endpoints: usize,
     endpoint: usize,
     failures: u32,
+    /// How often a quiet watch is asked for progress.
+    ask_every: Duration,
     /// Why the next connection lists although it could resume.
     relist: Option<&'static str>,
 }
@@ -177,14 +183,27 @@ impl Machine {
     /// A machine for so many endpoints (at least one), starting with `first`.
     pub fn new(endpoints: usize, first: usize) -> Self {
         let endpoints = endpoints.max(1);
-        Self { state: State::Waiting { until: Moment::default() }, endpoints, endpoint: first % endpoints, failures: 0, relist: None }
+        Self {
+            state: State::Waiting { until: Moment::default() },
+            endpoints,
+            endpoint: first % endpoints,
+            failures: 0,
+            ask_every: PROGRESS_EVERY,
+            relist: None,
+        }
+    }
+
+    /// Makes sure that a store in contact is heard of well within `limit`, the least that a policy in force allows; `None`: none does.
+    pub fn ask_every(&mut self, limit: Option<Duration>) {
+        let wanted = limit.map_or(PROGRESS_EVERY, |limit| limit / ASKS_WITHIN_LIMIT);
+        self.ask_every = wanted.clamp(PROGRESS_AT_MOST_EVERY, PROGRESS_EVERY);
     }
 
     /// When [`Input::Tick`] is due at the latest.
     pub fn wake_at(&self) -> Option<Moment> {
         match &self.state {
             State::Waiting { until } => Some(*until),
-            State::Watching { heard, asked, .. } => Some((*asked + PROGRESS_EVERY).min(*heard + SILENT_LIMIT)),
+            State::Watching { heard, asked, .. } => Some((*asked + self.ask_every).min(*heard + SILENT_LIMIT)),
             _ => None,
         }
     }
@@ -199,7 +218,10 @@ impl Machine {
             (State::Opening { barrier, from }, Input::Opened { revision }) => {
                 if revision.saturating_add(1) < *from {
                     // A start in the future is accepted silently; the store is behind what was applied.
-                    return self.failed(format!("the store is at revision {revision}, behind the cursor"), now, rng);
+                    return self.failed(format!(
+                        "the store is at revision {revision}, behind what is in force: this member lags, or the store was restored; if it was, \
+                         raise the integer at <prefix>/incarnation"
+                    ), now, rng);
                 }
                 self.state = State::Watching { barrier: *barrier, since: now, heard: now, asked: now };
                 vec![Effect::Report { error: None, again_in: None }, Effect::Alive]
@@ -224,9 +246,9 @@ impl Machine {
                     self.failures = 0;
                 }
                 if now.since(*heard) >= SILENT_LIMIT {
-                    return self.failed(format!("nothing was heard for {SILENT_LIMIT:?}"), now, rng);
+                    return self.failed(format!("the store has said nothing for {SILENT_LIMIT:?}; the next member is tried"), now, rng);
                 }
-                if now.since(*asked) < PROGRESS_EVERY {
+                if now.since(*asked) < self.ask_every {
                     return Vec::new();
                 }
                 *asked = now;

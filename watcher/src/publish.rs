@@ -2,18 +2,29 @@
 //!
 //! One writer, one pointer: the [`Publisher`] is not `Clone`, and everything that a look-up reads hangs on one swapped `Arc`. The
 //! status is swapped before the table: who reads the table first and the status then sees all that is to be said of its records.
+//! Those who watch are told after the swap, and never waited for.
 
 use std::{
     collections::BTreeMap,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use tokio::sync::watch;
-use waypost_policy::Table;
+use waypost_policy::{Moment, Table};
 
-use crate::{OnPublish, PublishReport};
+use crate::{
+    OnPublish, PublishReport,
+    change::{Change, Touches, difference},
+    told::{Changes, Teller},
+};
+
+/// The store has not been heard of in this process.
+const NEVER: u64 = u64::MAX;
 
 /// A quarantined key, as `/status` shows it.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -52,15 +63,11 @@ pub struct GoldStatus {
 #[derive(Debug)]
 struct Inner {
     table: ArcSwapOption<Table>,
-    status: ArcSwap<Reported>,
+    /// Without the age, which is told when it is asked for.
+    status: ArcSwap<GoldStatus>,
+    /// When the store was last known to have nothing newer, in nanoseconds since the origin, or [`NEVER`].
+    fresh_at: AtomicU64,
     origin: Instant,
-}
-
-/// The status with the moment instead of the age: the age is told when asked for.
-#[derive(Clone, Debug, Default)]
-struct Reported {
-    status: GoldStatus,
-    fresh_at: Option<Duration>,
 }
 
 /// The readers' side. Clones see the same.
@@ -68,6 +75,7 @@ struct Reported {
 pub struct View {
     inner: Arc<Inner>,
     publishes: watch::Receiver<u64>,
+    teller: Teller,
 }
 
 /// The writer's side.
@@ -75,6 +83,16 @@ pub struct Publisher {
     inner: Arc<Inner>,
     publishes: watch::Sender<u64>,
     on_publish: Option<OnPublish>,
+    teller: Teller,
+}
+
+/// What a publish is about, for those who watch.
+#[derive(Debug, Default)]
+pub struct News {
+    /// Told before the difference of the tables.
+    pub first: Vec<Change>,
+    /// The keys that may differ.
+    pub touches: Touches,
 }
 
 impl std::fmt::Debug for Publisher {
@@ -85,9 +103,11 @@ impl std::fmt::Debug for Publisher {
 
 /// Both sides, with no table in force. `origin` is what moments are counted from.
 pub fn channel(origin: Instant, on_publish: Option<OnPublish>) -> (Publisher, View) {
-    let inner = Arc::new(Inner { table: ArcSwapOption::empty(), status: ArcSwap::default(), origin });
+    let inner = Inner { table: ArcSwapOption::empty(), status: ArcSwap::default(), fresh_at: NEVER.into(), origin };
+    let inner = Arc::new(inner);
     let (publishes, changed) = watch::channel(0);
-    (Publisher { inner: Arc::clone(&inner), publishes, on_publish }, View { inner, publishes: changed })
+    let teller = Teller::default();
+    (Publisher { inner: Arc::clone(&inner), publishes, on_publish, teller: teller.clone() }, View { inner, publishes: changed, teller })
 }
 
 impl View {
@@ -106,42 +126,88 @@ impl View {
         self.publishes.clone()
     }
 
-    /// What is known of the gold copy.
+    /// What is known of the gold copy. Copies all of it: for people and metrics, not for requests.
     pub fn status(&self) -> GoldStatus {
-        let reported = self.inner.status.load_full();
-        let age = reported.fresh_at.map(|at| self.inner.origin.elapsed().saturating_sub(at));
-        GoldStatus { age_ms: age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)), ..reported.status.clone() }
+        let fresh_at = self.inner.fresh_at.load(Ordering::Acquire);
+        let age = self.age(Moment::after_origin(self.inner.origin.elapsed()));
+        let age_ms = (fresh_at != NEVER).then(|| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+        GoldStatus { age_ms, ..GoldStatus::clone(&self.inner.status.load()) }
+    }
+
+    /// How long ago the store was last known to have nothing newer; one atomic load. If it was never heard of in this process, then at least
+    /// for as long as the process has run: a snapshot does not say when it was current.
+    pub fn age(&self, now: Moment) -> Duration {
+        match self.inner.fresh_at.load(Ordering::Acquire) {
+            NEVER => now.since(Moment::default()),
+            fresh_at => now.since(Moment::from_nanos(fresh_at)),
+        }
+    }
+
+    /// Whether the watch stands.
+    pub fn is_connected(&self) -> bool {
+        self.inner.status.load().connected
+    }
+
+    /// From now on, what changes. Whoever is too slow is told how many changes were missed, and nobody waits.
+    pub fn watch(&self) -> Changes {
+        self.teller.listen()
     }
 }
 
 impl Publisher {
-    /// Puts a table in force. `since` is when its changes arrived.
-    pub fn publish(&mut self, table: Arc<Table>, since: Instant) {
+    /// Puts a table in force. `since` is when its changes arrived; `news` is told to those who watch, with the time from then to the swap.
+    pub fn publish(&mut self, table: Arc<Table>, since: Instant, news: News) {
         let revision = table.revision();
-        let old = self.inner.table.swap(Some(table));
+        let old = self.inner.table.swap(Some(Arc::clone(&table)));
+        let took = since.elapsed();
         if let Some(on_publish) = &self.on_publish {
-            on_publish(&PublishReport { took: since.elapsed(), revision });
+            on_publish(&PublishReport { took, revision });
         }
         self.publishes.send_modify(|count| *count += 1);
+        if self.teller.is_heard() {
+            let differs = difference(old.as_deref(), &table, news.touches.list);
+            self.teller.tell(news.first.into_iter().chain(differs), news.touches.omitted, revision, Some(took));
+        }
         drop(old);
     }
 
-    /// The status as it was reported last.
-    pub fn status(&self) -> GoldStatus {
-        self.inner.status.load().status.clone()
+    /// The least `max_staleness_ms` of the policies in force; `None`: every service is served for ever.
+    pub fn freshness_wanted(&self) -> Option<Duration> {
+        let table = self.inner.table.load();
+        let limits = table.as_ref()?.services().iter().map(|service| service.policy.max_staleness_ms);
+        limits.filter(|ms| *ms > 0).min().map(Duration::from_millis)
     }
 
-    /// Changes the status.
+    /// Whether anybody watches.
+    pub fn is_watched(&self) -> bool {
+        self.teller.is_heard()
+    }
+
+    /// The status as it was reported last.
+    pub fn status(&self) -> Arc<GoldStatus> {
+        self.inner.status.load_full()
+    }
+
+    /// Changes the status. Those who watch hear of contact lost and found again.
     pub fn report(&mut self, change: impl FnOnce(&mut GoldStatus)) {
-        let mut reported = Reported::clone(&self.inner.status.load());
-        change(&mut reported.status);
-        self.inner.status.store(Arc::new(reported));
+        let before = self.inner.status.load_full();
+        let mut after = GoldStatus::clone(&before);
+        change(&mut after);
+        let contact = contact(&before, &after);
+        self.inner.status.store(Arc::new(after));
+        let revision = self.inner.table.load().as_ref().map_or(0, |table| table.revision());
+        self.teller.tell(contact, 0, revision, None);
     }
 
     /// The store has nothing newer now.
     pub fn fresh(&mut self) {
-        let mut reported = Reported::clone(&self.inner.status.load());
-        reported.fresh_at = Some(self.inner.origin.elapsed());
-        self.inner.status.store(Arc::new(reported));
+        let now = Moment::after_origin(self.inner.origin.elapsed());
+        self.inner.fresh_at.store(now.as_nanos(), Ordering::Release);
     }
+}
+
+/// What is told of a change of the status: the contact, when it or its fault comes or goes, not each new attempt.
+fn contact(before: &GoldStatus, after: &GoldStatus) -> Option<Change> {
+    let is_news = before.connected != after.connected || before.last_error.is_some() != after.last_error.is_some();
+    is_news.then(|| Change::Contact { connected: after.connected, error: after.last_error.clone() })
 }

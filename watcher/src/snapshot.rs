@@ -9,7 +9,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, TryLockError},
     io::{self, Write},
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -20,7 +20,10 @@ use waypost_conf::{Record, RecordKey, decode};
 use waypost_policy::{Source, TableId, table::Meta};
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::applier::{Applier, Bad, LastChange};
+use crate::{
+    applier::{Applier, Bad, LastChange},
+    files::why,
+};
 
 const MAGIC: &[u8; 8] = b"WAYPOST\n";
 const VERSION: u32 = 1;
@@ -67,10 +70,17 @@ impl Saver {
     pub fn open(path: PathBuf) -> Result<Self, String> {
         let beside = with_ending(&path, "lock");
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&beside);
-        let lock = lock.map_err(|error| format!("{}: can't be opened: {error}; choose another place with --snapshot", beside.display()))?;
+        let lock = lock.map_err(|error| {
+            format!("the snapshot's lock {} can't be opened: {}; choose another place with --snapshot", beside.display(), why(&error))
+        })?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { path, _lock: lock, changed: false, not_before: Instant::now(), writing: None, failed: false }),
-            Err(_) => {
+            Err(TryLockError::Error(error)) => Err(format!(
+                "the snapshot's lock {} can't be taken: {}; choose another place with --snapshot",
+                beside.display(),
+                why(&error)
+            )),
+            Err(TryLockError::WouldBlock) => {
                 Err(format!("the snapshot {} belongs to another running proxy; give each its own with --snapshot or --id", path.display()))
             }
         }
@@ -107,7 +117,7 @@ impl Saver {
         self.not_before = Instant::now() + PACE.max(began.elapsed() * PACE_FACTOR);
         self.writing = None;
         if let (Err(error), false) = (&written, self.failed) {
-            tracing::error!(snapshot = %self.path.display(), "the snapshot can't be written: {error}; serving goes on without");
+            tracing::error!(snapshot = %self.path.display(), "the snapshot can't be written: {}; serving goes on, but a start without the store would be from an older table", why(error));
         }
         self.failed = written.is_err();
     }

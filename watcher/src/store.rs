@@ -5,16 +5,18 @@
 
 use std::time::Duration;
 
-use etcd_client::{Client, Compare, CompareOp, GetOptions, KvClient, Txn, TxnOp, TxnOpResponse};
+use etcd_client::{Client, Compare, CompareOp, GetOptions, GetResponse, KvClient, Txn, TxnOp, TxnOpResponse};
+use tokio::task::JoinSet;
 
 use crate::{
-    connect::{EtcdPlace, MAX_MESSAGE_BYTES, connect, say},
+    connect::{EtcdPlace, MAX_MESSAGE_BYTES, OUT_OF_REACH, Wanted, connect, may_have_been_done, say, say_later},
     etcd::{end_of_prefix, stored},
     record::Stored,
+    transactions::MAX_TXN_OPERATIONS,
 };
 
-/// etcd's own limit on the operations of a transaction, unless its operator raised it.
-pub const MAX_TXN_OPERATIONS: usize = 128;
+/// How many reads of many records are under way at the same time.
+const PARALLEL_READS: usize = 8;
 /// Records a page of a list.
 const PAGE: i64 = 5000;
 const LIMIT: Duration = Duration::from_secs(10);
@@ -43,8 +45,27 @@ pub struct Change {
 pub enum Swapped {
     /// All of it was written, at this revision.
     Done(u64),
-    /// Nothing was written: one of the keys is not as it was read.
-    Moved,
+    /// Nothing was written: these keys are not as they were read.
+    Moved(Vec<Vec<u8>>),
+}
+
+/// Why a transaction did not end.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct SwapFault {
+    /// A sentence.
+    pub message: String,
+    /// Whether it may have been written all the same: the store did not answer.
+    pub may_be_written: bool,
+}
+
+/// Records that were read together.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// One for each key, in the order of the keys.
+    pub records: Vec<Option<Stored>>,
+    /// The store's revision, of the last read to be answered.
+    pub revision: u64,
 }
 
 impl std::fmt::Debug for Store {
@@ -61,8 +82,9 @@ impl Store {
     pub async fn connect(place: &EtcdPlace) -> Result<Self, String> {
         let mut faults = Vec::new();
         for endpoint in &place.endpoints {
-            let asked = match connect(place, endpoint).await {
-                Ok(client) => Self::of(&client, place, endpoint).ask().await,
+            // Boxed: what connecting holds on the way would make every command's future large.
+            let asked = match Box::pin(connect(place, endpoint)).await {
+                Ok(client) => Box::pin(Self::of(&client, place, endpoint).ask()).await,
                 Err(fault) => Err(fault),
             };
             match asked {
@@ -70,7 +92,9 @@ impl Store {
                 Err(fault) => faults.push(fault),
             }
         }
-        Err(format!("{}; name the store with --gold http://host:2379", faults.join("; ")))
+        let elsewhere =
+            if faults.iter().all(|fault| fault.contains(OUT_OF_REACH)) { "; --gold http://host:2379 names another" } else { "" };
+        Err(format!("{}{elsewhere}", faults.join("; ")))
     }
 
     fn of(client: &Client, place: &EtcdPlace, endpoint: &str) -> Self {
@@ -80,7 +104,12 @@ impl Store {
 
     /// Proves that the member answers: connecting alone is lazy.
     async fn ask(self) -> Result<Self, String> {
-        self.get(b"incarnation").await.map(|_| self)
+        let endpoint = &self.endpoint;
+        match tokio::time::timeout(LIMIT, self.kv.clone().get(self.full(b"incarnation"), None)).await {
+            Ok(Ok(_)) => Ok(self),
+            Ok(Err(error)) => Err(format!("etcd at {endpoint} {}", say(&error, endpoint))),
+            Err(_) => Err(format!("etcd at {endpoint} {OUT_OF_REACH}: no answer within {LIMIT:?}")),
+        }
     }
 
     /// One record, linearizably.
@@ -88,9 +117,56 @@ impl Store {
     /// # Errors
     /// A sentence, if the store can't be read.
     pub async fn get(&self, key: &[u8]) -> Result<Option<Stored>, String> {
-        let found = self.limited(self.kv.clone().get(self.full(key), None)).await?;
-        let mut found = found;
-        Ok(found.take_kvs().into_iter().next().map(|kv| stored(kv, self.prefix.len())))
+        let found = self.read(self.kv.clone().get(self.full(key), None)).await?;
+        Ok(self.first(found))
+    }
+
+    /// Many records, a transaction of reads for each 128 of them, some at the same time. Each is read linearizably, but not all at one
+    /// revision: who writes them compares.
+    ///
+    /// # Errors
+    /// A sentence, if the store can't be read.
+    pub async fn get_many(&self, keys: &[Vec<u8>]) -> Result<Found, String> {
+        let mut found = Found { records: vec![None; keys.len()], revision: 0 };
+        let mut batches = keys.chunks(MAX_TXN_OPERATIONS).enumerate();
+        let mut under_way = JoinSet::new();
+        loop {
+            while under_way.len() < PARALLEL_READS
+                && let Some((number, batch)) = batches.next()
+            {
+                let (store, batch) = (self.clone(), batch.to_vec());
+                under_way.spawn(async move { store.get_batch(&batch).await.map(|read| (number, read)) });
+            }
+            let Some(read) = under_way.join_next().await else { return Ok(found) };
+            let (number, read) = read.map_err(|_| "reading the records failed".to_owned())??;
+            found.revision = found.revision.max(read.revision);
+            let from = number * MAX_TXN_OPERATIONS;
+            for (place, record) in found.records.iter_mut().skip(from).zip(read.records) {
+                *place = record;
+            }
+        }
+    }
+
+    async fn get_batch(&self, keys: &[Vec<u8>]) -> Result<Found, String> {
+        let reads: Vec<TxnOp> = keys.iter().map(|key| TxnOp::get(self.full(key), None)).collect();
+        let read = self.read(self.kv.clone().txn(Txn::new().and_then(reads))).await?;
+        let revision = read.header().map_or(0, |header| u64::try_from(header.revision()).unwrap_or(0));
+        let answers = read.op_responses().into_iter();
+        let records = answers.map(|answer| if let TxnOpResponse::Get(found) = answer { self.first(found) } else { None }).collect();
+        Ok(Found { records, revision })
+    }
+
+    fn first(&self, mut found: GetResponse) -> Option<Stored> {
+        found.take_kvs().into_iter().next().map(|kv| stored(kv, self.prefix.len()))
+    }
+
+    /// The keys of all records whose key starts with `start`.
+    ///
+    /// # Errors
+    /// A sentence, if the store can't be read.
+    pub async fn keys(&self, start: &[u8]) -> Result<Vec<Vec<u8>>, String> {
+        let records = self.pages(start, GetOptions::new().with_keys_only()).await?;
+        Ok(records.into_iter().map(|stored| stored.key).collect())
     }
 
     /// All records whose key starts with `start`, in order, at one revision.
@@ -98,14 +174,18 @@ impl Store {
     /// # Errors
     /// A sentence, if the store can't be read.
     pub async fn list(&self, start: &[u8]) -> Result<Vec<Stored>, String> {
+        self.pages(start, GetOptions::new()).await
+    }
+
+    async fn pages(&self, start: &[u8], options: GetOptions) -> Result<Vec<Stored>, String> {
         let from = self.full(start);
         let end = end_of_prefix(&from);
         let mut next = from;
         let mut revision = 0;
         let mut records = Vec::new();
         loop {
-            let options = GetOptions::new().with_range(end.clone()).with_limit(PAGE).with_revision(revision);
-            let mut page = self.limited(self.kv.clone().get(next, Some(options))).await?;
+            let options = options.clone().with_range(end.clone()).with_limit(PAGE).with_revision(revision);
+            let mut page = self.read(self.kv.clone().get(next, Some(options))).await?;
             if revision == 0 {
                 revision = page.header().map_or(0, |header| header.revision());
             }
@@ -122,11 +202,13 @@ impl Store {
     /// Makes all changes in one transaction if every key, and every one of `also` (a key and its `mod_revision`), is as it was read.
     ///
     /// # Errors
-    /// A sentence, if the store can't be written.
-    pub async fn swap(&self, changes: &[Change], also: &[(Vec<u8>, u64)]) -> Result<Swapped, String> {
-        let unchanged = changes.iter().map(|change| (&change.key, change.read_at)).chain(also.iter().map(|(key, at)| (key, *at)));
-        let compares: Vec<Compare> = unchanged
-            .map(|(key, read_at)| Compare::mod_revision(self.full(key), CompareOp::Equal, i64::try_from(read_at).unwrap_or(i64::MAX)))
+    /// If the store can't be written, or did not say whether it has.
+    pub async fn swap(&self, changes: &[Change], also: &[(Vec<u8>, u64)]) -> Result<Swapped, SwapFault> {
+        let expected = changes.iter().map(|change| (&change.key, change.read_at)).chain(also.iter().map(|(key, at)| (key, *at)));
+        let expected: Vec<(&Vec<u8>, u64)> = expected.collect();
+        let compares: Vec<Compare> = expected
+            .iter()
+            .map(|(key, read_at)| Compare::mod_revision(self.full(key), CompareOp::Equal, i64::try_from(*read_at).unwrap_or(i64::MAX)))
             .collect();
         let operations: Vec<TxnOp> = changes
             .iter()
@@ -135,21 +217,39 @@ impl Store {
                 None => TxnOp::delete(self.full(&change.key), None),
             })
             .collect();
-        let done = self.limited(self.kv.clone().txn(Txn::new().when(compares).and_then(operations))).await?;
-        let revision = done.header().map_or(0, |header| u64::try_from(header.revision()).unwrap_or(0));
-        let wrote = done.op_responses().iter().any(|answer| matches!(answer, TxnOpResponse::Put(_) | TxnOpResponse::Delete(_)));
-        Ok(if done.succeeded() && (wrote || changes.is_empty()) { Swapped::Done(revision) } else { Swapped::Moved })
+        let looks = expected.iter().map(|(key, _)| TxnOp::get(self.full(key), Some(GetOptions::new().with_keys_only())));
+        let txn = Txn::new().when(compares).and_then(operations).or_else(looks.collect::<Vec<_>>());
+        let done = self.limited(self.kv.clone().txn(txn), Wanted::Write).await?;
+        let answers = done.op_responses();
+        let wrote = answers.iter().any(|answer| matches!(answer, TxnOpResponse::Put(_) | TxnOpResponse::Delete(_)));
+        if done.succeeded() && (wrote || changes.is_empty()) {
+            return Ok(Swapped::Done(done.header().map_or(0, |header| u64::try_from(header.revision()).unwrap_or(0))));
+        }
+        let is_at = |answer| if let TxnOpResponse::Get(found) = answer { self.first(found).map_or(0, |now| now.mod_revision) } else { 0 };
+        let moved = expected.iter().zip(answers).filter(|(_, answer)| matches!(answer, TxnOpResponse::Get(_)));
+        let moved = moved.filter_map(|((key, read_at), answer)| (is_at(answer) != *read_at).then(|| (*key).clone()));
+        Ok(Swapped::Moved(moved.collect()))
+    }
+
+    /// What a change of these keys adds to a request: the prefix before each.
+    pub fn prefix_bytes(&self) -> usize {
+        self.prefix.len()
     }
 
     fn full(&self, key: &[u8]) -> Vec<u8> {
         [self.prefix.as_bytes(), key].concat()
     }
 
-    async fn limited<T>(&self, work: impl Future<Output = Result<T, etcd_client::Error>>) -> Result<T, String> {
-        match tokio::time::timeout(LIMIT, work).await {
-            Ok(Ok(done)) => Ok(done),
-            Ok(Err(error)) => Err(format!("etcd at {}: {}", self.endpoint, say(&error))),
-            Err(_) => Err(format!("etcd at {} did not answer within {LIMIT:?}", self.endpoint)),
-        }
+    async fn read<T>(&self, work: impl Future<Output = Result<T, etcd_client::Error>>) -> Result<T, String> {
+        self.limited(work, Wanted::Read).await.map_err(|fault| fault.message)
+    }
+
+    async fn limited<T>(&self, work: impl Future<Output = Result<T, etcd_client::Error>>, wanted: Wanted) -> Result<T, SwapFault> {
+        let (why, may_be_written) = match tokio::time::timeout(LIMIT, work).await {
+            Ok(Ok(done)) => return Ok(done),
+            Ok(Err(error)) => (format!(" {}", say_later(&error, wanted)), may_have_been_done(&error)),
+            Err(_) => (format!(" did not answer within {LIMIT:?}"), true),
+        };
+        Err(SwapFault { message: format!("etcd at {}{why}", self.endpoint), may_be_written })
     }
 }

@@ -475,9 +475,10 @@ async fn commands_read_and_swap_on_what_they_read() {
     assert_eq!(store.list(b"upstreams/").await.unwrap().len(), 2);
     let change = Change { key: found.key.clone(), value: Some(br#"{"owner":"b"}"#.to_vec()), read_at: found.mod_revision };
     assert!(matches!(store.swap(std::slice::from_ref(&change), &[]).await.unwrap(), Swapped::Done(_)));
-    assert_eq!(store.swap(&[change], &[]).await.unwrap(), Swapped::Moved, "the second swap read an older value");
+    let key = change.key.clone();
+    assert_eq!(store.swap(&[change], &[]).await.unwrap(), Swapped::Moved(vec![key.clone()]), "the second swap read an older value");
     let create = Change { key: b"routes/orders/t1".to_vec(), value: Some(b"{}".to_vec()), read_at: 0 };
-    assert_eq!(store.swap(&[create], &[]).await.unwrap(), Swapped::Moved, "the key is there already");
+    assert_eq!(store.swap(&[create], &[]).await.unwrap(), Swapped::Moved(vec![key]), "the key is there already");
     let unset = Compare::version(format!("{PREFIX}/routes/orders/t9"), CompareOp::Equal, 0);
     assert!(etcd.client().await.kv_client().txn(Txn::new().when([unset])).await.unwrap().succeeded());
 

@@ -3,7 +3,9 @@
 //! Real requests and `explain` both come through here, so that the one can't say what the other does not do. It changes nothing:
 //! what follows from it (a hint that ends, a request that counts) is the exchange's to do.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+
+use waypost_conf::Policy;
 
 use super::{
     LookedUp,
@@ -14,7 +16,7 @@ use crate::{
     head::Target,
     matching::Fit,
     routing_key,
-    table::{RequestKey, Service},
+    table::{RequestKey, Service, Source},
 };
 
 /// What has been decided on the way to an owner or an answer. What is missing was not reached, or the service has no routing key.
@@ -42,8 +44,17 @@ pub(crate) fn consider<'t, H: Head>(head: &H, world: &World<'t>, so_far: &mut Co
     if service.quarantined {
         return Err(Code::Quarantined);
     }
+    if is_too_stale(&service.policy, world) {
+        return Err(Code::TooStale);
+    }
     let Some(source) = &service.key else { return default_owner(service) };
     let key = routing_key::extract(source, head, &target)?.into();
     let key = so_far.key.insert(RequestKey { service: service.id, key });
     so_far.known.insert(Known::of(key, world.table, world.hints)).owner(Some(service))
+}
+
+/// Whether the store has not been heard of for longer than the policy allows. A file has no newer version elsewhere, so it is always fresh.
+fn is_too_stale(policy: &Policy, world: &World<'_>) -> bool {
+    let limit = Duration::from_millis(policy.max_staleness_ms);
+    !limit.is_zero() && world.gold_age > limit && world.table.source() != Source::File
 }

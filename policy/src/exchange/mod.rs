@@ -12,7 +12,7 @@ mod consider;
 mod lookup;
 mod trace;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use waypost_conf::{Address, OnStale, Policy, RedirectTo};
 
@@ -42,6 +42,8 @@ pub struct World<'a> {
     pub hints: &'a Hints,
     /// The time.
     pub now: Moment,
+    /// How long ago the gold copy was last known to have nothing newer.
+    pub gold_age: Duration,
     /// Randomness, for choosing endpoints.
     pub rng: &'a mut fastrand::Rng,
 }

@@ -52,6 +52,7 @@ struct Scene {
     table: Arc<Table>,
     hints: Hints,
     now: Moment,
+    gold_age: Duration,
     rng: fastrand::Rng,
 }
 
@@ -67,7 +68,7 @@ impl Scene {
         records.extend_from_slice(extra);
         let mut builder = testing::builder(&records);
         let table = publish(&mut builder, 10);
-        Self { builder, table, hints: Hints::default(), now: Moment::default(), rng: fastrand::Rng::with_seed(1) }
+        Self { builder, table, hints: Hints::default(), now: Moment::default(), gold_age: Duration::ZERO, rng: fastrand::Rng::with_seed(1) }
     }
 
     fn step(&mut self, exchange: &mut Exchange, input: Input<'_, Answered>) -> Next {
@@ -75,7 +76,7 @@ impl Scene {
     }
 
     fn step_for(&mut self, head: &Get, exchange: &mut Exchange, input: Input<'_, Answered>) -> Next {
-        let mut world = World { table: &self.table, hints: &self.hints, now: self.now, rng: &mut self.rng };
+        let mut world = World { table: &self.table, hints: &self.hints, now: self.now, gold_age: self.gold_age, rng: &mut self.rng };
         exchange.step(head, input, &mut world)
     }
 
@@ -316,7 +317,7 @@ fn what_the_table_lacks_has_its_own_code() {
 fn the_chain_of_dispatches_says_who_was_asked_when_and_what_came_of_it() {
     let two = ("upstreams/b", r#"{"endpoints":[{"address":"127.0.0.1:2"},{"address":"127.0.0.1:9"}]}"#);
     let mut scene = Scene::new(&[two]);
-    let at = |ms: u64| Moment::default() + std::time::Duration::from_millis(ms);
+    let at = |ms: u64| Moment::default() + Duration::from_millis(ms);
     scene.now = at(1);
     let (mut exchange, _next) = scene.started();
     assert_eq!(exchange.trace().dispatches.iter().next().map(|first| (first.at, first.ended.clone())), Some((at(1), None)));
@@ -393,4 +394,25 @@ proptest! {
         let in_flight: HashMap<_, _> = scene.table.upstreams().flat_map(|u| u.endpoints.iter().map(|e| (e.address.clone(), e.state.in_flight()))).collect();
         prop_assert!(in_flight.values().all(|n| *n == 0), "{in_flight:?}");
     }
+}
+
+#[test]
+fn a_service_is_not_served_from_a_table_that_is_older_than_its_policy_allows() {
+    let mut scene = Scene::new(&[("policies/default", r#"{"max_staleness_ms":1000}"#)]);
+    scene.gold_age = Duration::from_millis(1000);
+    assert!(matches!(scene.started().1, Next::Forward(..)), "as old as is allowed");
+    scene.gold_age = Duration::from_millis(1001);
+    let (exchange, next) = scene.started();
+    assert!(matches!(next, Next::Answer(Code::TooStale)), "{next:?}");
+    assert!(exchange.trace().service.is_some(), "the log names the service");
+    scene.put("policies/default", r#"{"max_staleness_ms":0}"#, 11);
+    assert!(matches!(scene.started().1, Next::Forward(..)), "0 serves for ever");
+}
+
+#[test]
+fn a_file_is_always_fresh() {
+    let mut scene = Scene::new(&[("policies/default", r#"{"max_staleness_ms":1000}"#)]);
+    scene.gold_age = Duration::MAX;
+    scene.table = scene.builder.publish(Publication { revision: 1, id: TableId::file(), source: Source::File, digest: 0 });
+    assert!(matches!(scene.started().1, Next::Forward(..)));
 }

@@ -204,6 +204,25 @@ impl Builder {
         }
     }
 
+    /// Whether exactly this record, which is no route, is in force under a key.
+    pub fn holds(&self, key: &RecordKey, record: &Record) -> bool {
+        match (key, record) {
+            (RecordKey::Service(name), Record::Service(value)) => {
+                self.services.get(name).is_some_and(|kept| kept.value == *value) && !self.quarantined_services.contains(name)
+            }
+            (RecordKey::Upstream(name), Record::Upstream(value)) => self.upstreams.get(name).is_some_and(|kept| kept.value == *value),
+            (RecordKey::Endpoint { upstream, id }, Record::Endpoint(value)) => {
+                self.endpoints.get(upstream).and_then(|ids| ids.get(id)).is_some_and(|kept| kept.value == *value)
+            }
+            (RecordKey::Policy(name), Record::Policy(value)) => self.policies.get(name).is_some_and(|kept| kept.value == *value),
+            (RecordKey::Certificate(name), Record::Certificate(value)) => {
+                self.certificates.get(name).is_some_and(|kept| kept.value == *value)
+            }
+            (RecordKey::Incarnation, Record::Incarnation(value)) => self.incarnation.as_ref().is_some_and(|kept| kept.value == *value),
+            _ => false,
+        }
+    }
+
     /// The route in force under a record's key.
     pub fn route(&self, service: &str, key: &[u8]) -> Option<&Route> {
         self.routes.get(ServiceId::new(self.service_names.number(service)?), key)

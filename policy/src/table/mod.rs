@@ -236,6 +236,12 @@ impl Table {
         }
     }
 
+    /// What is known of a key by its service's name, whether or not the service has a record.
+    pub fn entry_of(&self, service: &str, key: &[u8]) -> Entry<'_> {
+        let Some(number) = self.service_names.number(service) else { return Entry::Absent(self.source) };
+        self.entry(&RequestKey { service: ServiceId::new(number), key: key.into() })
+    }
+
     /// An upstream by its number; `None` if it has no record.
     pub fn upstream(&self, id: UpstreamId) -> Option<&Arc<Upstream>> {
         self.upstreams.get(id.index()).and_then(Option::as_ref)

@@ -8,12 +8,13 @@ mod explain;
 mod requests;
 mod route;
 mod status;
+mod watch;
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
-use hyper::{Method, Request, Response, StatusCode, body::Incoming, header::HeaderValue, service::service_fn};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode, body::Incoming, header::HeaderValue, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 use serde::Serialize;
@@ -21,10 +22,12 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use waypost_policy::Code;
 
-use crate::{state::Shared, transport::problem_json};
+use crate::{exposition, state::Shared, transport::problem_json};
 
 /// An answer whose body may be whole or a stream.
 type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
+
+pub(crate) use watch::MAX_WATCHERS;
 
 /// Serves until the process ends.
 pub(crate) async fn serve_admin(shared: Arc<Shared>, listener: TcpListener) {
@@ -62,6 +65,7 @@ GET  /healthz                  200 while the process runs
 GET  /readyz                   200 once routes are in force
 GET  /metrics                  for Prometheus
 GET  /status                   what this proxy knows, and how fresh that is
+GET  /watch                    each change of the table, a line each, as it comes into force
 GET  /routes/<service>/<key>   the route in force for a routing key
 GET  /requests/<request-id>    what became of a recent request, hop by hop
 POST /explain                  what would become of a request, and why
@@ -83,7 +87,8 @@ async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Answer {
             Ok(()) => text(StatusCode::OK, "ready\n"),
             Err(code) => problem(code),
         },
-        "/metrics" => typed(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", shared.metrics.render(shared)),
+        "/metrics" => metrics(shared, request.headers()),
+        "/watch" => watch::watch(shared, request.uri().query()),
         "/status" => as_json(StatusCode::OK, &status::status(shared)),
         path => {
             let route = path.strip_prefix("/routes/").and_then(|rest| rest.split_once('/'));
@@ -94,6 +99,16 @@ async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Answer {
             }
         }
     }
+}
+
+/// The classic text format; OpenMetrics for who asks for it.
+fn metrics(shared: &Shared, headers: &HeaderMap) -> Answer {
+    let accepts = headers.get_all(hyper::header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let openmetrics = shared.metrics.render(shared);
+    if accepts.into_iter().any(|accepted| accepted.contains("application/openmetrics-text")) {
+        return typed(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", openmetrics);
+    }
+    typed(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", exposition::classic(&openmetrics))
 }
 
 /// An answer of the data path's own kind, for an endpoint that says of a request or a key what a request would be told.

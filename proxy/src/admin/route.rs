@@ -21,7 +21,8 @@ pub(super) fn route(shared: &Shared, service: &str, key: &str) -> Answer {
     let service = String::from_utf8_lossy(&decode(service)).into_owned();
     let Some(service) = table.service_named(&service) else { return problem(Code::NoService) };
     let request_key = RequestKey { service: service.id, key: Arc::clone(&key) };
-    let world = World { table: &table, hints: &shared.hints, now: shared.clock.now(), rng: &mut fastrand::Rng::new() };
+    let now = shared.clock.now();
+    let world = World { table: &table, hints: &shared.hints, now, gold_age: shared.view.age(now), rng: &mut fastrand::Rng::new() };
     let entry = table.entry(&request_key);
     let record = match entry {
         Entry::Route(..) => Some(String::from_utf8_lossy(&key).into_owned()),

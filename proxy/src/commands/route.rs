@@ -1,7 +1,7 @@
 //! `waypost route get|list|set|delete`: single routes, read linearizably and changed by compare and swap.
 
 use serde_json::{Value, json};
-use waypost_conf::{Name, Record, RecordKey, Route, RouteState, decode, decode_strict, escaped};
+use waypost_conf::{Name, Record, RecordKey, Route, RouteState, decode, decode_strict, did_you_mean, escaped};
 use waypost_watcher::{
     record::Stored,
     store::{Change, Store, Swapped},
@@ -29,7 +29,7 @@ async fn get(args: &RouteGetArgs) -> Outcome {
     let key = route_key(&args.service, &args.key)?;
     let store = connect(&args.gold).await?;
     let found = store.get(&key.suffix()).await.map_err(Failed::not_done)?;
-    let found = found.ok_or_else(|| Failed::not_done(format!("there is no {key}; its requests go to the service's default_owner")))?;
+    let Some(found) = found else { return Err(no_route(&store, &key, "its requests go to the service's default_owner").await) };
     show(&found, args.json);
     Ok(())
 }
@@ -47,7 +47,11 @@ async fn list(args: &RouteListArgs) -> Outcome {
         }
     }
     if !args.json {
-        eprintln!("waypost: {shown} routes");
+        eprintln!("waypost: {}", print::count(shown, "route"));
+    }
+    let service = RecordKey::Service(service);
+    if records.is_empty() && store.get(&service.suffix()).await.map_err(Failed::not_done)?.is_none() {
+        eprintln!("waypost: there is no {service}{}", near(&store, &service).await);
     }
     Ok(())
 }
@@ -59,11 +63,10 @@ async fn set(args: &RouteSetArgs) -> Outcome {
     let mut also = Vec::new();
     if !args.allow_missing {
         for needed in [RecordKey::Service(name("SERVICE", &args.service)?), RecordKey::Upstream(owner.clone())] {
-            let found = store.get(&needed.suffix()).await.map_err(Failed::not_done)?;
-            let found = found.ok_or_else(|| {
-                Failed::not_done(format!("there is no {needed}; put it first, or say --allow-missing; nothing was changed"))
-            })?;
-            also.push((needed.suffix(), found.mod_revision));
+            match store.get(&needed.suffix()).await.map_err(Failed::not_done)? {
+                Some(found) => also.push((needed.suffix(), found.mod_revision)),
+                None => return Err(missing(&store, &needed).await),
+            }
         }
     }
     let found = store.get(&key.suffix()).await.map_err(Failed::not_done)?;
@@ -75,7 +78,7 @@ async fn set(args: &RouteSetArgs) -> Outcome {
     decode_strict(&key, &value)
         .map_err(|faults| Failed::not_done(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
     let change = Change { key: key.suffix(), value: Some(value), read_at: found.map_or(0, |found| found.mod_revision) };
-    let revision = swap(&store, change, &also, &key).await?;
+    let revision = swap(&store, change, &also).await?;
     if args.json {
         print::json(&json!({ "key": key.to_string(), "value": route, "revision": revision }));
     } else {
@@ -89,8 +92,8 @@ async fn delete(args: &RouteGetArgs) -> Outcome {
     let key = route_key(&args.service, &args.key)?;
     let store = connect(&args.gold).await?;
     let found = store.get(&key.suffix()).await.map_err(Failed::not_done)?;
-    let found = found.ok_or_else(|| Failed::not_done(format!("there is no {key}; nothing was changed")))?;
-    let revision = swap(&store, Change { key: key.suffix(), value: None, read_at: found.mod_revision }, &[], &key).await?;
+    let Some(found) = found else { return Err(no_route(&store, &key, "nothing was changed").await) };
+    let revision = swap(&store, Change { key: key.suffix(), value: None, read_at: found.mod_revision }, &[]).await?;
     if args.json {
         print::json(&json!({ "key": key.to_string(), "deleted": true, "revision": revision }));
     } else {
@@ -99,11 +102,43 @@ async fn delete(args: &RouteGetArgs) -> Outcome {
     Ok(())
 }
 
-async fn swap(store: &Store, change: Change, also: &[(Vec<u8>, u64)], key: &RecordKey) -> Result<u64, Failed> {
+async fn swap(store: &Store, change: Change, also: &[(Vec<u8>, u64)]) -> Result<u64, Failed> {
     match store.swap(&[change], also).await.map_err(Failed::not_done)? {
         Swapped::Done(revision) => Ok(revision),
-        Swapped::Moved => Err(Failed::not_done(format!("somebody changed {key} meanwhile; nothing was changed; look at it and try again"))),
+        Swapped::Moved(keys) => {
+            let keys: Vec<String> = keys.iter().map(|key| escaped(key)).collect();
+            let keys = keys.join(", ");
+            Err(Failed::not_done(format!("somebody changed {keys} after it was read; nothing was changed; look at it and try again")))
+        }
     }
+}
+
+/// A record that `set` needs is not there: which one, and what may have been meant.
+async fn missing(store: &Store, needed: &RecordKey) -> Failed {
+    let meant = near(store, needed).await;
+    Failed::not_done(format!("there is no {needed}{meant}; put it first, or say --allow-missing; nothing was changed"))
+}
+
+/// A route is not there: because the service isn't, or only the route.
+async fn no_route(store: &Store, key: &RecordKey, consequence: &str) -> Failed {
+    if let RecordKey::Route { service, .. } = key {
+        let service = RecordKey::Service(service.clone());
+        if let Ok(None) = store.get(&service.suffix()).await {
+            let meant = near(store, &service).await;
+            return Failed::not_done(format!("there is no {key}: there is no {service}{meant}"));
+        }
+    }
+    Failed::not_done(format!("there is no {key}; {consequence}"))
+}
+
+/// "; did you mean …?" for a record that is not there, from those beside it.
+async fn near(store: &Store, needed: &RecordKey) -> String {
+    let needed = needed.to_string();
+    let Some((folder, name)) = needed.split_once('/') else { return String::new() };
+    let start = format!("{folder}/");
+    let keys = store.keys(start.as_bytes()).await.unwrap_or_default();
+    let names: Vec<String> = keys.iter().filter_map(|key| Some(escaped(key.strip_prefix(start.as_bytes())?))).collect();
+    did_you_mean(name, names.iter().map(String::as_str))
 }
 
 async fn connect(args: &GoldArgs) -> Result<Store, Failed> {

@@ -8,14 +8,16 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing_subscriber::EnvFilter;
 use waypost_conf::{AccessTarget, LogFormat, Name, ProcessLimits};
 use waypost_policy::{Hints, table::Example};
-use waypost_watcher::{GoldPlace, Settings};
+use waypost_watcher::{GoldPlace, Settings, files::why};
 
+use super::print;
 use crate::{
     access_log::AccessLog,
     admin,
@@ -28,6 +30,11 @@ use crate::{
     server::{self, Bound, Ended},
     state::Shared,
 };
+
+/// How long the process's end waits for the last lines of the access log.
+const LOG_FLUSH_LIMIT: Duration = Duration::from_secs(2);
+/// What the process's own log says if `RUST_LOG` does not.
+const DEFAULT_LOG: &str = "info,pingora_core=error,pingora_proxy=error";
 
 /// Runs the command.
 pub(crate) fn run(args: RunArgs) -> Outcome {
@@ -53,23 +60,29 @@ pub(crate) fn run(args: RunArgs) -> Outcome {
         GoldPlace::File(_) => None,
         GoldPlace::Etcd(_) => Some(snapshot_path(args.snapshot.clone().or_else(|| bootstrap.snapshot.path.clone()), &id)?),
     };
-    start_logging(bootstrap.log.format);
+    start_logging(bootstrap.log.format)?;
     let threads = args.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).thread_name("waypost").enable_all().build();
     let runtime = runtime.map_err(|error| Failed::not_done(format!("the worker threads could not be started: {error}")))?;
-    let access_log = AccessLog::open(&access, bootstrap.log.format)
-        .map_err(|error| Failed::not_done(format!("the access log {} can't be opened: {error}", target_name(&access))))?;
+    let access_log = AccessLog::open(&access, bootstrap.log.format).map_err(|error| {
+        let (file, why) = (target_name(&access), why(&error));
+        Failed::not_done(format!("the access log {file} can't be opened: {why}; choose another with --access-log, or off"))
+    })?;
     runtime.block_on(async move {
         let admin_address = args.admin.unwrap_or(bootstrap.admin.address);
-        let admin = admin::bind(admin_address).await.map_err(|error| cannot_listen("the admin endpoints", admin_address, &error))?;
+        let admin =
+            admin::bind(admin_address).await.map_err(|error| cannot_listen("the admin endpoints", "--admin", admin_address, &error))?;
         let admin_address = admin.local_addr().unwrap_or(admin_address);
         let mut listeners = Vec::new();
         for listener in &bootstrap.listeners {
             let bound = Bound::bind(listener.address, &listener.trusted);
-            listeners.push(bound.map_err(|error| cannot_listen("clients", listener.address, &error))?);
+            listeners.push(bound.map_err(|error| cannot_listen("clients", "--listen", listener.address, &error))?);
         }
         if let Some(path) = &path {
             eprintln!("waypost: settings from {}", path.display());
+        }
+        for warning in &bootstrap.inactive {
+            eprintln!("waypost: {warning}");
         }
         let clock = Clock::start();
         let told: Arc<OnceLock<Arc<Shared>>> = Arc::default();
@@ -94,17 +107,19 @@ pub(crate) fn run(args: RunArgs) -> Outcome {
             view: watcher.view.clone(),
             asker: watcher.asker.clone(),
             hints: Hints::default(),
-            metrics: Metrics::new(),
+            metrics: Metrics::new(access_log.dropped()),
             access_log,
             recent: Recent::default(),
             draining: false.into(),
+            watchers: Arc::new(tokio::sync::Semaphore::new(admin::MAX_WATCHERS)),
             limits: limits(bootstrap.limits),
-            bootstrap_warnings: bootstrap.inactive.clone(),
+            bootstrap_warnings: bootstrap.inactive.iter().map(|said| said.message.clone()).collect(),
         });
         let _ = told.set(Arc::clone(&shared));
         announce(&listeners, admin_address, &shared);
         let ended = server::run(Arc::clone(&shared), listeners, admin, threads).await;
         watcher.stop().await;
+        shared.access_log.flush(LOG_FLUSH_LIMIT);
         match ended {
             Ok(Ended::Drained) => Ok(()),
             Ok(Ended::Interrupted) => Err(Failed::said(130)),
@@ -119,7 +134,8 @@ fn limits(written: ProcessLimits) -> ProcessLimits {
     // A limit that can't be raised stays as it is.
     let raised = setrlimit(Resource::Nofile, Rlimit { current: allowed.maximum, maximum: allowed.maximum });
     let open_files = if raised.is_ok() { allowed.maximum } else { allowed.current };
-    let open_files = open_files.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX));
+    let open_files = open_files.unwrap_or(u64::MAX);
+    let open_files = u32::try_from(open_files).unwrap_or(u32::MAX);
     if written.connections > open_files {
         tracing::warn!(
             connections = written.connections,
@@ -158,14 +174,14 @@ fn example(shared: &Shared, listen: SocketAddr) -> String {
     }
 }
 
-fn cannot_listen(for_whom: &str, address: SocketAddr, error: &std::io::Error) -> Failed {
+fn cannot_listen(for_whom: &str, flag: &str, address: SocketAddr, error: &std::io::Error) -> Failed {
     let why = match error.kind() {
         std::io::ErrorKind::AddrInUse => "the port is in use; stop what uses it or choose another".to_owned(),
-        std::io::ErrorKind::AddrNotAvailable => "this machine has no such address".to_owned(),
-        std::io::ErrorKind::PermissionDenied => "not allowed; ports below 1024 need a privilege".to_owned(),
+        std::io::ErrorKind::AddrNotAvailable => "this machine has no such address; choose another".to_owned(),
+        std::io::ErrorKind::PermissionDenied => "not allowed; ports below 1024 need a privilege, or choose another".to_owned(),
         _ => error.to_string(),
     };
-    Failed::not_done(format!("can't listen on {address} for {for_whom}: {why}"))
+    Failed::not_done(format!("can't listen on {address} for {for_whom}: {why} with {flag}"))
 }
 
 fn target_name(target: &AccessTarget) -> String {
@@ -189,8 +205,9 @@ fn snapshot_path(given: Option<PathBuf>, id: &Name) -> Result<PathBuf, Failed> {
     let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     std::fs::create_dir_all(directory).map_err(|error| {
         Failed::not_done(format!(
-            "the directory {} for the snapshot can't be made: {error}; choose another with --snapshot",
-            directory.display()
+            "the directory {} for the snapshot can't be made: {}; choose another place with --snapshot",
+            directory.display(),
+            why(&error)
         ))
     })?;
     Ok(path)
@@ -206,15 +223,24 @@ fn state_directory() -> PathBuf {
 }
 
 /// The process's own log goes to stderr, as text where a person reads it; `RUST_LOG` says how much.
-fn start_logging(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,pingora_core=error,pingora_proxy=error"));
+fn start_logging(format: LogFormat) -> Outcome {
+    let filter = log_filter()?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let by_a_person = std::io::stderr().is_terminal();
+    let is_coloured = print::is_coloured(&std::io::stderr());
     let started = match format {
         LogFormat::Json if !by_a_person => log.json().try_init(),
-        _ => log.with_ansi(by_a_person).try_init(),
+        _ => log.with_ansi(is_coloured).try_init(),
     };
     if started.is_err() {
         eprintln!("waypost: the log was started twice; this one stays silent");
     }
+    Ok(())
+}
+
+fn log_filter() -> Result<EnvFilter, Failed> {
+    let wanted = std::env::var("RUST_LOG").ok().filter(|wanted| !wanted.is_empty());
+    let Some(wanted) = wanted else { return Ok(EnvFilter::new(DEFAULT_LOG)) };
+    let wrong = |error| Failed::unusable(format!("RUST_LOG={wanted}: {error}; info, debug or waypost_watcher=debug would be right"));
+    EnvFilter::try_new(&wanted).map_err(wrong)
 }

@@ -2,6 +2,7 @@
 
 use hyper::{Method, StatusCode};
 use serde_json::Value;
+use waypost_conf::escaped;
 
 use super::print;
 use crate::{
@@ -13,13 +14,18 @@ use crate::{
 /// Runs the command.
 pub(crate) fn run(args: &StatusArgs) -> Outcome {
     let asked = print::runtime()?.block_on(fetch(&args.admin, Method::GET, "/status", &[], b""));
-    let asked = asked
-        .and_then(|answer| if answer.status == StatusCode::OK { Ok(answer.body) } else { Err(format!("it answers {}", answer.status)) });
-    let body = asked.map_err(|why| {
-        Failed::not_done(format!("the proxy's admin endpoints at {} can't be asked: {why}; name them with --admin", args.admin))
+    let answer = asked.map_err(|why| {
+        Failed::not_done(format!(
+            "the admin endpoints at {} can't be asked: {why}; is the proxy running, and is that its --admin?",
+            args.admin
+        ))
     })?;
-    let status: Value = serde_json::from_slice(&body)
-        .map_err(|_| Failed::not_done(format!("what answers at {} is no Waypost admin endpoint", args.admin)))?;
+    let body = Some(&answer.body).filter(|_| answer.status == StatusCode::OK);
+    let status: Option<Value> = body.and_then(|body| serde_json::from_slice(body).ok()).filter(|status: &Value| status["gold"].is_array());
+    let status = status.ok_or_else(|| {
+        let (admin, code) = (&args.admin, answer.status);
+        Failed::not_done(format!("what answers at {admin} is not a proxy's admin endpoints ({code} for /status); name those with --admin"))
+    })?;
     if args.json {
         print::json(&status);
     } else {
@@ -29,7 +35,8 @@ pub(crate) fn run(args: &StatusArgs) -> Outcome {
 }
 
 fn show(status: &Value) {
-    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    // What records say may hold anything: it must not write to a terminal.
+    let text = |value: &Value| escaped(value.as_str().map_or_else(|| value.to_string(), str::to_owned).as_bytes());
     let seconds = |ms: &Value| ms.as_u64().map_or_else(|| "never".to_owned(), |ms| format!("{:.1} s ago", ms as f64 / 1000.0));
     print::line(format_args!(
         "proxy {}, version {}, up {} s",

@@ -23,10 +23,7 @@ use super::{
     cell::{Cell, Data},
     relay::Relay,
 };
-use crate::{
-    gold::DEFAULT_PREFIX,
-    http_client::{Fetched, fetch},
-};
+use crate::http_client::{Fetched, fetch};
 
 /// How long anything may take to come up.
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -77,7 +74,7 @@ impl World {
 
     /// The demo's etcd, as the cells and commands reach it.
     pub(super) fn gold(&self) -> EtcdPlace {
-        EtcdPlace { endpoints: vec![self.etcd_url()], prefix: DEFAULT_PREFIX.to_owned(), credentials: Credentials::default() }
+        EtcdPlace { endpoints: vec![self.etcd_url()], prefix: waypost_conf::DEFAULT_PREFIX.to_owned(), credentials: Credentials::default() }
     }
 
     /// The URL of the demo's etcd.
@@ -166,9 +163,9 @@ impl World {
             let read_at = found.map_or(0, |found| found.mod_revision);
             changes.push(Change { key: key.as_bytes().to_vec(), value: Some(value.clone()), read_at });
         }
-        match store.swap(&changes, &[]).await? {
+        match store.swap(&changes, &[]).await.map_err(|fault| fault.message)? {
             Swapped::Done(revision) => Ok(revision),
-            Swapped::Moved => Err("somebody else writes to the demo's etcd".to_owned()),
+            Swapped::Moved(_) => Err("somebody else writes to the demo's etcd".to_owned()),
         }
     }
 

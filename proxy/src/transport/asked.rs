@@ -67,7 +67,8 @@ impl Asked {
         if has_looped(&head, &shared.cdn_id) {
             return answered(Code::Loop, &format!("CDN-Loop names {}: the request has passed through this proxy", shared.cdn_id));
         }
-        let world = World { table, hints: &shared.hints, now: shared.clock.now(), rng: &mut fastrand::Rng::new() };
+        let now = shared.clock.now();
+        let world = World { table, hints: &shared.hints, now, gold_age: shared.view.age(now), rng: &mut fastrand::Rng::new() };
         let mut explanation = explain(&RequestHead(&head), &world);
         let body_limit = explanation.service.as_ref().map_or(0, |service| service.policy.limits.body_bytes);
         if explanation.decision == Decision::Forward && body_limit > 0 && announced_body_bytes(&head) > body_limit {

@@ -67,7 +67,7 @@ pub(crate) async fn serve_connection(
                 return close(&deadline).await;
             }
         }
-        let is_last = requests_left == 1;
+        let is_last = requests_left == 1 || downstream.is_last();
         requests_left = requests_left.saturating_sub(1);
         let handed = Handed { connection: connection.clone(), deadline: Arc::clone(&deadline), is_last };
         let mut session = ServerSession::new_http1(downstream);

@@ -4,6 +4,8 @@
 //! NUL, no obs-fold, no space before a colon, one Host, one framing. What passes means the same to every parser
 //! behind; what does not is answered 400 and the connection closed, never forwarded as a guess.
 
+use std::net::Ipv6Addr;
+
 use pingora_core::protocols::http::authority::validate_request_authority;
 use pingora_http::RequestHeader;
 use waypost_policy::{Code, head::Target};
@@ -39,6 +41,8 @@ pub(crate) struct CheckedHead {
     pub(crate) len: usize,
     /// How its body is framed.
     pub(crate) framing: Framing,
+    /// The client wants the connection closed behind the answer.
+    pub(crate) closes: bool,
 }
 
 /// Where the head ends: the offset behind the first empty line, if it has arrived. `from`: how much was searched before.
@@ -64,6 +68,7 @@ pub(crate) fn check_head(head: &[u8]) -> Result<CheckedHead, Code> {
     let mut length = None;
     let mut chunked = false;
     let mut options = 0usize;
+    let mut closes = false;
     for line in lines {
         let line = line?;
         if line.is_empty() {
@@ -90,7 +95,7 @@ pub(crate) fn check_head(head: &[u8]) -> Result<CheckedHead, Code> {
             }
             chunked = true;
         } else if name.eq_ignore_ascii_case(b"connection") {
-            options += connection_options(value)?;
+            options += connection_options(value, &mut closes)?;
         } else if is_taken_for_framing(name) {
             return Err(Code::BadRequest);
         }
@@ -107,7 +112,7 @@ pub(crate) fn check_head(head: &[u8]) -> Result<CheckedHead, Code> {
         return Err(Code::BadRequest);
     }
     let framing = if chunked { Framing::Chunked } else { Framing::Length(length.unwrap_or(0)) };
-    Ok(CheckedHead { len, framing })
+    Ok(CheckedHead { len, framing, closes })
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -198,22 +203,25 @@ fn is_host(value: &[u8]) -> bool {
         Some(at) if !value[at..].contains(&b']') => (&value[..at], &value[at + 1..]),
         _ => (value, &b""[..]),
     };
-    let is_literal = name.first() == Some(&b'[') && name.last() == Some(&b']');
-    let inside = if is_literal { &name[1..name.len() - 1] } else { name };
-    let is_allowed = |b: &u8| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(b) || (is_literal && *b == b':');
-    let is_escaped = inside.split(|b| *b == b'%').skip(1).all(|rest| rest.len() >= 2 && rest[..2].iter().all(u8::is_ascii_hexdigit));
+    if let Some(literal) = name.strip_prefix(b"[") {
+        let literal = literal.strip_suffix(b"]").and_then(|literal| std::str::from_utf8(literal).ok());
+        return literal.is_some_and(|literal| literal.parse::<Ipv6Addr>().is_ok()) && port.iter().all(u8::is_ascii_digit);
+    }
+    let is_allowed = |b: &u8| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(b);
+    let is_escaped = name.split(|b| *b == b'%').skip(1).all(|rest| rest.len() >= 2 && rest[..2].iter().all(u8::is_ascii_hexdigit));
     let is_named = !name.is_empty() || port.is_empty();
-    is_named && is_escaped && inside.iter().all(is_allowed) && port.iter().all(u8::is_ascii_digit)
+    is_named && is_escaped && name.iter().all(is_allowed) && port.iter().all(u8::is_ascii_digit)
 }
 
-/// How many options a `Connection` field has.
-fn connection_options(value: &[u8]) -> Result<usize, Code> {
+/// How many options a `Connection` field has; `closes` is set if one of them is `close`.
+fn connection_options(value: &[u8], closes: &mut bool) -> Result<usize, Code> {
     let options = value.split(|b| *b == b',').map(<[u8]>::trim_ascii).filter(|option| !option.is_empty());
     let mut count = 0;
     for option in options {
         if !is_token(option) || NOT_FOR_ONE_HOP.iter().any(|name| option.eq_ignore_ascii_case(name)) {
             return Err(Code::BadRequest);
         }
+        *closes |= option.eq_ignore_ascii_case(b"close");
         count += 1;
     }
     Ok(count)

@@ -24,6 +24,7 @@ use super::{
     connection::{ConnectionInfo, Handed},
     deadline::{Deadline, Phase},
     headers::{self, ReplyHead, RequestHead},
+    upgrade::UpgradeConnector,
 };
 use crate::{access_log::Line, metrics::InFlight, state::Shared};
 
@@ -36,6 +37,10 @@ const MAX_ATTEMPTS: usize = 64;
 const UPSTREAM_POOL: usize = 4096;
 /// How long a connection to an upstream may lie idle in the pool.
 const UPSTREAM_IDLE: Duration = Duration::from_secs(55);
+/// And how long one that was made for an upgrade which the owner refused.
+const UPGRADE_IDLE: Duration = Duration::from_secs(1);
+/// How long a client may be silent inside its body when its request has been answered already.
+const AFTER_ANSWER: Duration = Duration::from_secs(1);
 
 /// Makes the general lane; `threads` is the number of worker threads of its runtime.
 pub(crate) fn general_lane(shared: Arc<Shared>, threads: usize) -> General {
@@ -66,6 +71,8 @@ pub(crate) struct Request {
     upstream_time: Duration,
     /// What the proxy answers by itself, in the end.
     answer: Option<(Code, Option<Vec<u8>>)>,
+    /// All of the answer has come.
+    is_whole: bool,
     body_limit: u64,
     body_bytes: u64,
     _in_flight: InFlight,
@@ -76,7 +83,9 @@ impl GeneralLane {
     fn step(&self, head: &RequestHeader, ctx: &mut Request, input: Input<'_, ReplyHead<'_>>) -> Next {
         let table = self.shared.view.load();
         let Some(table) = table.as_ref() else { return Next::Answer(Code::NotReady) };
-        let mut world = World { table, hints: &self.shared.hints, now: self.shared.clock.now(), rng: &mut fastrand::Rng::new() };
+        let now = self.shared.clock.now();
+        let mut world =
+            World { table, hints: &self.shared.hints, now, gold_age: self.shared.view.age(now), rng: &mut fastrand::Rng::new() };
         ctx.exchange.step(&RequestHead(head), input, &mut world)
     }
 
@@ -92,7 +101,7 @@ impl GeneralLane {
         self.step(session.req_header(), ctx, Input::Found(found))
     }
 
-    fn peer(ctx: &Request, lease: &Lease) -> Box<HttpPeer> {
+    fn peer(ctx: &Request, lease: &Lease, is_upgrade: bool) -> Box<HttpPeer> {
         let timeouts = &ctx.exchange.policy().timeouts;
         let mut peer = HttpPeer::new(lease.socket_addr(), false, String::new());
         let connect = (timeouts.connect_ms > 0).then(|| Duration::from_millis(timeouts.connect_ms));
@@ -102,6 +111,12 @@ impl GeneralLane {
         // First byte and idle are watched by the downstream's deadline: pingora has one time-out for both.
         peer.options.read_timeout = None;
         peer.options.write_timeout = idle_limit(ctx);
+        if is_upgrade {
+            peer.options.custom_l4 = Some(Arc::new(UpgradeConnector));
+            // A group of its own: it is made for this request and not used again.
+            peer.group_key = fastrand::u64(1..);
+            peer.options.idle_timeout = Some(UPGRADE_IDLE);
+        }
         Box::new(peer)
     }
 
@@ -173,6 +188,7 @@ impl ProxyHttp for GeneralLane {
             dispatched: None,
             upstream_time: Duration::ZERO,
             answer: None,
+            is_whole: false,
             body_limit: 0,
             body_bytes: 0,
             _in_flight: self.shared.metrics.enter(),
@@ -194,7 +210,7 @@ impl ProxyHttp for GeneralLane {
         };
         ctx.request_id = headers::request_id(session.req_header(), &connection);
         headers::strip_protocol_from_request(session.req_header_mut());
-        headers::strip_expectation(session.req_header_mut());
+        headers::strip_unknown_wishes(session.req_header_mut());
         let is_http10 = session.req_header().version == http::Version::HTTP_10;
         session.as_mut().set_ignore_info_resp(is_http10);
         let next = if headers::has_looped(session.req_header(), &self.shared.cdn_id) {
@@ -226,7 +242,7 @@ impl ProxyHttp for GeneralLane {
         loop {
             match ctx.pending.take() {
                 Some(Next::Forward(lease, stamp)) => {
-                    let peer = Self::peer(ctx, &lease);
+                    let peer = Self::peer(ctx, &lease, session.as_downstream().is_upgrade_req());
                     ctx.attempt = Some((lease, stamp));
                     ctx.dispatched = Some(Instant::now());
                     return Ok(peer);
@@ -273,13 +289,15 @@ impl ProxyHttp for GeneralLane {
         Ok(())
     }
 
-    async fn request_body_filter(&self, _session: &mut Session, body: &mut Option<Bytes>, end: bool, ctx: &mut Self::CTX) -> Result<()> {
+    async fn request_body_filter(&self, session: &mut Session, body: &mut Option<Bytes>, end: bool, ctx: &mut Self::CTX) -> Result<()> {
         ctx.body_bytes += body.as_ref().map_or(0, |bytes| bytes.len() as u64);
         if ctx.body_limit > 0 && ctx.body_bytes > ctx.body_limit {
             ctx.answer = Some((Code::BodyTooLarge, None));
             return Err(answered());
         }
-        if end {
+        if has_answered(session) {
+            wait_for_the_rest(session, ctx);
+        } else if end {
             ctx.deadline.set(Phase::FirstByte, first_byte_limit(ctx));
         } else {
             ctx.deadline.set(Phase::Client, millis(ctx.exchange.policy().timeouts.idle_ms));
@@ -304,7 +322,8 @@ impl ProxyHttp for GeneralLane {
         let next = self.step(session.req_header(), ctx, Input::Reply(&ReplyHead(head), body));
         if matches!(next, Next::Relay) {
             self.close_if_last(session, ctx);
-            ctx.deadline.set(Phase::Idle, millis(ctx.exchange.policy().timeouts.idle_ms));
+            ctx.is_whole = headers::has_no_body(head, &session.req_header().method);
+            wait_for_the_rest(session, ctx);
             if head.status == http::StatusCode::SWITCHING_PROTOCOLS {
                 ctx.deadline.upgrade();
             }
@@ -321,16 +340,13 @@ impl ProxyHttp for GeneralLane {
 
     fn upstream_response_body_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         _body: &mut Option<Bytes>,
         end: bool,
         ctx: &mut Self::CTX,
     ) -> Result<Option<Duration>> {
-        if end {
-            ctx.deadline.clear();
-        } else {
-            ctx.deadline.set(Phase::Idle, millis(ctx.exchange.policy().timeouts.idle_ms));
-        }
+        ctx.is_whole = end;
+        wait_for_the_rest(session, ctx);
         Ok(None)
     }
 
@@ -384,7 +400,11 @@ impl ProxyHttp for GeneralLane {
                 ctx.answer = Some((Code::BadRequest, None));
                 None
             }
-            (None, ErrorSource::Downstream) => None,
+            (None, ErrorSource::Downstream) => {
+                // A reader too slow, or gone: only of the former something is to be said.
+                ctx.answer = (*error.etype() == ErrorType::WriteTimedout).then_some((Code::ClientTimeout, None));
+                None
+            }
             (None, _) => Some(match error.etype() {
                 ErrorType::ReadTimedout | ErrorType::WriteTimedout => Failure::FirstByteTimeout,
                 ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError => Failure::Reset { reused },
@@ -394,7 +414,8 @@ impl ProxyHttp for GeneralLane {
         if has_answered(session) {
             // Too late for another answer; the client sees it cut short, and the log why.
             Self::end_attempt(ctx);
-            ctx.answer = ctx.answer.take().or(failure.map(|failure| (failure.code(), None)));
+            let cut_short = ctx.answer.take().or(failure.map(|failure| (failure.code(), None)));
+            ctx.answer = cut_short.filter(|_| !ctx.is_whole);
             return error;
         }
         ctx.body_bytes = 0;
@@ -457,6 +478,18 @@ impl ProxyHttp for GeneralLane {
             user_agent: head.headers.get(http::header::USER_AGENT).map(|agent| agent.as_bytes()),
         };
         self.shared.finished(&line);
+    }
+}
+
+/// While an answer is on its way: whoever has not sent everything is waited for, the client first; after an answer not for long, since
+/// what it still sends is of no use.
+fn wait_for_the_rest(session: &mut Session, ctx: &Request) {
+    let idle = millis(ctx.exchange.policy().timeouts.idle_ms);
+    match (ctx.is_whole, session.is_body_done()) {
+        (true, true) => ctx.deadline.clear(),
+        (true, false) => ctx.deadline.set(Phase::Client, AFTER_ANSWER),
+        (false, true) => ctx.deadline.set(Phase::Idle, idle),
+        (false, false) => ctx.deadline.set(Phase::Client, idle),
     }
 }
 

@@ -78,9 +78,16 @@ pub(crate) fn has_looped(head: &RequestHeader, cdn_id: &str) -> bool {
     entries.into_iter().any(|entry| entry.split(|b| *b == b';').next().is_some_and(|id| id.trim_ascii() == cdn_id.as_bytes()))
 }
 
-/// Takes from a request what its version does not know: an HTTP/1.0 client can't be told to go on (RFC 9110, section 10.1.1).
-pub(crate) fn strip_expectation(head: &mut RequestHeader) {
-    if head.version == http::Version::HTTP_10 {
+/// Takes from a request what this hop was not asked for: an upgrade that `Connection` does not name (RFC 9110, section 7.8), and of an
+/// HTTP/1.0 client both that and the wish to be told to go on (section 10.1.1).
+pub(crate) fn strip_unknown_wishes(head: &mut RequestHeader) {
+    let is_http10 = head.version == http::Version::HTTP_10;
+    let mut options = head.headers.get_all(http::header::CONNECTION).into_iter().flat_map(|value| value.as_bytes().split(|b| *b == b','));
+    let names_upgrade = options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"upgrade"));
+    if is_http10 || !names_upgrade {
+        head.remove_header(&http::header::UPGRADE);
+    }
+    if is_http10 {
         head.remove_header(&http::header::EXPECT);
     }
 }
@@ -95,8 +102,11 @@ pub(crate) fn uncarried(head: &ResponseHeader, upgrade_asked: bool) -> Option<&'
     let mut codings = head.headers.get_all(http::header::TRANSFER_ENCODING).into_iter();
     let mut lengths = head.headers.get_all(http::header::CONTENT_LENGTH).into_iter();
     let coding = codings.next();
-    if head.status == http::StatusCode::SWITCHING_PROTOCOLS && !upgrade_asked {
-        Some("it switches protocols unasked")
+    // Only WebSocket is asked for.
+    let switches_to = head.headers.get(http::header::UPGRADE).filter(|_| upgrade_asked);
+    let is_asked = switches_to.is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    if head.status == http::StatusCode::SWITCHING_PROTOCOLS && !is_asked {
+        Some("it switches to a protocol that was not asked for")
     } else if codings.next().is_some() || coding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
         Some("it has a transfer coding that was not asked for")
     } else if coding.is_some() && head.version == http::Version::HTTP_10 {
@@ -109,6 +119,12 @@ pub(crate) fn uncarried(head: &ResponseHeader, upgrade_asked: bool) -> Option<&'
     } else {
         None
     }
+}
+
+/// Whether an answer is whole with its head.
+pub(crate) fn has_no_body(head: &ResponseHeader, method: &http::Method) -> bool {
+    let is_empty = head.headers.get(http::header::CONTENT_LENGTH).is_some_and(|length| length.as_bytes().iter().all(|b| *b == b'0'));
+    *method == http::Method::HEAD || matches!(head.status.as_u16(), 204 | 304) || is_empty
 }
 
 /// Frames an answer for an HTTP/1.0 client, which knows no chunks; false if only the connection's end can end the body.
@@ -231,7 +247,7 @@ fn strip_hop_by_hop(head: &mut ResponseHeader) {
 /// Whether a header says who the client is and how it came. `_` counts as `-`, as backends may take it.
 fn is_word_on_client(name: &str) -> bool {
     let name = name.replace('_', "-");
-    name.starts_with("x-forwarded-") || name == "forwarded"
+    name.starts_with("x-forwarded-") || name == "forwarded" || name == "x-request-id"
 }
 
 fn names(headers: &http::HeaderMap, wanted: impl Fn(&str) -> bool) -> Vec<http::HeaderName> {

@@ -11,6 +11,7 @@ mod downstream;
 mod framing;
 mod general;
 mod headers;
+mod upgrade;
 
 pub(crate) use answer::problem_json;
 pub(crate) use asked::Asked;

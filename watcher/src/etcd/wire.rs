@@ -2,7 +2,7 @@
 //!
 //! Each ends with an input for the machine; none changes anything here.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use etcd_client::{Client, EventType, GetOptions, KeyValue, KvClient, WatchOptions, WatchStream};
 
@@ -10,7 +10,7 @@ use waypost_conf::{Record, RecordKey, decode};
 
 use crate::{
     applier::LastChange,
-    connect::{EtcdPlace, MAX_MESSAGE_BYTES, connect, say},
+    connect::{EtcdPlace, MAX_MESSAGE_BYTES, Wanted, connect, say, say_later},
     machine::{Anchor, Hello, Input},
     record::{Event, Stored},
 };
@@ -35,10 +35,12 @@ pub(super) enum Done {
     Only(Input),
 }
 
-/// What the watch says next; never anything while there is none.
-pub(super) async fn heard(stream: &mut Option<Box<WatchStream>>, prefix_len: usize) -> Input {
+/// What the watch says next, and when it came; never anything while there is none.
+pub(super) async fn heard(stream: &mut Option<Box<WatchStream>>, prefix_len: usize) -> (Input, Instant) {
     let Some(open) = stream else { return std::future::pending().await };
-    match open.message().await {
+    let message = open.message().await;
+    let arrived = Instant::now();
+    let input = match message {
         Ok(Some(response)) => heard_response(&response, prefix_len),
         Ok(None) => {
             *stream = None;
@@ -46,9 +48,10 @@ pub(super) async fn heard(stream: &mut Option<Box<WatchStream>>, prefix_len: usi
         }
         Err(error) => {
             *stream = None;
-            Input::Failed(format!("the watch broke: {}", say(&error)))
+            Input::Failed(format!("the watch broke: etcd {}", say_later(&error, Wanted::Read)))
         }
-    }
+    };
+    (input, arrived)
 }
 
 fn heard_response(response: &etcd_client::WatchResponse, prefix_len: usize) -> Input {
@@ -94,7 +97,7 @@ async fn hello(place: &EtcdPlace, endpoint: &str, cursor: Option<Cursor>) -> Res
     let reads = connect(place, endpoint).await?;
     let watches = connect(place, endpoint).await?;
     let mut kv = reads.kv_client();
-    let fail = |error: &etcd_client::Error| format!("etcd at {endpoint}: {}", say(error));
+    let fail = |error: &etcd_client::Error| format!("etcd at {endpoint} {}", say(error, endpoint));
     let slow = |_| format!("etcd at {endpoint} did not answer within {READ_LIMIT:?}");
     // Linearizable: whoever answers this has a majority behind it, however old its own view was.
     let found = tokio::time::timeout(READ_LIMIT, kv.get(format!("{}/incarnation", place.prefix), None)).await;
@@ -160,7 +163,9 @@ pub(super) async fn list(reads: Option<KvClient>, prefix: String, revision: u64)
             Ok(Err(etcd_client::Error::GRpcStatus(status))) if status.message().contains("compacted") => {
                 return Done::Only(Input::Compacted);
             }
-            Ok(Err(error)) => return Done::Only(Input::Failed(format!("listing the records: {}", say(&error)))),
+            Ok(Err(error)) => {
+                return Done::Only(Input::Failed(format!("the records could not be listed: etcd {}", say_later(&error, Wanted::Read))));
+            }
             Err(_) => return Done::Only(Input::Failed(format!("listing the records took longer than {READ_LIMIT:?} a page"))),
         };
         let more = page.more();
@@ -205,7 +210,7 @@ pub(super) async fn open_watch(watches: Option<etcd_client::WatchClient>, prefix
         Ok(Ok((_, Some(first)))) if first.compact_revision() > 0 => Done::Only(Input::Compacted),
         Ok(Ok((_, Some(first)))) => Done::Only(Input::Failed(format!("the store refuses the watch: {}", first.cancel_reason()))),
         Ok(Ok((_, None))) => Done::Only(Input::Failed("the store closed the watch at once".to_owned())),
-        Ok(Err(error)) => Done::Only(Input::Failed(format!("the watch could not be opened: {}", say(&error)))),
+        Ok(Err(error)) => Done::Only(Input::Failed(format!("the watch could not be opened: etcd {}", say_later(&error, Wanted::Read)))),
         Err(_) => Done::Only(Input::Failed(format!("the watch did not open within {READ_LIMIT:?}"))),
     }
 }

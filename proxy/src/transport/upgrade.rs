@@ -1,0 +1,82 @@
+//! Connections to owners for requests that ask to switch protocols.
+//!
+//! pingora takes such an exchange for ended if it sees the owner's 101 before it has seen the end of the request, which is empty and
+//! already waiting (its issue 946). It looks at both in random order, so a fast owner was cut off now and then. Here the first
+//! look for an answer finds none and is repeated at once; by then the end of the request has been seen.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use async_trait::async_trait;
+use pingora_core::{
+    Error, ErrorType, Result,
+    connectors::l4::Connect,
+    protocols::l4::{
+        socket::SocketAddr,
+        stream::Stream,
+        virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream},
+    },
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+/// Makes these connections.
+#[derive(Debug)]
+pub(super) struct UpgradeConnector;
+
+#[async_trait]
+impl Connect for UpgradeConnector {
+    async fn connect(&self, address: &SocketAddr) -> Result<Stream> {
+        let Some(address) = address.as_inet() else { return Error::e_explain(ErrorType::ConnectError, "an endpoint is a host and a port") };
+        let connected = TcpStream::connect(address).await;
+        let socket = connected.map_err(|error| Error::because(ErrorType::ConnectError, "for an upgrade", error))?;
+        Ok(VirtualSocketStream::new(Box::new(LateReader { socket, has_looked: false })).into())
+    }
+}
+
+#[derive(Debug)]
+struct LateReader {
+    socket: TcpStream,
+    has_looked: bool,
+}
+
+impl VirtualSocket for LateReader {
+    fn set_socket_option(&self, option: VirtualSockOpt) -> io::Result<()> {
+        match option {
+            VirtualSockOpt::NoDelay => self.socket.set_nodelay(true),
+            // Nothing else is asked for.
+            _ => Ok(()),
+        }
+    }
+}
+
+impl AsyncRead for LateReader {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !this.has_looked {
+            this.has_looked = true;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Pin::new(&mut this.socket).poll_read(context, into)
+    }
+}
+
+impl AsyncWrite for LateReader {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().socket).poll_write(context, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().socket).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().socket).poll_shutdown(context)
+    }
+}

@@ -1,0 +1,261 @@
+//! A client's connection: how long it lives, what is served over it in which order, and how it ends.
+
+use std::sync::{Arc, Mutex};
+
+use waypost_tests::{Peer, until_true};
+
+use crate::stage::{OK, Requests, Stage, answering, body, field, keeping, reason, short_timeouts, statuses};
+
+/// Each is answered with its own target; `/slow…` waits until the test lets it go.
+fn echoing(
+    release: tokio::sync::watch::Receiver<bool>,
+) -> impl Fn(Peer, usize) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> + Send {
+    move |mut peer, _| {
+        let mut release = release.clone();
+        Box::pin(async move {
+            while let Some(request) = peer.request().await {
+                let target = request.head.split(' ').nth(1).unwrap_or_default().to_owned();
+                if target.starts_with("/slow") {
+                    let _ = release.wait_for(|released| *released).await;
+                }
+                peer.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{target}", target.len())).await;
+            }
+        })
+    }
+}
+
+fn bodies(text: &str) -> Vec<&str> {
+    text.split("\r\n\r\n").skip(1).map(|part| part.split("HTTP/1.1 ").next().unwrap_or_default()).collect()
+}
+
+#[tokio::test]
+async fn a_connection_ends_when_a_client_says_so_and_not_before() {
+    let stage = Stage::with(short_timeouts(), keeping(Requests::default())).await;
+    for (version, connection, stays) in [
+        ("1.1", "", true),
+        ("1.1", "Connection: keep-alive\r\n", true),
+        ("1.1", "Connection: x\r\n", true),
+        ("1.1", "Connection: close\r\n", false),
+        ("1.1", "Connection: CLOSE\r\n", false),
+        ("1.1", "Connection: x, close\r\n", false),
+        ("1.1", "Connection: keep-alive\r\nConnection: close\r\n", false),
+        ("1.0", "", false),
+        ("1.0", "Connection: close\r\n", false),
+        ("1.0", "Connection: keep-alive\r\n", true),
+        ("1.0", "Connection: Keep-Alive\r\n", true),
+    ] {
+        let mut client = stage.client().await;
+        let request = format!("GET / HTTP/{version}\r\nHost: h\r\n{connection}\r\n");
+        client.send(&request).await;
+        let answer = client.until("ok").await.unwrap_or_default();
+        if stays {
+            assert_ne!(field(&answer, "connection"), "close", "{version} {connection:?}");
+            client.send(&request).await;
+            assert!(client.until("ok").await.is_some(), "{version} {connection:?}");
+        } else {
+            assert_eq!(field(&answer, "connection"), "close", "{version} {connection:?}");
+            assert_eq!(client.rest().await, "", "{version} {connection:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_without_a_word() {
+    let stage = Stage::with(short_timeouts(), keeping(Requests::default())).await;
+    assert_eq!(stage.client().await.rest().await, "", "one that never said anything");
+    let mut client = stage.client().await;
+    client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").await;
+    client.until("ok").await;
+    assert_eq!(client.rest().await, "", "one that was used");
+}
+
+#[tokio::test]
+async fn pipelined_requests_are_answered_in_order_also_behind_a_slow_one() {
+    let (release, released) = tokio::sync::watch::channel(false);
+    let stage = Stage::start(echoing(released)).await;
+    let mut client = stage.client().await;
+    let large = "x".repeat(50_000);
+    let mut sent = "GET /slow HTTP/1.1\r\nHost: h\r\n\r\nPOST /1 HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc".to_owned();
+    sent += &format!("POST /2 HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n{large}", large.len());
+    sent += "POST /3 HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+    sent += "GET /4 HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\nGET /never HTTP/1.1\r\nHost: h\r\n\r\n";
+    client.send(sent).await;
+    until_true("the first has arrived", async || stage.backend.count("GET /slow") == 1).await;
+    assert_eq!(stage.backend.count("POST /1"), 0, "one at a time");
+    release.send_replace(true);
+    assert_eq!(bodies(&client.rest().await), ["/slow", "/1", "/2", "/3", "/4"]);
+    assert_eq!(stage.backend.count("/never"), 0, "nothing is served behind Connection: close");
+}
+
+#[tokio::test]
+async fn what_is_pipelined_behind_a_refused_request_is_served_or_lost_but_never_misread() {
+    let requests = Requests::default();
+    let stage = Stage::start(keeping(requests.clone())).await;
+    let next = "GET /next HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+    let smuggled = "GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n";
+    // Framed well and refused for its path: the next one may be served.
+    let answers = stage.ask(format!("GET /a/../b HTTP/1.1\r\nHost: h\r\n\r\n{next}")).await;
+    assert_eq!(statuses(&answers), [400, 200]);
+    // The same with a body; the body is none of the next request.
+    let length = smuggled.len();
+    for framed in [
+        format!("Content-Length: {length}\r\n\r\n{smuggled}"),
+        format!("Transfer-Encoding: chunked\r\n\r\n{length:x}\r\n{smuggled}\r\n0\r\n\r\n"),
+    ] {
+        let answers = stage.ask(format!("POST /a/../b HTTP/1.1\r\nHost: h\r\n{framed}{next}")).await;
+        assert!(matches!(statuses(&answers)[..], [400] | [400, 200]), "{answers:?}");
+    }
+    // Framed badly: nobody knows where it ends.
+    let answers = stage.ask(format!("POST / HTTP/1.1\r\nHost: h\r\nContent-Length : {length}\r\n\r\n{smuggled}{next}")).await;
+    assert_eq!((statuses(&answers), reason(&answers)), (vec![400], "bad_request"));
+    assert!(requests.lock().unwrap().iter().all(|request| request.head.starts_with("GET /next ")));
+}
+
+#[tokio::test]
+async fn a_client_that_has_finished_sending_is_answered() {
+    let (release, released) = tokio::sync::watch::channel(false);
+    let stage = Stage::start(echoing(released)).await;
+    for (sent, wanted) in [
+        ("GET /1 HTTP/1.1\r\nHost: h\r\n\r\n", vec!["/1"]),
+        ("POST /2 HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc", vec!["/2"]),
+        ("POST /3 HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", vec!["/3"]),
+        ("GET /4 HTTP/1.1\r\nHost: h\r\n\r\nGET /5 HTTP/1.1\r\nHost: h\r\n\r\n", vec!["/4", "/5"]),
+        ("GET /6 HTTP/1.0\r\n\r\n", vec!["/6"]),
+    ] {
+        let mut client = stage.client().await;
+        client.send(sent).await;
+        client.finish_sending().await;
+        assert_eq!(bodies(&client.rest().await), wanted, "{sent:?}");
+    }
+    let mut client = stage.client().await;
+    client.send("GET /slow HTTP/1.1\r\nHost: h\r\n\r\n").await;
+    client.finish_sending().await;
+    until_true("it has arrived", async || stage.backend.count("GET /slow") == 1).await;
+    release.send_replace(true);
+    assert_eq!(bodies(&client.rest().await), ["/slow"]);
+}
+
+#[tokio::test]
+async fn a_client_gone_in_its_body_leaves_the_owner_a_request_that_is_not_whole() {
+    let requests = Requests::default();
+    let stage = Stage::with(short_timeouts(), keeping(requests.clone())).await;
+    let starts = [
+        "Content-Length: 10\r\n\r\nabc",
+        "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
+        "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n",
+    ];
+    for start in starts {
+        for way in ["finish", "close", "reset"] {
+            let before = stage.backend.received().len();
+            let mut client = stage.client().await;
+            client.send(format!("POST / HTTP/1.1\r\nHost: h\r\n{start}")).await;
+            until_true("the body has begun to arrive", async || {
+                stage.backend.received()[before..].iter().any(|received| received.text().contains("abc"))
+            })
+            .await;
+            match way {
+                "finish" => {
+                    client.finish_sending().await;
+                    client.rest().await;
+                }
+                "close" => drop(client),
+                _ => client.reset(),
+            }
+            until_true(&format!("the owner is left ({way})"), async || stage.backend.received()[before].ended).await;
+            assert!(!stage.backend.received()[before].text().ends_with("0\r\n\r\n"), "{start:?}, {way}");
+        }
+    }
+    assert!(requests.lock().unwrap().is_empty(), "no owner saw a whole request");
+}
+
+#[tokio::test]
+async fn a_client_gone_while_it_waits_frees_its_owner() {
+    let mut policy = short_timeouts();
+    policy["timeouts"]["first_byte_ms"] = serde_json::json!(30_000);
+    let stage = Stage::with(policy, |mut peer: Peer, _| async move {
+        peer.rest().await;
+    })
+    .await;
+    let mut client = stage.client().await;
+    client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").await;
+    until_true("the request has arrived", async || stage.backend.count("GET / ") == 1).await;
+    let began = std::time::Instant::now();
+    client.reset();
+    until_true("the owner is left", async || stage.backend.received()[0].ended).await;
+    assert!(began.elapsed() < std::time::Duration::from_secs(15), "by the reset, not by a time-out");
+    assert!(until_in_flight_is(&stage, 0.0).await);
+}
+
+async fn until_in_flight_is(stage: &Stage, wanted: f64) -> bool {
+    until_true("nothing is in flight", async || (stage.waypost.metric("waypost_in_flight").await - wanted).abs() < 0.5).await;
+    true
+}
+
+#[tokio::test]
+async fn an_answer_before_the_body_arrives_and_the_body_poisons_nothing() {
+    let closes = Arc::new(Mutex::new(false));
+    let says = Arc::clone(&closes);
+    let stage = Stage::start(move |mut peer: Peer, _| {
+        let says = Arc::clone(&says);
+        async move {
+            let Some(head) = peer.until("\r\n\r\n").await else { return };
+            if !head.starts_with("POST") {
+                peer.send(OK).await;
+                return;
+            }
+            peer.send("HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\n\r\nbig").await;
+            if !*says.lock().unwrap() {
+                peer.rest().await;
+            }
+        }
+    })
+    .await;
+    for close in [false, true] {
+        *closes.lock().unwrap() = close;
+        for framing in ["Content-Length: 300000", "Transfer-Encoding: chunked"] {
+            let mut client = stage.client().await;
+            client.send(format!("POST /early HTTP/1.1\r\nHost: h\r\n{framing}\r\n\r\n5\r\nhello")).await;
+            let answer = client.until("big").await.unwrap_or_default();
+            assert_eq!((statuses(&answer), body(&answer)), (vec![413], "big"), "close: {close}");
+            // Whatever comes now is body, however much it looks like a request.
+            client.send("GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n").await;
+            client.finish_sending().await;
+            assert_eq!(statuses(&client.rest().await), [] as [u16; 0]);
+            assert_eq!(statuses(&stage.get("/sound").await), [200]);
+        }
+    }
+    let mixed =
+        stage.backend.received().into_iter().find(|received| received.text().contains("/early") && received.text().contains("/sound"));
+    assert!(mixed.is_none(), "a connection on which a body is due is used for nothing else: {:?}", mixed.map(|received| received.text()));
+}
+
+#[tokio::test]
+async fn a_whole_upload_is_answered_early_and_the_answer_can_be_read() {
+    let stage = Stage::start(|mut peer: Peer, _| async move {
+        peer.until("\r\n\r\n").await;
+        peer.send("HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno").await;
+        peer.finish_sending().await;
+        peer.rest().await;
+    })
+    .await;
+    let mut client = stage.client().await;
+    client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3000000\r\n\r\n").await;
+    for _ in 0..30 {
+        client.send(vec![b'x'; 100_000]).await;
+    }
+    let answer = client.rest().await;
+    assert_eq!((statuses(&answer), body(&answer)), (vec![403], "no"));
+}
+
+#[tokio::test]
+async fn an_owner_that_closes_its_connection_does_not_close_the_clients() {
+    let close = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
+    let stage = Stage::start(answering(move |_| (close.into(), false))).await;
+    let mut client = stage.client().await;
+    for _ in 0..3 {
+        client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").await;
+        let answer = client.until("ok").await.unwrap_or_default();
+        assert_ne!(field(&answer, "connection"), "close", "{answer:?}");
+    }
+    assert_eq!(stage.backend.received().len(), 3);
+}
