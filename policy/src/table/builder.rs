@@ -228,6 +228,11 @@ impl Builder {
         self.routes.get(ServiceId::new(self.service_names.number(service)?), key)
     }
 
+    /// Whether a service is cut by name: each routing key is a record's own key.
+    pub fn is_exact(&self, service: &str) -> bool {
+        self.services.get(service).is_none_or(|kept| kept.value.partition == conf::Partition::Exact)
+    }
+
     /// A route as the table will hold it, from its record; names are given numbers.
     pub fn route_from(&mut self, value: &conf::Route, meta: Meta) -> Route {
         let owner = self.upstream_id(&value.owner);

@@ -134,6 +134,12 @@ pub struct Read {
     pub route: Option<Route>,
 }
 
+impl Read {
+    fn as_entry(&self) -> Entry<'_> {
+        self.route.as_ref().map_or(Entry::Absent(Source::Store), |route| Entry::Route(route, Source::Store))
+    }
+}
+
 /// Only reads above the table's revision: a publish drops what it has passed.
 type ReadAhead = HashMap<RequestKey, Read, ahash::RandomState>;
 
@@ -219,7 +225,7 @@ impl Table {
         if !self.read_ahead.is_empty()
             && let Some(read) = self.read_ahead.get(key)
         {
-            return read.route.as_ref().map_or(Entry::Absent(Source::Store), |route| Entry::Route(route, Source::Store));
+            return read.as_entry();
         }
         self.routes.find(key.service, &key.key).map_or(Entry::Absent(self.source), |(_, route)| Entry::Route(route, self.source))
     }
@@ -236,10 +242,16 @@ impl Table {
         }
     }
 
-    /// What is known of a key by its service's name, whether or not the service has a record.
-    pub fn entry_of(&self, service: &str, key: &[u8]) -> Entry<'_> {
-        let Some(number) = self.service_names.number(service) else { return Entry::Absent(self.source) };
-        self.entry(&RequestKey { service: ServiceId::new(number), key: key.into() })
+    /// What is known of a record by its service's name, whether or not the service has a record. `record` is its key below
+    /// `routes/<service>/`.
+    pub fn record(&self, service: &str, record: &[u8]) -> Entry<'_> {
+        let Some(service) = self.service_names.number(service).map(ServiceId::new) else { return Entry::Absent(self.source) };
+        if !self.read_ahead.is_empty()
+            && let Some(read) = self.read_ahead.get(&RequestKey { service, key: record.into() })
+        {
+            return read.as_entry();
+        }
+        self.routes.get(service, record).map_or(Entry::Absent(self.source), |route| Entry::Route(route, self.source))
     }
 
     /// An upstream by its number; `None` if it has no record.
