@@ -86,7 +86,7 @@ impl Slots {
         let has_news = std::mem::take(&mut self.has_news);
         let Some((from, to)) = self.touched.take() else { return has_news };
         let mut covering: Vec<_> = self.coverings().filter(|covering| covering.first <= to && covering.last >= from).collect();
-        covering.sort_by(|one, other| rank(one).cmp(&rank(other)));
+        covering.sort_by_key(rank);
         let mut slots: Vec<Option<Arc<Covering>>> = vec![None; (to - from + 1) as usize];
         for covering in covering {
             let (first, last) = (covering.first.max(from) - from, covering.last.min(to) - from);

@@ -7,6 +7,9 @@ use waypost_conf::SlotHash;
 
 use super::{super::testing_meta, *};
 
+/// By service and record, the number of the put.
+type Model = BTreeMap<(u32, Vec<u8>), u64>;
+
 fn route(number: u64) -> Route {
     Route { owner: UpstreamId::new(0), epoch: number, state: State::Serving, meta: testing_meta(number) }
 }
@@ -61,8 +64,8 @@ proptest! {
     ) {
         let mut routes = Routes::default();
         let mut partitions: BTreeMap<u32, Partition> = BTreeMap::new();
-        let mut model: BTreeMap<(u32, Vec<u8>), u64> = BTreeMap::new();
-        let mut published: Option<(Routes, BTreeMap<(u32, Vec<u8>), u64>)> = None;
+        let mut model: Model = BTreeMap::new();
+        let mut published: Option<(Routes, Model)> = None;
         for (number, (what, service, record)) in steps.into_iter().enumerate() {
             let (id, name) = (ServiceId::new(service), record.to_string().into_bytes());
             match what {
