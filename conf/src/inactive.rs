@@ -2,12 +2,12 @@
 //!
 //! Whoever makes one of these work deletes its line here.
 
-use crate::{Balance, Bootstrap, Limits, Partition, Policy, Protocol, Record, RouteState, Upstream};
+use crate::{Balance, Bootstrap, Limits, Policy, Protocol, Record, RouteState, Upstream};
 
 /// The fields of a record that are not acted on yet.
 pub(crate) fn of_record(record: &Record) -> Vec<&'static str> {
     match record {
-        Record::Service(service) => of(&[(service.partition != Partition::Exact, "partition")]),
+        Record::Service(_) => Vec::new(),
         Record::Route(route) => {
             of(&[(route.state != RouteState::Serving, "state"), (matches!(route.state, RouteState::Moving { .. }), "target")])
         }

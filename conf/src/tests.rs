@@ -97,7 +97,6 @@ fn a_private_key_is_never_repeated() {
 #[test]
 fn what_is_not_acted_on_is_said() {
     for (suffix, value, field) in [
-        ("services/s", r#"{"match":[{}],"default_owner":"a","partition":{"slots":16384,"hash":"crc16"}}"#, "partition"),
         ("routes/s/k", r#"{"owner":"a","state":"frozen","move":"m1"}"#, "state"),
         ("upstreams/u", r#"{"health":{"path":"/"}}"#, "health"),
         ("upstreams/u", r#"{"protocol":"h2"}"#, "protocol"),

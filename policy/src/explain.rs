@@ -14,7 +14,7 @@ use crate::{
     exchange::{Considered, LookedUp, consider, upstream_of},
     head::{Target, normal_host},
     matching::{Fit, HostFit, Standing, standing},
-    table::{Entry, RequestKey, Route, Service, Source, State, Table},
+    table::{Entry, Route, Service, Source, State, Table},
 };
 
 /// What a request would meet now.
@@ -160,7 +160,8 @@ impl Explanation {
         let service = self.service.as_deref();
         let name = service.map(|service| &*service.name).unwrap_or_default();
         let key_source = service.and_then(|service| service.key.as_ref()).map(ToString::to_string).unwrap_or_default();
-        let record = format!("routes/{name}/{}", self.key.as_deref().map(escaped).unwrap_or_default());
+        let covering = self.route.as_ref().and_then(|route| route.record.as_deref());
+        let record = format!("routes/{name}/{}", covering.or(self.key.as_deref()).map(escaped).unwrap_or_default());
         let owner = self.route.as_ref().and_then(|route| route.owner.as_deref()).unwrap_or_default();
         match (code, service) {
             (Code::BadRequest, None) => "the target is neither a path nor a URL that may stand in a request line".to_owned(),
@@ -209,10 +210,9 @@ fn shown_route(considered: &Considered<'_>, found: Option<&LookedUp>, table: &Ta
         None => None,
     };
     let hint = considered.known.as_ref().and_then(|known| known.hint.as_ref());
-    let key_of_record = |key: &RequestKey| Arc::clone(&key.key);
     let owner_of = |route: &Route| table.upstream_name(route.owner).filter(|_| route.state != State::Quarantined).cloned();
     let shown = |owner, epoch, state, source| {
-        let record = record.and(considered.key.as_ref()).map(key_of_record);
+        let record = considered.key.as_ref().and_then(|key| table.record_of(key));
         let target = if let State::Moving(target) = state { table.upstream_name(target).cloned() } else { None };
         ShownRoute { record, owner, epoch, state, target, source, over: None, why: None }
     };

@@ -21,6 +21,7 @@ mod observe;
 mod outages;
 mod owners;
 mod owners_time;
+mod partitions;
 mod pool;
 mod quarantine;
 mod requests;

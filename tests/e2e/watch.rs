@@ -41,8 +41,8 @@ impl Watcher {
         line
     }
 
-    /// The next change; heads and chunk sizes are passed over.
-    async fn next(&mut self) -> Value {
+    /// The next line that tells of something; heads and chunk sizes are passed over.
+    async fn next_told(&mut self) -> Value {
         loop {
             let line = self.raw_line().await;
             if let Ok(Value::Object(change)) = serde_json::from_str(&line) {
@@ -51,10 +51,20 @@ impl Watcher {
         }
     }
 
+    /// The next change of the table. A proxy is ready with its list, and in contact a moment later: that is told when it comes.
+    async fn next(&mut self) -> Value {
+        loop {
+            let change = self.next_told().await;
+            if change["change"] != "contact" {
+                return change;
+            }
+        }
+    }
+
     /// The next of one kind.
     async fn next_of(&mut self, kind: &str) -> Value {
         loop {
-            let change = self.next().await;
+            let change = self.next_told().await;
             if change["change"] == kind {
                 return change;
             }

@@ -240,6 +240,11 @@ impl Applier {
         self.builder.publish(about)
     }
 
+    /// Whether the routing keys of a service are its records' own keys, as far as its record is known.
+    pub fn is_exact(&self, service: &str) -> bool {
+        self.builder.is_exact(service)
+    }
+
     /// The integer at `incarnation`.
     pub fn incarnation(&self) -> u64 {
         self.builder.incarnation()

@@ -200,7 +200,7 @@ pub(crate) fn released(key: &[u8]) -> Touch {
 }
 
 fn shown(table: &Table, service: &str, key: &[u8]) -> (Option<Shown>, Source) {
-    match table.entry_of(service, key) {
+    match table.record(service, key) {
         Entry::Absent(source) => (None, source),
         Entry::Route(route, source) => (Some(Shown::of(table, route)), source),
     }

@@ -3,25 +3,18 @@
 //! One task owns the applier and the publisher, so that whatever is learnt, by watch, list or check, comes in at one place and in
 //! order. Nothing is decided here.
 
+mod checks;
 mod wire;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     pin::Pin,
     time::{Duration, Instant},
 };
 
 use etcd_client::{Client, WatchStream};
-use tokio::{
-    sync::{mpsc, oneshot, watch},
-    task::JoinSet,
-};
-use waypost_conf::RecordKey;
-use waypost_policy::{
-    Source, TableId,
-    checks::{CHECK_TIMEOUT, CheckBudget},
-    table::RequestKey,
-};
+use tokio::sync::{mpsc, watch};
+use waypost_policy::{Source, TableId};
 
 use crate::{
     Settings,
@@ -34,6 +27,7 @@ use crate::{
     record::Stored,
     snapshot::{self, Saver},
 };
+use checks::{Checks, Found, Read};
 use wire::{Cursor, Done, heard, list, open_watch, say_hello};
 pub(crate) use wire::{end_of_prefix, stored};
 
@@ -41,7 +35,6 @@ pub(crate) use wire::{end_of_prefix, stored};
 const MAX_LOGGED_KEYS: usize = 20;
 
 type Work = Pin<Box<dyn Future<Output = Done> + Send>>;
-type Read = (RequestKey, RecordKey, Option<(u64, Option<Stored>)>);
 
 /// The source.
 pub(crate) struct EtcdSource {
@@ -59,9 +52,7 @@ pub(crate) struct EtcdSource {
     watches: Option<Client>,
     stream: Option<Box<WatchStream>>,
     work: Option<Work>,
-    checks: JoinSet<Read>,
-    askers: HashMap<RequestKey, Vec<oneshot::Sender<Checked>>>,
-    budget: CheckBudget,
+    checks: Checks,
 }
 
 impl EtcdSource {
@@ -81,7 +72,7 @@ impl EtcdSource {
             }
         }
         let first = rng.usize(0..place.endpoints.len().max(1));
-        let budget = CheckBudget::new(settings.now());
+        let checks = Checks::new(settings.now());
         let mut source = Self {
             machine: Machine::new(place.endpoints.len(), first),
             place,
@@ -96,9 +87,7 @@ impl EtcdSource {
             watches: None,
             stream: None,
             work: None,
-            checks: JoinSet::new(),
-            askers: HashMap::new(),
-            budget,
+            checks,
         };
         source.report_records();
         Ok(source)
@@ -116,7 +105,7 @@ impl EtcdSource {
                 done = progress(&mut self.work) => self.worked(done).await,
                 (input, arrived) = heard(&mut self.stream, self.place.prefix.len() + 1) => self.feed(input, arrived).await,
                 Some(ask) = asks.recv() => self.ask(ask),
-                Some(read) = self.checks.join_next(), if !self.checks.is_empty() => self.read(read.ok()),
+                read = self.checks.next() => self.read(read).await,
                 () = tokio::time::sleep(wake) => self.feed(Input::Tick, Instant::now()).await,
                 () = tokio::time::sleep(save) => self.save(),
                 () = written(&mut self.saver) => {}
@@ -175,15 +164,10 @@ impl EtcdSource {
                 // No record has changed: the snapshot's cursor may lag behind, its records do not.
                 self.applier.advance(revision);
                 self.publisher.publish(self.applier.publish(), Instant::now(), News::default());
+                self.checks.reached(self.applier.revision());
             }
             Effect::Alive => self.publisher.fresh(),
-            Effect::AskProgress => {
-                if let Some(stream) = &mut self.stream
-                    && let Err(error) = stream.request_progress().await
-                {
-                    return Some(Input::Failed(format!("the watch broke: etcd {}", say_later(&error, Wanted::Read))));
-                }
-            }
+            Effect::AskProgress => return self.ask_progress().await,
             Effect::Report { error, again_in } => {
                 let is_watching = error.is_none();
                 self.report_contact(error, again_in);
@@ -247,6 +231,7 @@ impl EtcdSource {
         self.report_records();
         let news = News { first, touches: self.applier.take_touches() };
         self.publisher.publish(self.applier.publish(), since, news);
+        self.checks.reached(self.applier.revision());
         if let Some(saver) = &mut self.saver {
             saver.changed();
         }
@@ -301,50 +286,38 @@ impl EtcdSource {
     }
 
     fn ask(&mut self, ask: Ask) {
-        let Ask { service, key, answer } = ask;
-        if let Some(waiting) = self.askers.get_mut(&key) {
-            waiting.push(answer);
-            return;
-        }
-        let Some(mut reads) = self.reads.as_ref().map(Client::kv_client) else {
-            let _ = answer.send(Checked::Unavailable);
-            return;
-        };
-        if !self.budget.draw(self.settings.now()) {
-            let _ = answer.send(Checked::Capped);
-            return;
-        }
-        self.askers.insert(key.clone(), vec![answer]);
-        let route_key = RecordKey::Route { service, key: key.key.to_vec() };
-        let full_key = [self.place.prefix.as_bytes(), b"/", &route_key.suffix()].concat();
-        let prefix_len = self.place.prefix.len() + 1;
-        self.checks.spawn(async move {
-            let read = tokio::time::timeout(CHECK_TIMEOUT, reads.get(full_key, None)).await;
-            let read = read.ok().and_then(Result::ok).and_then(|mut found| {
-                let revision = u64::try_from(found.header()?.revision()).ok()?;
-                Some((revision, found.take_kvs().into_iter().next().map(|kv| stored(kv, prefix_len))))
-            });
-            (key, route_key, read)
-        });
+        let is_exact = self.applier.is_exact(&ask.service);
+        let reads = self.reads.as_ref().map(Client::kv_client);
+        self.checks.ask(ask, is_exact, reads, &self.place.prefix, self.settings.now());
     }
 
-    fn read(&mut self, read: Option<Read>) {
-        let Some((key, route_key, read)) = read else { return };
-        let checked = match read {
-            None => Checked::Unavailable,
-            Some((revision, found)) => {
+    async fn read(&mut self, read: Read) {
+        let Read { key, found, .. } = read;
+        match found {
+            Found::Nothing => self.checks.answer(&key, Checked::Unavailable),
+            Found::Record { record, revision, stored } => {
                 let since = Instant::now();
                 self.applier.note_touches(self.publisher.is_watched());
-                if self.applier.adopt(key.clone(), &route_key, revision, found) {
+                if self.applier.adopt(key.clone(), &record, revision, stored) {
                     let news = News { first: Vec::new(), touches: self.applier.take_touches() };
                     self.publisher.publish(self.applier.publish(), since, news);
                 }
-                Checked::Answered
+                self.checks.answer(&key, Checked::Answered);
             }
-        };
-        for asker in self.askers.remove(&key).unwrap_or_default() {
-            let _ = asker.send(checked);
+            Found::Revision(revision) if revision <= self.applier.revision() => self.checks.answer(&key, Checked::Answered),
+            Found::Revision(revision) => {
+                self.checks.wait_for(revision, key);
+                // A store that has nothing more for us says so only when asked.
+                if let Some(failed) = self.ask_progress().await {
+                    self.feed(failed, Instant::now()).await;
+                }
+            }
         }
+    }
+
+    async fn ask_progress(&mut self) -> Option<Input> {
+        let asked = self.stream.as_mut()?.request_progress().await;
+        asked.err().map(|error| Input::Failed(format!("the watch broke: etcd {}", say_later(&error, Wanted::Read))))
     }
 
     fn save(&mut self) {

@@ -8,7 +8,7 @@ use waypost_conf::RecordKey;
 use super::*;
 use crate::{
     Exchange, Hint, Hints, Input, Moment, Next, Reply, TableId,
-    table::{Meta, Publication, testing},
+    table::{Meta, Publication, RequestKey, testing},
 };
 
 struct Request {

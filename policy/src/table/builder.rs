@@ -228,6 +228,11 @@ impl Builder {
         self.routes.get(ServiceId::new(self.service_names.number(service)?), key)
     }
 
+    /// Whether a service is cut by name: each routing key is a record's own key.
+    pub fn is_exact(&self, service: &str) -> bool {
+        self.services.get(service).is_none_or(|kept| kept.value.partition == conf::Partition::Exact)
+    }
+
     /// A route as the table will hold it, from its record; names are given numbers.
     pub fn route_from(&mut self, value: &conf::Route, meta: Meta) -> Route {
         let owner = self.upstream_id(&value.owner);
@@ -298,7 +303,7 @@ impl Builder {
         if self.services_touched {
             self.compile_services();
         }
-        if touched {
+        if self.routes.settle() || touched {
             self.compiled.warnings = Arc::new(self.warnings());
             self.services_touched = false;
         }
@@ -448,6 +453,15 @@ impl Builder {
                 budget,
             }));
         }
+        for service in &*self.compiled.services {
+            if !records.contains_key(&service.name) {
+                self.routes.set_partition(service.id, conf::Partition::Exact);
+            }
+        }
+        for (name, kept) in &records {
+            let id = self.service_id(name);
+            self.routes.set_partition(id, kept.value.partition);
+        }
         self.services = records;
         self.compiled.positions = Arc::new(list.iter().enumerate().map(|(position, service)| (service.id, position)).collect());
         self.compiled.services = Arc::new(list);
@@ -475,7 +489,14 @@ impl Builder {
             key: format!("endpoints/{upstream}"),
             message: format!("upstream \"{upstream}\" has no record, so its endpoints are not used; put upstreams/{upstream}"),
         });
-        clashes.chain(services).chain(endpoints).collect()
+        let routes = self.compiled.services.iter().flat_map(|service| {
+            let doubts = self.routes.doubts(service.id, service.default_owner.is_some());
+            doubts.into_iter().map(|(record, message)| {
+                let key = record.map(|record| format!("routes/{}/{}", service.name, conf::escaped(&record)));
+                Warning { key: key.unwrap_or_else(|| format!("services/{}", service.name)), message }
+            })
+        });
+        clashes.chain(services).chain(endpoints).chain(routes).collect()
     }
 }
 

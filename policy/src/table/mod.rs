@@ -134,6 +134,12 @@ pub struct Read {
     pub route: Option<Route>,
 }
 
+impl Read {
+    fn as_entry(&self) -> Entry<'_> {
+        self.route.as_ref().map_or(Entry::Absent(Source::Store), |route| Entry::Route(route, Source::Store))
+    }
+}
+
 /// Only reads above the table's revision: a publish drops what it has passed.
 type ReadAhead = HashMap<RequestKey, Read, ahash::RandomState>;
 
@@ -219,15 +225,33 @@ impl Table {
         if !self.read_ahead.is_empty()
             && let Some(read) = self.read_ahead.get(key)
         {
-            return read.route.as_ref().map_or(Entry::Absent(Source::Store), |route| Entry::Route(route, Source::Store));
+            return read.as_entry();
         }
-        self.routes.get(key.service, &key.key).map_or(Entry::Absent(self.source), |route| Entry::Route(route, self.source))
+        self.routes.find(key.service, &key.key).map_or(Entry::Absent(self.source), |(_, route)| Entry::Route(route, self.source))
     }
 
-    /// What is known of a key by its service's name, whether or not the service has a record.
-    pub fn entry_of(&self, service: &str, key: &[u8]) -> Entry<'_> {
-        let Some(number) = self.service_names.number(service) else { return Entry::Absent(self.source) };
-        self.entry(&RequestKey { service: ServiceId::new(number), key: key.into() })
+    /// The key of the record that covers a routing key, if one does: the routing key itself, a range of slots, or the start of a range.
+    pub fn record_of(&self, key: &RequestKey) -> Option<Arc<[u8]>> {
+        match self.entry(key) {
+            Entry::Absent(_) => None,
+            Entry::Route(_, Source::Store) => Some(Arc::clone(&key.key)),
+            Entry::Route(..) => match self.routes.find(key.service, &key.key)?.0 {
+                None => Some(Arc::clone(&key.key)),
+                Some(record) => Some(record.into()),
+            },
+        }
+    }
+
+    /// What is known of a record by its service's name, whether or not the service has a record. `record` is its key below
+    /// `routes/<service>/`.
+    pub fn record(&self, service: &str, record: &[u8]) -> Entry<'_> {
+        let Some(service) = self.service_names.number(service).map(ServiceId::new) else { return Entry::Absent(self.source) };
+        if !self.read_ahead.is_empty()
+            && let Some(read) = self.read_ahead.get(&RequestKey { service, key: record.into() })
+        {
+            return read.as_entry();
+        }
+        self.routes.get(service, record).map_or(Entry::Absent(self.source), |route| Entry::Route(route, self.source))
     }
 
     /// An upstream by its number; `None` if it has no record.
@@ -266,6 +290,12 @@ impl Table {
     }
 }
 
+/// What the store says of a record put at a revision.
+#[cfg(test)]
+fn testing_meta(revision: u64) -> Meta {
+    Meta { create_revision: 1, mod_revision: revision, digest: 0, leased: false }
+}
+
 #[cfg(test)]
 pub(crate) mod testing {
     //! Tables and upstreams for the core's own tests, made as production makes them.
@@ -286,8 +316,7 @@ pub(crate) mod testing {
     pub(crate) fn put(builder: &mut Builder, key: &str, value: &str, revision: u64) {
         let key = RecordKey::parse(key.as_bytes()).unwrap();
         let record = decode(&key, value.as_bytes()).unwrap().record;
-        let meta = Meta { create_revision: 1, mod_revision: revision, digest: 0, leased: false };
-        builder.put(&key, record, meta);
+        builder.put(&key, record, testing_meta(revision));
     }
 
     /// The table of these records at `revision`.

@@ -24,10 +24,7 @@ pub(super) fn route(shared: &Shared, service: &str, key: &str) -> Answer {
     let now = shared.clock.now();
     let world = World { table: &table, hints: &shared.hints, now, gold_age: shared.view.age(now), rng: &mut fastrand::Rng::new() };
     let entry = table.entry(&request_key);
-    let record = match entry {
-        Entry::Route(..) => Some(String::from_utf8_lossy(&key).into_owned()),
-        Entry::Absent(_) => None,
-    };
+    let record = table.record_of(&request_key).map(|record| String::from_utf8_lossy(&record).into_owned());
     let (state, target) = match entry {
         Entry::Route(route, _) => (route.state, if let State::Moving(target) = route.state { table.upstream_name(target) } else { None }),
         Entry::Absent(_) => (State::Serving, None),

@@ -231,6 +231,25 @@ impl Downstream {
         Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "the deadline of the present phase has passed"))
     }
 
+    /// While the client does not read: nobody else is waited for, but the request as a whole has its end.
+    fn poll_total(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
+        let Some(ends_at) = self.deadline.wait().ends_at else { return Poll::Pending };
+        // The present phase is timed anew when it is waited for again.
+        self.armed_generation = 0;
+        self.timer.as_mut().reset(ends_at);
+        std::task::ready!(self.timer.as_mut().poll(context));
+        self.deadline.fire(Phase::Total);
+        Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "the time for the whole request is up"))
+    }
+
+    /// What a write came to; the end of the request's time, if it waits.
+    fn written<T>(&mut self, context: &mut Context<'_>, write: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        match write {
+            Poll::Pending => self.poll_total(context).map(Err),
+            ready => ready,
+        }
+    }
+
     fn poll_body(&mut self, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.buffer.is_empty() && !self.closed {
             std::task::ready!(self.poll_fill(context))?;
@@ -303,11 +322,14 @@ impl AsyncWrite for Downstream {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         this.answered = true;
-        this.poll_socket()?.poll_write(context, bytes)
+        let write = this.poll_socket()?.poll_write(context, bytes);
+        this.written(context, write)
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().poll_socket()?.poll_flush(context)
+        let this = self.get_mut();
+        let flush = this.poll_socket()?.poll_flush(context);
+        this.written(context, flush)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -317,7 +339,8 @@ impl AsyncWrite for Downstream {
     fn poll_write_vectored(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         this.answered = true;
-        this.poll_socket()?.poll_write_vectored(context, bytes)
+        let write = this.poll_socket()?.poll_write_vectored(context, bytes);
+        this.written(context, write)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -4,6 +4,8 @@
 //! NUL, no obs-fold, no space before a colon, one Host, one framing. What passes means the same to every parser
 //! behind; what does not is answered 400 and the connection closed, never forwarded as a guess.
 
+use std::net::Ipv6Addr;
+
 use pingora_core::protocols::http::authority::validate_request_authority;
 use pingora_http::RequestHeader;
 use waypost_policy::{Code, head::Target};
@@ -201,12 +203,14 @@ fn is_host(value: &[u8]) -> bool {
         Some(at) if !value[at..].contains(&b']') => (&value[..at], &value[at + 1..]),
         _ => (value, &b""[..]),
     };
-    let is_literal = name.first() == Some(&b'[') && name.last() == Some(&b']');
-    let inside = if is_literal { &name[1..name.len() - 1] } else { name };
-    let is_allowed = |b: &u8| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(b) || (is_literal && *b == b':');
-    let is_escaped = inside.split(|b| *b == b'%').skip(1).all(|rest| rest.len() >= 2 && rest[..2].iter().all(u8::is_ascii_hexdigit));
+    if let Some(literal) = name.strip_prefix(b"[") {
+        let literal = literal.strip_suffix(b"]").and_then(|literal| std::str::from_utf8(literal).ok());
+        return literal.is_some_and(|literal| literal.parse::<Ipv6Addr>().is_ok()) && port.iter().all(u8::is_ascii_digit);
+    }
+    let is_allowed = |b: &u8| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(b);
+    let is_escaped = name.split(|b| *b == b'%').skip(1).all(|rest| rest.len() >= 2 && rest[..2].iter().all(u8::is_ascii_hexdigit));
     let is_named = !name.is_empty() || port.is_empty();
-    is_named && is_escaped && inside.iter().all(is_allowed) && port.iter().all(u8::is_ascii_digit)
+    is_named && is_escaped && name.iter().all(is_allowed) && port.iter().all(u8::is_ascii_digit)
 }
 
 /// How many options a `Connection` field has; `closes` is set if one of them is `close`.

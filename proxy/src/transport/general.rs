@@ -400,7 +400,11 @@ impl ProxyHttp for GeneralLane {
                 ctx.answer = Some((Code::BadRequest, None));
                 None
             }
-            (None, ErrorSource::Downstream) => None,
+            (None, ErrorSource::Downstream) => {
+                // A reader too slow, or gone: only of the former something is to be said.
+                ctx.answer = (*error.etype() == ErrorType::WriteTimedout).then_some((Code::ClientTimeout, None));
+                None
+            }
             (None, _) => Some(match error.etype() {
                 ErrorType::ReadTimedout | ErrorType::WriteTimedout => Failure::FirstByteTimeout,
                 ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError => Failure::Reset { reused },

@@ -102,8 +102,11 @@ pub(crate) fn uncarried(head: &ResponseHeader, upgrade_asked: bool) -> Option<&'
     let mut codings = head.headers.get_all(http::header::TRANSFER_ENCODING).into_iter();
     let mut lengths = head.headers.get_all(http::header::CONTENT_LENGTH).into_iter();
     let coding = codings.next();
-    if head.status == http::StatusCode::SWITCHING_PROTOCOLS && !upgrade_asked {
-        Some("it switches protocols unasked")
+    // Only WebSocket is asked for.
+    let switches_to = head.headers.get(http::header::UPGRADE).filter(|_| upgrade_asked);
+    let is_asked = switches_to.is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    if head.status == http::StatusCode::SWITCHING_PROTOCOLS && !is_asked {
+        Some("it switches to a protocol that was not asked for")
     } else if codings.next().is_some() || coding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
         Some("it has a transfer coding that was not asked for")
     } else if coding.is_some() && head.version == http::Version::HTTP_10 {

@@ -1,4 +1,4 @@
-//! The routes of all services in one hash table, cut into partitions of which a publish copies only those that it touches.
+//! The routes of exact services in one hash table, cut into partitions of which a publish copies only those that it touches.
 //!
 //! A clone shares every partition; the first change of a shared one copies it, later changes of the same publish do not. With
 //! 1,024 partitions and a million routes that is some thousand entries for a single change (MEASURES.md).
@@ -10,47 +10,9 @@ use std::{
 
 use hashbrown::HashTable;
 
-use super::{Meta, ServiceId, UpstreamId};
+use super::{super::ServiceId, Route};
 
 const PARTITIONS: usize = 1024;
-
-/// What a route's record says about serving.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// The owner serves.
-    Serving,
-    /// The owner serves, and single items may have gone to the target.
-    Moving(UpstreamId),
-    /// Nobody may serve now.
-    Frozen,
-    /// The record is quarantined and there is no last good value: answered 503.
-    Quarantined,
-}
-
-impl State {
-    /// As it is written in records and JSON.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Serving => "serving",
-            Self::Moving(_) => "moving",
-            Self::Frozen => "frozen",
-            Self::Quarantined => "quarantined",
-        }
-    }
-}
-
-/// One route in force.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Route {
-    /// Who owns the key. Meaningless when quarantined.
-    pub owner: UpstreamId,
-    /// The generation of the ownership; 0 has no order.
-    pub epoch: u64,
-    /// What the record says about serving.
-    pub state: State,
-    /// The record, as the store has it, that this value came from.
-    pub meta: Meta,
-}
 
 #[derive(Clone, Debug)]
 struct Slot {
@@ -61,22 +23,22 @@ struct Slot {
 
 type Partition = HashTable<Slot>;
 
-/// The routes of all services.
+/// The routes of exact services.
 #[derive(Clone, Debug)]
-pub(super) struct Routes {
+pub(super) struct Hashed {
     partitions: Arc<[Arc<Partition>]>,
     hasher: ahash::RandomState,
     len: usize,
 }
 
-impl Default for Routes {
+impl Default for Hashed {
     fn default() -> Self {
         let empty = Arc::new(Partition::new());
         Self { partitions: (0..PARTITIONS).map(|_| Arc::clone(&empty)).collect(), hasher: ahash::RandomState::new(), len: 0 }
     }
 }
 
-impl Routes {
+impl Hashed {
     pub(super) fn len(&self) -> usize {
         self.len
     }
@@ -98,14 +60,25 @@ impl Routes {
         self.len += 1;
     }
 
-    pub(super) fn remove(&mut self, service: ServiceId, key: &[u8]) -> Option<Route> {
+    pub(super) fn remove(&mut self, service: ServiceId, key: &[u8]) {
         let hash = hash_of(&self.hasher, service, key);
-        // Looked for first, so that removing nothing copies nothing.
-        self.get(service, key)?;
-        let found = self.partition_mut(hash).find_entry(hash, |slot| slot.is(service, key)).ok()?;
-        let (slot, _) = found.remove();
-        self.len -= 1;
-        Some(slot.route)
+        if let Ok(found) = self.partition_mut(hash).find_entry(hash, |slot| slot.is(service, key)) {
+            found.remove();
+            self.len -= 1;
+        }
+    }
+
+    /// Takes all routes of a service out.
+    pub(super) fn take(&mut self, service: ServiceId) -> Vec<(Box<[u8]>, Route)> {
+        let mut taken = Vec::new();
+        for partition in Arc::make_mut(&mut self.partitions) {
+            if partition.iter().any(|slot| slot.service == service) {
+                let out = Arc::make_mut(partition).extract_if(|slot| slot.service == service);
+                taken.extend(out.map(|slot| (slot.key, slot.route)));
+            }
+        }
+        self.len -= taken.len();
+        taken
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (ServiceId, &[u8], &Route)> {
@@ -133,11 +106,4 @@ fn hash_of(hasher: &ahash::RandomState, service: ServiceId, key: &[u8]) -> u64 {
 /// The middle bits choose the partition: `hashbrown` takes its own from both ends.
 fn partition_of(hash: u64) -> usize {
     (hash >> 32) as usize % PARTITIONS
-}
-
-impl Route {
-    /// A key whose only value is bad.
-    pub fn quarantined(meta: Meta) -> Self {
-        Self { owner: UpstreamId::new(u32::MAX), epoch: 0, state: State::Quarantined, meta }
-    }
 }
