@@ -217,7 +217,8 @@ fn chunk() -> String {
 async fn a_client_that_does_not_read_is_given_up_on_and_its_owner_left() {
     let stage = endless(json!({ "timeouts": { "idle_ms": 600 } }), CHUNKED, chunk()).await;
     let mut client = unread(&stage).await;
-    assert_eq!(stage.logged("/endless").await["status"], 200);
+    let line = stage.logged("/endless").await;
+    assert_eq!((&line["status"], &line["reason"]), (&json!(200), &json!("client_timeout")));
     let found = client.rest().await;
     assert!(!found.ends_with("0\r\n\r\n"), "what it finds when it comes back is no whole answer");
 }
@@ -228,11 +229,22 @@ async fn a_client_that_does_not_read_gets_no_longer_than_the_whole_request_may_t
     unread(&stage).await;
 }
 
-#[tokio::test]
-async fn a_client_that_does_not_read_interim_answers_is_given_up_on() {
-    let policy = json!({ "timeouts": { "first_byte_ms": 600, "idle_ms": 600, "total_ms": 2000 } });
-    let stage = endless(policy, "", "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n".repeat(1000)).await;
+/// Interim answers without end to a client that does not read, with these time-outs.
+async fn interim_unread(timeouts: Value) {
+    let interim = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n".repeat(1000);
+    let stage = endless(json!({ "timeouts": timeouts }), "", interim).await;
     unread(&stage).await;
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_interim_answers_gets_no_longer_than_the_whole_request_may_take() {
+    interim_unread(json!({ "first_byte_ms": 600, "idle_ms": 600, "total_ms": 2000 })).await;
+}
+
+#[tokio::test]
+#[ignore = "only the time for the whole request, without limit by default, ends the writing of interim answers: idle_ms does not"]
+async fn a_client_that_does_not_read_interim_answers_is_given_up_on() {
+    interim_unread(json!({ "first_byte_ms": 600, "idle_ms": 600 })).await;
 }
 
 #[tokio::test]
