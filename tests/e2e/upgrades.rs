@@ -51,7 +51,7 @@ async fn one_that_is_granted_carries_bytes_in_both_directions_until_an_end_close
 #[tokio::test]
 async fn no_upgrade_is_cut() {
     let stage = Stage::start(|peer, _| granting(peer, false)).await;
-    for number in 0..500 {
+    for number in 0..1000 {
         if let Err(why) = upgraded(&stage).await {
             panic!("upgrade {number}: {why}");
         }
