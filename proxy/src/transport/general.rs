@@ -226,8 +226,9 @@ impl ProxyHttp for GeneralLane {
             Next::Redirect(location) => (Code::Moved, Some(location)),
             next => {
                 ctx.pending = Some(next);
-                session.set_write_timeout(idle_limit(ctx));
-                ctx.deadline.set_total(millis(ctx.exchange.policy().timeouts.total_ms));
+                let timeouts = &ctx.exchange.policy().timeouts;
+                // pingora's own write time-out counts a whole buffer and leaves heads out.
+                ctx.deadline.set_for_all(millis(timeouts.idle_ms), millis(timeouts.total_ms));
                 return Ok(false);
             }
         };
@@ -466,8 +467,7 @@ fn blame(session: &mut Session, ctx: &Request, error: &Error, reused: bool) -> (
         (Some(Phase::Total), _) => (None, Some(Code::UpstreamTimeout)),
         (Some(Phase::FirstByte | Phase::Idle), _) => (Some(Failure::FirstByteTimeout), None),
         (None, _) if ctx.deadline.is_broken() => (None, Some(Code::BadRequest)),
-        // A reader too slow, or gone: only of the former something is to be said.
-        (None, ErrorSource::Downstream) => (None, (*error.etype() == ErrorType::WriteTimedout).then_some(Code::ClientTimeout)),
+        (None, ErrorSource::Downstream) => (None, None),
         (None, _) => {
             let failure = match error.etype() {
                 ErrorType::ReadTimedout | ErrorType::WriteTimedout => Failure::FirstByteTimeout,
