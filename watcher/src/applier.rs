@@ -400,7 +400,7 @@ impl Applier {
     fn quarantined_route(&mut self, key: &RecordKey, meta: Meta) -> waypost_policy::table::Route {
         // A check met a value that can't be used: what was good before stays good, as it would for the watch.
         let RecordKey::Route { service, key } = key else { return waypost_policy::table::Route::quarantined(meta) };
-        self.builder.route(service, key).cloned().unwrap_or_else(|| waypost_policy::table::Route::quarantined(meta))
+        self.builder.route(service, key).unwrap_or_else(|| waypost_policy::table::Route::quarantined(meta))
     }
 
     fn note(&mut self, stored: &Stored, decoded: &Decoded) {

@@ -224,7 +224,7 @@ impl Builder {
     }
 
     /// The route in force under a record's key.
-    pub fn route(&self, service: &str, key: &[u8]) -> Option<&Route> {
+    pub fn route(&self, service: &str, key: &[u8]) -> Option<Route> {
         self.routes.get(ServiceId::new(self.service_names.number(service)?), key)
     }
 
@@ -280,7 +280,7 @@ impl Builder {
     pub fn records(&self) -> impl Iterator<Item = (RecordKey, Record, Meta)> {
         let routes = self.routes.iter().filter_map(|(service, key, route)| {
             let service = self.service_names.name(service.index())?.clone();
-            Some((RecordKey::Route { service, key: key.to_vec() }, Record::Route(self.record_of(route)?), route.meta))
+            Some((RecordKey::Route { service, key: key.to_vec() }, Record::Route(self.record_of(&route)?), route.meta))
         });
         self.small_records().chain(routes)
     }
