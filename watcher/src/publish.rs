@@ -216,3 +216,34 @@ fn contact(before: &GoldStatus, after: &GoldStatus) -> Option<Change> {
     let is_news = before.connected != after.connected || before.last_error.is_some() != after.last_error.is_some();
     is_news.then(|| Change::Contact { connected: after.connected, error: after.last_error.clone() })
 }
+
+#[cfg(test)]
+mod tests {
+    use waypost_policy::{
+        Source, TableId,
+        table::{Builder, Publication},
+    };
+
+    use super::*;
+
+    #[test]
+    fn who_still_reads_a_replaced_table_is_not_its_last_owner() {
+        let (mut publisher, view) = channel(Instant::now(), None);
+        let mut publish = |revision| {
+            let about = Publication { revision, id: TableId::etcd(1, 0), source: Source::Watch, digest: 0 };
+            publisher.publish(Builder::default().publish(about), Instant::now(), News::default());
+        };
+        publish(1);
+        let read = view.load_full().unwrap();
+        assert_eq!(Arc::strong_count(&read), 2, "the one in force, and this reader");
+        publish(2);
+        assert_eq!(Arc::strong_count(&read), 2, "whoever frees it, and this reader");
+        let old = Arc::downgrade(&read);
+        drop(read);
+        let limit = Instant::now() + Duration::from_secs(10);
+        while old.strong_count() > 0 {
+            assert!(Instant::now() < limit, "nobody has freed it");
+            std::thread::yield_now();
+        }
+    }
+}
