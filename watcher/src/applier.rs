@@ -12,7 +12,7 @@ use std::{
 use waypost_conf::{Decoded, Match, Record, RecordKey, decode, escaped};
 use waypost_policy::{
     Source, Table, TableId,
-    table::{Builder, Meta, Publication, Read, RequestKey, State},
+    table::{Builder, Meta, Publication, Read, Records, RequestKey, State},
 };
 
 use crate::{
@@ -250,9 +250,9 @@ impl Applier {
         self.builder.incarnation()
     }
 
-    /// Every value in force, and every bad one, for a snapshot.
-    pub(crate) fn records(&self) -> impl Iterator<Item = (RecordKey, Record, Meta)> {
-        self.builder.records()
+    /// Every value in force, for a snapshot.
+    pub(crate) fn records(&self) -> Records {
+        self.builder.records_now()
     }
 
     /// Puts back what a snapshot kept.
