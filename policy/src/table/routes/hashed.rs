@@ -91,3 +91,29 @@ fn place_of(hash: u64) -> (usize, usize) {
     let middle = (hash >> 32) as usize;
     (middle / WIDTH % WIDTH, middle % WIDTH)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::super::{UpstreamId, testing_meta},
+        super::State,
+        *,
+    };
+
+    #[test]
+    fn a_change_copies_one_partition_and_what_leads_to_it() {
+        let route = |epoch| Route { owner: UpstreamId::new(0), epoch, state: State::Serving, meta: testing_meta(epoch) };
+        let service = ServiceId::new(1);
+        let mut writer = Hashed::default();
+        (0..10_000_u32).for_each(|key| writer.insert(service, &key.to_be_bytes(), &route(1)));
+        let published = writer.clone();
+        writer.insert(service, &7_u32.to_be_bytes(), &route(2));
+        let groups = published.groups.iter().zip(writer.groups.iter());
+        let changed: Vec<_> = groups.filter(|(before, after)| !Arc::ptr_eq(before, after)).collect();
+        assert_eq!(changed.len(), 1);
+        let partitions = changed[0].0.iter().zip(changed[0].1.iter());
+        assert_eq!(partitions.filter(|(before, after)| !Arc::ptr_eq(before, after)).count(), 1);
+        assert_eq!(published.get(service, &7_u32.to_be_bytes()).map(|route| route.epoch), Some(1));
+        assert_eq!(writer.get(service, &7_u32.to_be_bytes()).map(|route| route.epoch), Some(2));
+    }
+}
