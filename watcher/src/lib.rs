@@ -16,6 +16,7 @@ pub mod files;
 pub mod machine;
 pub mod publish;
 pub mod record;
+mod retire;
 pub mod snapshot;
 pub mod store;
 mod told;
