@@ -16,6 +16,7 @@ mod headers;
 mod hop_by_hop;
 mod http;
 mod keep_alive;
+mod mass_delete;
 mod observe;
 mod outages;
 mod owners;

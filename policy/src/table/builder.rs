@@ -11,7 +11,10 @@ use std::{
 
 use waypost_conf::{self as conf, Name, Record, RecordKey, RouteState};
 
-use super::{Names, Read, ReadAhead, RequestKey, Route, Routes, Service, ServiceId, Source, State, Table, TableId, UpstreamId};
+use super::{
+    Names, Read, ReadAhead, Records, RequestKey, Route, Routes, Service, ServiceId, Source, State, Table, TableId, UpstreamId,
+    records::record_of,
+};
 use crate::{
     Endpoint, Upstream,
     endpoint::EndpointState,
@@ -152,6 +155,14 @@ impl Builder {
         }
     }
 
+    /// Changes what is said of a route in force, and nothing else of it.
+    pub fn set_meta(&mut self, service: &Name, key: &[u8], meta: Meta) {
+        let Some(mut route) = self.route(service, key).cloned() else { return };
+        route.meta = meta;
+        let service = self.service_id(service);
+        self.routes.insert(service, key, route);
+    }
+
     /// Takes a record out of force.
     pub fn remove(&mut self, key: &RecordKey) {
         match key {
@@ -280,7 +291,7 @@ impl Builder {
     pub fn records(&self) -> impl Iterator<Item = (RecordKey, Record, Meta)> {
         let routes = self.routes.iter().filter_map(|(service, key, route)| {
             let service = self.service_names.name(service.index())?.clone();
-            Some((RecordKey::Route { service, key: key.to_vec() }, Record::Route(self.record_of(route)?), route.meta))
+            Some((RecordKey::Route { service, key: key.to_vec() }, Record::Route(record_of(&self.upstream_names, route)?), route.meta))
         });
         self.small_records().chain(routes)
     }
@@ -293,6 +304,23 @@ impl Builder {
         });
         let quarantined = self.quarantined_services.iter().cloned().map(RecordKey::Service);
         self.small_records().map(|(key, ..)| key).chain(quarantined).chain(routes)
+    }
+
+    /// The same as they are now, to be read elsewhere meanwhile.
+    pub fn frozen(&self) -> Records {
+        Records {
+            small: self.small_records().collect(),
+            routes: self.routes.clone(),
+            service_names: Arc::clone(&self.service_names),
+            upstream_names: Arc::clone(&self.upstream_names),
+            orphans: self.orphans.clone(),
+        }
+    }
+
+    /// Puts back the last leased endpoint of an upstream, which had none any more when a snapshot was written.
+    pub fn restore_orphan(&mut self, upstream: Name, endpoint: conf::Endpoint) {
+        self.upstreams_touched.insert(upstream.clone());
+        self.orphans.insert(upstream, endpoint);
     }
 
     /// Makes the next table.
@@ -362,18 +390,6 @@ impl Builder {
             certificates.map(|(name, kept)| (RecordKey::Certificate(name.clone()), Record::Certificate(kept.value.clone()), kept.meta));
         let incarnation = self.incarnation.iter().map(|kept| (RecordKey::Incarnation, Record::Incarnation(kept.value), kept.meta));
         services.chain(upstreams).chain(endpoints).chain(policies).chain(certificates).chain(incarnation)
-    }
-
-    fn record_of(&self, route: &Route) -> Option<conf::Route> {
-        let name = |id: UpstreamId| self.upstream_names.name(id.index()).cloned();
-        let state = match route.state {
-            State::Serving => RouteState::Serving,
-            State::Moving(target) => RouteState::Moving { target: name(target)? },
-            State::Frozen => RouteState::Frozen { move_id: None, target: None },
-            State::Quarantined => return None,
-        };
-        let epoch = (route.epoch != route.meta.mod_revision).then_some(route.epoch);
-        Some(conf::Route { owner: name(route.owner)?, epoch, state })
     }
 
     fn compile_upstreams(&mut self) {

@@ -8,6 +8,7 @@
 mod builder;
 mod example;
 mod names;
+mod records;
 mod routes;
 
 use std::{collections::HashMap, fmt, sync::Arc};
@@ -17,6 +18,7 @@ use waypost_conf::{KeySource, Match, Name, Policy};
 pub use builder::{Builder, Meta, Publication, Warning};
 pub use example::Example;
 pub use names::{ServiceId, UpstreamId};
+pub use records::Records;
 pub use routes::{Route, State};
 
 use crate::{

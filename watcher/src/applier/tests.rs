@@ -59,17 +59,6 @@ fn an_epoch_never_goes_down_and_an_owner_never_changes_without_one() {
 }
 
 #[test]
-fn a_store_that_has_lost_all_its_routes_is_not_believed() {
-    let mut applier = applier();
-    let routes: Vec<Event> = (0..150).map(|n| put(&format!("routes/s/{n}"), r#"{"owner":"a"}"#, 1, 1)).collect();
-    apply(&mut applier, routes);
-    applier.resync(9, vec![stored("upstreams/a", "{}", 2, 2)], TableId::etcd(7, 0), false);
-    assert_eq!((applier.builder.route_count(), applier.held_back().len()), (150, 150));
-    applier.resync(10, vec![stored("routes/s/1", r#"{"owner":"a"}"#, 1, 1)], TableId::etcd(7, 0), false);
-    assert_eq!((applier.builder.route_count(), applier.held_back().len()), (1, 0));
-}
-
-#[test]
 fn a_read_ahead_counts_until_the_watch_has_passed_it() {
     let mut applier = applier();
     apply(
