@@ -14,7 +14,7 @@ use std::{
 use waypost_conf::{Decoded, Match, Record, RecordKey, decode, escaped};
 use waypost_policy::{
     Source, Table, TableId,
-    table::{Builder, Meta, Publication, Read, RequestKey, State},
+    table::{Builder, Meta, Publication, Read, Records, RequestKey, State},
 };
 
 use guard::GUARDED_ROUTES;
@@ -289,6 +289,11 @@ impl Applier {
     /// Every value in force, and every bad one, for a snapshot.
     pub(crate) fn records(&self) -> impl Iterator<Item = (RecordKey, Record, Meta)> {
         self.builder.records()
+    }
+
+    /// The same as they are now, to be read elsewhere.
+    pub(crate) fn frozen(&self) -> Records {
+        self.builder.frozen()
     }
 
     /// Puts back what a snapshot kept.

@@ -94,6 +94,8 @@ impl EtcdSource {
             checks,
             confirming: Confirming::default(),
         };
+        let prefix = source.place.prefix.clone();
+        source.publisher.report(|status| status.prefix = prefix);
         source.report_records();
         Ok(source)
     }
@@ -326,9 +328,13 @@ impl EtcdSource {
     }
 
     fn ask(&mut self, ask: Ask) {
-        let is_exact = self.applier.is_exact(&ask.service);
+        let check = match ask {
+            Ask::Check(check) => check,
+            Ask::Listing(answer) => return drop(answer.send(self.applier.listing())),
+        };
+        let is_exact = self.applier.is_exact(&check.service);
         let reads = self.reads.as_ref().map(Client::kv_client);
-        self.checks.ask(ask, is_exact, reads, &self.place.prefix, self.settings.now());
+        self.checks.ask(check, is_exact, reads, &self.place.prefix, self.settings.now());
     }
 
     async fn read(&mut self, read: Read) {
