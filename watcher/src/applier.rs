@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use waypost_conf::{Decoded, Match, Record, RecordKey, decode, escaped};
+use waypost_conf::{Decoded, Endpoint, Match, Name, Record, RecordKey, decode, escaped};
 use waypost_policy::{
     Source, Table, TableId,
     table::{Builder, Meta, Publication, Read, Records, RequestKey, State},
@@ -286,12 +286,7 @@ impl Applier {
         self.builder.incarnation()
     }
 
-    /// Every value in force, and every bad one, for a snapshot.
-    pub(crate) fn records(&self) -> impl Iterator<Item = (RecordKey, Record, Meta)> {
-        self.builder.records()
-    }
-
-    /// The same as they are now, to be read elsewhere.
+    /// Every value in force now, to be read elsewhere.
     pub(crate) fn frozen(&self) -> Records {
         self.builder.frozen()
     }
@@ -318,6 +313,11 @@ impl Applier {
             self.builder.quarantine(&parsed, bad.meta, bad.matches.clone());
         }
         self.bad.insert(key, bad);
+    }
+
+    /// Puts back the last leased endpoint of an upstream, behind all records.
+    pub(crate) fn restore_orphan(&mut self, upstream: Name, endpoint: Endpoint) {
+        self.builder.restore_orphan(upstream, endpoint);
     }
 
     /// Puts back where a snapshot stood.

@@ -69,7 +69,7 @@ impl EtcdSource {
         if let Some(path) = &settings.snapshot {
             let since = Instant::now();
             if let Some(loaded) = snapshot::load_or_set_aside(path, settings.allow_empty) {
-                applier = loaded;
+                applier = loaded.applier;
                 has_table = true;
                 publisher.publish(applier.publish(), since, News::default());
                 tracing::info!(revision = applier.revision(), snapshot = %path.display(), "serving from the snapshot");
