@@ -27,6 +27,7 @@ mod quarantine;
 mod requests;
 mod routing;
 mod scene;
+mod snapshot;
 mod stage;
 mod stale;
 mod watch;
