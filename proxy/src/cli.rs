@@ -42,16 +42,20 @@ Examples:
     /// Tell the whole story on this machine: a real etcd, three cells and the proxy.
     #[command(after_help = "Example:\n  waypost demo --once")]
     Demo(DemoArgs),
-    /// Validate record files and bootstrap files, or, without one, what is in the store.
+    /// Validate record files and bootstrap files, or, without one, what is in the store, or a proxy's table against it.
     #[command(after_help = "\
 A line a fault: what, where, and what would be right. A directory stands for the files directly in it; - is
 standard input. Names without a record are warnings, since records may come in any order.
-Exit status: 0 no fault; 1 a fault, or the store can't be read; 2 wrong usage, or a file can't be read.
+With --against the store is listed at the revision that a proxy's table reflects, and compared with it by digest,
+and key by key where that differs. What is quarantined or held back in the proxy is named.
+Exit status: 0 no fault, or equal; 1 a fault, or not equal, or it can't be read; 2 wrong usage, or a file can't
+be read.
 
 Examples:
   waypost check routes.yaml waypost.toml
   waypost check /etc/waypost/records/
-  waypost check --gold http://127.0.0.1:2379")]
+  waypost check --gold http://127.0.0.1:2379
+  waypost check --against 127.0.0.1:9901 --gold http://127.0.0.1:2379")]
     Check(CheckArgs),
     /// Put the records of files into the store.
     #[command(after_help = "\
@@ -172,6 +176,9 @@ pub(crate) struct CheckArgs {
     /// Record files (YAML, JSON), bootstrap files (TOML), directories of them, or - for records on standard input
     #[arg(value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
+    /// Prove that the table of the proxy with this admin address is what the store has, or list what differs
+    #[arg(long, value_name = "ADMIN", conflicts_with = "files")]
+    pub(crate) against: Option<String>,
     /// For machines: one JSON object
     #[arg(long)]
     pub(crate) json: bool,

@@ -1,4 +1,4 @@
-//! One HTTP/1.1 request over a connection of its own: for `status` and for the demo's clients.
+//! One HTTP/1.1 request over a connection of its own: for commands that ask a proxy, and for the demo's clients.
 
 use std::time::Duration;
 
@@ -10,6 +10,9 @@ use tokio::net::TcpStream;
 
 /// How long a request may take in all.
 const LIMIT: Duration = Duration::from_secs(5);
+
+/// A line of more bytes than this comes from no proxy.
+const MAX_LINE_BYTES: usize = 4 << 20;
 
 /// An answer, whole.
 #[derive(Debug)]
@@ -59,6 +62,35 @@ async fn fetch_unlimited(address: &str, method: Method, path: &str, headers: &[(
         answer = answer => answer,
         Err(error) = connection => Err(error.to_string()),
     }
+}
+
+/// Reads a stream of lines to its end; each is given without its line break. `LIMIT` is for each part of it.
+///
+/// # Errors
+/// A few words, if the stream did not come or end, or a line was refused.
+pub(crate) async fn lines(address: &str, path: &str, mut each: impl FnMut(&[u8]) -> Result<(), String>) -> Result<(), String> {
+    let say = |error: hyper::Error| error.to_string();
+    let slow = |_| format!("nothing more within {LIMIT:?}");
+    let stream = tokio::time::timeout(LIMIT, TcpStream::connect(address)).await.map_err(slow)?.map_err(|error| not_connected(&error))?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(say)?;
+    tokio::spawn(connection);
+    let request = Request::get(path).header("host", address).body(Full::<Bytes>::default()).map_err(|error| error.to_string())?;
+    let answer = tokio::time::timeout(LIMIT, sender.send_request(request)).await.map_err(slow)?.map_err(say)?;
+    if answer.status() != StatusCode::OK {
+        return Err(format!("it answers {} for {path}", answer.status()));
+    }
+    let mut body = answer.into_body();
+    let mut rest = Vec::new();
+    while let Some(frame) = tokio::time::timeout(LIMIT, body.frame()).await.map_err(slow)? {
+        rest.extend_from_slice(frame.map_err(say)?.data_ref().map_or(&b""[..], |data| data));
+        let whole = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        if whole == 0 && rest.len() > MAX_LINE_BYTES {
+            return Err("what it says is not lines".to_owned());
+        }
+        rest[..whole].split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).try_for_each(&mut each)?;
+        rest.drain(..whole);
+    }
+    Ok(())
 }
 
 fn not_connected(error: &std::io::Error) -> String {

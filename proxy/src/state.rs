@@ -35,6 +35,8 @@ pub(crate) struct Shared {
     pub(crate) draining: AtomicBool,
     /// A place for each that may watch the table's changes.
     pub(crate) watchers: Arc<tokio::sync::Semaphore>,
+    /// A place for each that may read all records.
+    pub(crate) record_readers: Arc<tokio::sync::Semaphore>,
     /// With `connections` filled in.
     pub(crate) limits: ProcessLimits,
     /// What the bootstrap file says that this version does not act on.

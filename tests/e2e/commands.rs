@@ -1,5 +1,6 @@
 //! The commands as a person meets them: results, messages, exit statuses.
 
+mod against;
 mod apply;
 mod check;
 mod messages;

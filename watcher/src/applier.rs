@@ -4,16 +4,21 @@
 //! create_revision an epoch never goes down and a change of owner raises it; the digest sums up exactly what the store has,
 //! bad values included; what was applied before is dropped.
 
+mod guard;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
 };
 
-use waypost_conf::{Decoded, Match, Record, RecordKey, decode, escaped};
+use waypost_conf::{Decoded, Endpoint, Match, Name, Record, RecordKey, decode, escaped};
 use waypost_policy::{
     Source, Table, TableId,
     table::{Builder, Meta, Publication, Read, Records, RequestKey, State},
 };
+
+use guard::GUARDED_ROUTES;
+pub use guard::{Doubt, Said, Settled};
 
 use crate::{
     change::{self, Change, Touch, Touches, What},
@@ -22,8 +27,6 @@ use crate::{
     record::{Event, Stored},
 };
 
-/// A table of more routes than this is not emptied on the word of a store that has none.
-const GUARDED_ROUTES: usize = 100;
 /// How many notes about unknown and inactive fields are kept.
 const MAX_NOTES: usize = 1000;
 
@@ -56,7 +59,13 @@ pub struct Applier {
     bad: BTreeMap<Vec<u8>, Bad>,
     /// Fields of good records that this version does not know or act on.
     notes: BTreeMap<Vec<u8>, String>,
-    held_back: BTreeSet<String>,
+    /// Routes that stay in force although the store has deleted them.
+    held_back: BTreeSet<Vec<u8>>,
+    /// Those of them that are to be confirmed.
+    doubted: Vec<Vec<u8>>,
+    /// How many doubts there were, and the revision of the last.
+    doubts: u64,
+    doubted_at: u64,
     /// Whether what is bad, noted or held back has changed since it was told last.
     news: bool,
     digest: u128,
@@ -77,6 +86,9 @@ impl Applier {
             bad: BTreeMap::new(),
             notes: BTreeMap::new(),
             held_back: BTreeSet::new(),
+            doubted: Vec::new(),
+            doubts: 0,
+            doubted_at: 0,
             news: true,
             digest: 0,
             revision: 0,
@@ -128,8 +140,8 @@ impl Applier {
         self.notes.iter().map(|(key, note)| format!("{}: {note}", escaped(key))).collect()
     }
 
-    /// Deletes that are not believed.
-    pub fn held_back(&self) -> &BTreeSet<String> {
+    /// Routes that stay in force although the store has deleted them; keys below the prefix.
+    pub fn held_back(&self) -> &BTreeSet<Vec<u8>> {
         &self.held_back
     }
 
@@ -157,19 +169,35 @@ impl Applier {
         self.touched.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
-    /// Applies whole revisions, in order. What has been applied before is dropped.
+    /// Applies whole revisions, in order. What has been applied before is dropped. What deletes too much is held back:
+    /// [`Applier::to_confirm`].
     pub fn apply(&mut self, events: Vec<Event>) {
-        for event in events {
-            let revision = event.mod_revision();
-            if revision <= self.revision && self.source != Source::File {
-                continue;
+        let mut events = events.into_iter().peekable();
+        while let Some(first) = events.next() {
+            let revision = first.mod_revision();
+            let mut whole = vec![first];
+            whole.extend(std::iter::from_fn(|| events.next_if(|event| event.mod_revision() == revision)));
+            if revision > self.revision || self.source == Source::File {
+                self.apply_revision(revision, whole);
             }
+        }
+    }
+
+    fn apply_revision(&mut self, revision: u64, events: Vec<Event>) {
+        // Counted only where there are enough: a mass delete is one of more than half of a guarded table.
+        let is_held = events.len() * 2 > GUARDED_ROUTES && self.is_mass_delete(self.deleted_routes(&events));
+        let mut held = Vec::new();
+        for event in events {
             let deleted = matches!(event, Event::Delete { .. });
             self.anchor = Some(LastChange { key: event.key().to_vec(), mod_revision: revision, deleted });
             match event {
                 Event::Put(stored) => self.put(&stored, true),
+                Event::Delete { key, .. } if is_held && self.hold(&key) => held.push(key),
                 Event::Delete { key, .. } => self.delete(&key),
             }
+        }
+        if is_held {
+            self.doubt(held, revision);
         }
     }
 
@@ -190,19 +218,23 @@ impl Applier {
     /// `fresh`: the store is another incarnation, so that nothing that was known has a say.
     pub fn resync(&mut self, revision: u64, listed: Vec<Stored>, id: TableId, fresh: bool) {
         let gone = self.missing_from(&listed);
-        let lists_routes = listed.iter().any(|stored| stored.key.starts_with(b"routes/"));
-        let is_believed = lists_routes || self.allow_empty || self.builder.route_count() <= GUARDED_ROUTES;
-        let held = if is_believed { Vec::new() } else { self.hold_back() };
-        self.news |= !self.held_back.is_empty() || !held.is_empty();
-        self.held_back = held.iter().map(ToString::to_string).collect();
+        let is_held = self.is_mass_delete(gone.iter().filter(|key| key.starts_with(b"routes/")).count());
+        self.news |= !self.held_back.is_empty();
+        // Who is held from before is judged anew.
+        self.held_back.clear();
+        self.doubted.clear();
         if fresh {
             self.builder.forget_reads();
         }
         let last = listed.iter().max_by_key(|stored| stored.mod_revision);
         self.anchor = last.map(|last| LastChange { key: last.key.clone(), mod_revision: last.mod_revision, deleted: false });
-        let held: HashSet<Vec<u8>> = held.iter().map(RecordKey::suffix).collect();
-        for key in gone.iter().filter(|key| !held.contains(*key)) {
-            self.delete(key);
+        let mut held = Vec::new();
+        for key in gone {
+            if is_held && self.hold(&key) {
+                held.push(key);
+            } else {
+                self.delete(&key);
+            }
         }
         for stored in listed {
             let unchanged = self
@@ -212,6 +244,9 @@ impl Applier {
                 self.put(&stored, !fresh);
             }
         }
+        if is_held {
+            self.doubt(held, revision);
+        }
         self.id = id;
         self.revision = revision;
         self.source = if self.source == Source::File { Source::File } else { Source::Watch };
@@ -219,7 +254,8 @@ impl Applier {
 
     /// Takes what a check read of one route's key, ahead of the watch; false if the table is as new already.
     pub fn adopt(&mut self, key: RequestKey, route_key: &RecordKey, revision: u64, found: Option<Stored>) -> bool {
-        if revision <= self.revision {
+        // A held route is not taken out of force by one key's read either.
+        if revision <= self.revision || (found.is_none() && self.held_back.contains(&route_key.suffix())) {
             return false;
         }
         let route = found.map(|stored| {
@@ -250,16 +286,19 @@ impl Applier {
         self.builder.incarnation()
     }
 
-    /// Every value in force, for a snapshot.
-    pub(crate) fn records(&self) -> Records {
-        self.builder.records_now()
+    /// Every value in force now, to be read elsewhere.
+    pub(crate) fn frozen(&self) -> Records {
+        self.builder.frozen()
     }
 
     /// Puts back what a snapshot kept.
     pub(crate) fn restore(&mut self, key: &RecordKey, record: Record, meta: Meta) {
         if meta.create_revision == 0 {
-            // No record of a store has that: it was held back when the snapshot was written, and still is.
-            self.held_back.insert(key.to_string());
+            // No record of a store has that: it was held back when the snapshot was written, and still is, unless somebody has decided.
+            if self.allow_empty {
+                return;
+            }
+            self.held_back.insert(key.suffix());
         }
         self.digest = self.digest.wrapping_add(meta.digest);
         self.builder.put(key, record, meta);
@@ -274,6 +313,11 @@ impl Applier {
             self.builder.quarantine(&parsed, bad.meta, bad.matches.clone());
         }
         self.bad.insert(key, bad);
+    }
+
+    /// Puts back the last leased endpoint of an upstream, behind all records.
+    pub(crate) fn restore_orphan(&mut self, upstream: Name, endpoint: Endpoint) {
+        self.builder.restore_orphan(upstream, endpoint);
     }
 
     /// Puts back where a snapshot stood.
@@ -291,26 +335,11 @@ impl Applier {
         known.filter(|key| !listed.contains(&**key)).collect()
     }
 
-    /// Keeps all routes that have a good value although the store has none of them. They no longer count in the digest, which is over
-    /// what the store has, and a put of one of them starts its epochs afresh.
-    fn hold_back(&mut self) -> Vec<RecordKey> {
-        let routes = self.builder.records().filter(|(key, ..)| matches!(key, RecordKey::Route { .. }));
-        let routes: Vec<_> = routes.collect();
-        for (key, record, meta) in &routes {
-            let suffix = key.suffix();
-            let counted = self.store_meta(&suffix).map_or(0, |meta| meta.digest);
-            self.digest = self.digest.wrapping_sub(counted);
-            self.bad.remove(&suffix);
-            self.builder.put(key, record.clone(), Meta { create_revision: 0, digest: 0, ..*meta });
-        }
-        routes.into_iter().map(|(key, ..)| key).collect()
-    }
-
     fn put(&mut self, stored: &Stored, ordered: bool) {
         let meta = stored.meta();
         let before = self.store_meta(&stored.key).map_or(0, |meta| meta.digest);
         self.digest = self.digest.wrapping_sub(before).wrapping_add(meta.digest);
-        self.news |= !self.held_back.is_empty() && self.held_back.remove(&escaped(&stored.key));
+        self.release(&stored.key);
         let key = match RecordKey::parse(&stored.key) {
             Ok(key) => key,
             Err(fault) => return self.quarantine(&stored.key, Bad { meta, reason: fault.to_string(), matches: Vec::new() }),
@@ -345,20 +374,6 @@ impl Applier {
         self.news = true;
         self.touch(|_| Some(change::quarantined(key, &bad.reason)));
         self.bad.insert(key.to_vec(), bad);
-    }
-
-    fn delete(&mut self, key: &[u8]) {
-        let before = self.store_meta(key).map_or(0, |meta| meta.digest);
-        self.digest = self.digest.wrapping_sub(before);
-        if self.bad.remove(key).is_some() {
-            self.news = true;
-            self.touch(|_| Some(change::released(key)));
-        }
-        self.news |= self.notes.remove(key).is_some();
-        if let Ok(key) = RecordKey::parse(key) {
-            self.touch(|builder| touched(builder, &key, None));
-            self.builder.remove(&key);
-        }
     }
 
     /// What the store says of the value it has: the bad one where there is one, else the one in force.

@@ -1,11 +1,13 @@
-//! Asking for a check: the data path's only way to the store, by a message to the task that watches it.
+//! Asking the task that watches the store: for a check, which is the data path's only way to the store, or for what is known.
 //!
-//! The answer comes in where everything else comes in, so that ordering and checking apply to it unchanged: when an asker hears
+//! A check's answer comes in where everything else comes in, so that ordering and checking apply to it unchanged: when an asker hears
 //! `Answered`, what was read is in force. One asker's going away fails no other.
 
 use tokio::sync::{mpsc, oneshot};
 use waypost_conf::Name;
 use waypost_policy::table::RequestKey;
+
+use crate::listing::Listing;
 
 /// How many asks may wait to be looked at.
 const QUEUE: usize = 1024;
@@ -23,7 +25,16 @@ pub enum Checked {
 
 /// One ask.
 #[derive(Debug)]
-pub(crate) struct Ask {
+pub(crate) enum Ask {
+    /// Read the store for one key.
+    Check(Check),
+    /// Say what is known.
+    Listing(oneshot::Sender<Listing>),
+}
+
+/// One check.
+#[derive(Debug)]
+pub(crate) struct Check {
     pub(crate) service: Name,
     pub(crate) key: RequestKey,
     pub(crate) answer: oneshot::Sender<Checked>,
@@ -44,10 +55,16 @@ impl Asker {
     /// Has the store read for one key of a service, and waits until the answer is in force.
     pub async fn check(&self, service: &Name, key: &RequestKey) -> Checked {
         let (answer, answered) = oneshot::channel();
-        match self.asks.try_send(Ask { service: service.clone(), key: key.clone(), answer }) {
+        match self.asks.try_send(Ask::Check(Check { service: service.clone(), key: key.clone(), answer })) {
             Ok(()) => answered.await.unwrap_or(Checked::Unavailable),
             Err(mpsc::error::TrySendError::Full(_)) => Checked::Capped,
             Err(mpsc::error::TrySendError::Closed(_)) => Checked::Unavailable,
         }
+    }
+    /// Every record that is known now; `None` if the watcher has ended, or has too much to do.
+    pub async fn listing(&self) -> Option<Listing> {
+        let (answer, answered) = oneshot::channel();
+        self.asks.try_send(Ask::Listing(answer)).ok()?;
+        answered.await.ok()
     }
 }

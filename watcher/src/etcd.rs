@@ -4,6 +4,7 @@
 //! order. Nothing is decided here.
 
 mod checks;
+mod confirm;
 mod wire;
 
 use std::{
@@ -14,11 +15,12 @@ use std::{
 
 use etcd_client::{Client, WatchStream};
 use tokio::sync::{mpsc, watch};
+use waypost_conf::escaped;
 use waypost_policy::{Source, TableId};
 
 use crate::{
     Settings,
-    applier::Applier,
+    applier::{Applier, Said, Settled},
     ask::{Ask, Checked},
     change::Change,
     connect::{EtcdPlace, Wanted, say_later},
@@ -28,6 +30,7 @@ use crate::{
     snapshot::{self, Saver},
 };
 use checks::{Checks, Found, Read};
+use confirm::Confirming;
 use wire::{Cursor, Done, heard, list, open_watch, say_hello};
 pub(crate) use wire::{end_of_prefix, stored};
 
@@ -53,6 +56,7 @@ pub(crate) struct EtcdSource {
     stream: Option<Box<WatchStream>>,
     work: Option<Work>,
     checks: Checks,
+    confirming: Confirming,
 }
 
 impl EtcdSource {
@@ -65,7 +69,7 @@ impl EtcdSource {
         if let Some(path) = &settings.snapshot {
             let since = Instant::now();
             if let Some(loaded) = snapshot::load_or_set_aside(path, settings.allow_empty) {
-                applier = loaded;
+                applier = loaded.applier;
                 has_table = true;
                 publisher.publish(applier.publish(), since, News::default());
                 tracing::info!(revision = applier.revision(), snapshot = %path.display(), "serving from the snapshot");
@@ -88,7 +92,10 @@ impl EtcdSource {
             stream: None,
             work: None,
             checks,
+            confirming: Confirming::default(),
         };
+        let prefix = source.place.prefix.clone();
+        source.publisher.report(|status| status.prefix = prefix);
         source.report_records();
         Ok(source)
     }
@@ -106,6 +113,7 @@ impl EtcdSource {
                 (input, arrived) = heard(&mut self.stream, self.place.prefix.len() + 1) => self.feed(input, arrived).await,
                 Some(ask) = asks.recv() => self.ask(ask),
                 read = self.checks.next() => self.read(read).await,
+                said = self.confirming.next() => self.confirmed(said),
                 () = tokio::time::sleep(wake) => self.feed(Input::Tick, Instant::now()).await,
                 () = tokio::time::sleep(save) => self.save(),
                 () = written(&mut self.saver) => {}
@@ -156,6 +164,7 @@ impl EtcdSource {
                 self.applier.apply(events);
                 self.applier.advance(revision);
                 self.put_in_force(arrived, Vec::new());
+                self.confirm();
                 let id = self.cluster_id.map(|cluster| TableId::etcd(cluster, self.applier.incarnation()));
                 return id.filter(|id| id != self.applier.id()).map(|_| Input::NewIncarnation);
             }
@@ -189,17 +198,12 @@ impl EtcdSource {
         self.applier.resync(revision, records, id, fresh);
         self.has_table = true;
         let held_back = self.applier.held_back().len();
-        if held_back > 0 {
-            tracing::error!(
-                routes = held_back,
-                "the store holds no routes any more: the known ones stay in force; if that was meant, set allow_empty = true under [gold]"
-            );
-        }
         if reason != "first" {
             self.publisher.report(|status| *status.resyncs.entry(reason).or_default() += 1);
         }
         first.push(Change::Resync { reason, routes: self.applier.route_count(), held_back });
         self.put_in_force(arrived, first);
+        self.confirm();
         tracing::info!(revision, reason, took = ?arrived.elapsed(), "the store was listed");
     }
 
@@ -242,8 +246,9 @@ impl EtcdSource {
         if !self.applier.take_news() {
             return;
         }
+        self.say_held_back();
         let (quarantined, warnings) = (self.applier.held(&self.place.prefix), self.applier.notes());
-        let held_back = self.applier.held_back().iter().cloned().collect();
+        let held_back = self.applier.held_back().iter().map(|key| escaped(key)).collect();
         let known = self.publisher.status();
         let known: HashSet<(&str, u64)> = known.quarantined.iter().map(|held| (&*held.key, held.revision)).collect();
         let new: Vec<_> = quarantined.iter().filter(|held| !known.contains(&(&*held.key, held.revision))).collect();
@@ -260,6 +265,18 @@ impl EtcdSource {
         });
     }
 
+    /// Says that deletes are held back, when there are more of them than were told.
+    fn say_held_back(&self) {
+        let (held, told) = (self.applier.held_back().len(), self.publisher.status().held_back.len());
+        if held <= told {
+            return;
+        }
+        match self.applier.to_confirm() {
+            Some(_) => tracing::warn!(routes = held, "more than half of the routes were deleted: held back until the store confirms it"),
+            None => say_empty(held),
+        }
+    }
+
     async fn worked(&mut self, done: Done) {
         let arrived = Instant::now();
         self.work = None;
@@ -274,6 +291,8 @@ impl EtcdSource {
                     status.cluster_id = cluster_id;
                     status.endpoint = Some(endpoint);
                 });
+                self.confirming.give_up();
+                self.confirm();
                 Input::Connected(hello)
             }
             Done::Opened(stream, revision) => {
@@ -285,10 +304,37 @@ impl EtcdSource {
         self.feed(input, arrived).await;
     }
 
-    fn ask(&mut self, ask: Ask) {
-        let is_exact = self.applier.is_exact(&ask.service);
+    /// Has a mass delete confirmed, if there is one in doubt.
+    fn confirm(&mut self) {
         let reads = self.reads.as_ref().map(Client::kv_client);
-        self.checks.ask(ask, is_exact, reads, &self.place.prefix, self.settings.now());
+        self.confirming.begin(self.applier.to_confirm(), reads, &self.place.prefix);
+    }
+
+    fn confirmed(&mut self, said: Said) {
+        let since = Instant::now();
+        self.applier.note_touches(self.publisher.is_watched());
+        match self.applier.settle(said) {
+            Settled::Past => {}
+            Settled::Taken(routes) => {
+                tracing::warn!(routes, "the store has confirmed that most routes were deleted: they are gone");
+                self.put_in_force(since, Vec::new());
+            }
+            Settled::Empty(routes) => say_empty(routes),
+            Settled::Contradicted(routes) => tracing::error!(
+                routes,
+                "the store was said to have deleted these routes, but has them: they stay in force, and are listed as held_back in /status"
+            ),
+        }
+    }
+
+    fn ask(&mut self, ask: Ask) {
+        let check = match ask {
+            Ask::Check(check) => check,
+            Ask::Listing(answer) => return drop(answer.send(self.applier.listing())),
+        };
+        let is_exact = self.applier.is_exact(&check.service);
+        let reads = self.reads.as_ref().map(Client::kv_client);
+        self.checks.ask(check, is_exact, reads, &self.place.prefix, self.settings.now());
     }
 
     async fn read(&mut self, read: Read) {
@@ -325,6 +371,13 @@ impl EtcdSource {
             saver.save(&self.applier);
         }
     }
+}
+
+fn say_empty(routes: usize) {
+    tracing::error!(
+        routes,
+        "the store holds no routes any more: the known ones stay in force; if that was meant, set allow_empty = true under [gold]"
+    );
 }
 
 /// Ends when the watcher is to stop, or its handle has gone.

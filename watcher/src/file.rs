@@ -54,7 +54,10 @@ impl FileSource {
             tokio::select! {
                 _ = stopped.wait_for(|stopped| *stopped) => return,
                 // Nothing is newer than what was loaded.
-                Some(ask) = asks.recv() => { let _ = ask.answer.send(Checked::Answered); }
+                Some(ask) = asks.recv() => match ask {
+                    Ask::Check(check) => drop(check.answer.send(Checked::Answered)),
+                    Ask::Listing(answer) => drop(answer.send(self.applier.listing())),
+                },
                 _ = poll.tick() => self.look(),
             }
         }

@@ -13,6 +13,7 @@ pub mod epoch;
 mod etcd;
 mod file;
 pub mod files;
+pub mod listing;
 pub mod machine;
 pub mod publish;
 pub mod record;

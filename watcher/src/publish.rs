@@ -43,6 +43,8 @@ pub struct Held {
 pub struct GoldStatus {
     /// The etcd cluster's id in hex; empty for a file or before the first contact.
     pub cluster_id: String,
+    /// What all keys in the store start with; empty for a file.
+    pub prefix: String,
     /// Whether the watch stands.
     pub connected: bool,
     /// The member that is watched, or the file.

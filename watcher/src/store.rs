@@ -3,10 +3,14 @@
 //! Keys are given and returned below the prefix. A change names the `mod_revision` that was read; if the store has moved on, nothing
 //! is written.
 
+mod pinned;
+
 use std::time::Duration;
 
 use etcd_client::{Client, Compare, CompareOp, GetOptions, GetResponse, KvClient, Txn, TxnOp, TxnOpResponse};
 use tokio::task::JoinSet;
+
+pub use pinned::{ListFault, Pinned};
 
 use crate::{
     connect::{EtcdPlace, MAX_MESSAGE_BYTES, OUT_OF_REACH, Wanted, connect, may_have_been_done, say, say_later},

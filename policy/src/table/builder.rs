@@ -155,6 +155,14 @@ impl Builder {
         }
     }
 
+    /// Changes what is said of a route in force, and nothing else of it.
+    pub fn set_meta(&mut self, service: &Name, key: &[u8], meta: Meta) {
+        let Some(mut route) = self.route(service, key) else { return };
+        route.meta = meta;
+        let service = self.service_id(service);
+        self.routes.insert(service, key, route);
+    }
+
     /// Takes a record out of force.
     pub fn remove(&mut self, key: &RecordKey) {
         match key {
@@ -283,19 +291,9 @@ impl Builder {
     pub fn records(&self) -> impl Iterator<Item = (RecordKey, Record, Meta)> {
         let routes = self.routes.iter().filter_map(|(service, key, route)| {
             let service = self.service_names.name(service.index())?.clone();
-            Some((RecordKey::Route { service, key: key.to_vec() }, Record::Route(record_of(&route, &self.upstream_names)?), route.meta))
+            Some((RecordKey::Route { service, key: key.to_vec() }, Record::Route(record_of(&self.upstream_names, &route)?), route.meta))
         });
         self.small_records().chain(routes)
-    }
-
-    /// The same, of this moment, to be gone through on another thread while changes go on.
-    pub fn records_now(&self) -> Records {
-        Records {
-            others: self.small_records().collect(),
-            routes: self.routes.clone(),
-            service_names: Arc::clone(&self.service_names),
-            upstream_names: Arc::clone(&self.upstream_names),
-        }
     }
 
     /// Every key that has a value in force or is quarantined without one.
@@ -306,6 +304,23 @@ impl Builder {
         });
         let quarantined = self.quarantined_services.iter().cloned().map(RecordKey::Service);
         self.small_records().map(|(key, ..)| key).chain(quarantined).chain(routes)
+    }
+
+    /// The same as they are now, to be read elsewhere meanwhile.
+    pub fn frozen(&self) -> Records {
+        Records {
+            small: self.small_records().collect(),
+            routes: self.routes.clone(),
+            service_names: Arc::clone(&self.service_names),
+            upstream_names: Arc::clone(&self.upstream_names),
+            orphans: self.orphans.clone(),
+        }
+    }
+
+    /// Puts back the last leased endpoint of an upstream, which had none any more when a snapshot was written.
+    pub fn restore_orphan(&mut self, upstream: Name, endpoint: conf::Endpoint) {
+        self.upstreams_touched.insert(upstream.clone());
+        self.orphans.insert(upstream, endpoint);
     }
 
     /// Makes the next table.

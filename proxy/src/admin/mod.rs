@@ -5,6 +5,7 @@
 //! can change anything.
 
 mod explain;
+mod records;
 mod requests;
 mod route;
 mod status;
@@ -27,6 +28,7 @@ use crate::{exposition, state::Shared, transport::problem_json};
 /// An answer whose body may be whole or a stream.
 type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
+pub(crate) use records::MAX_READERS;
 pub(crate) use watch::MAX_WATCHERS;
 
 /// Serves until the process ends.
@@ -66,6 +68,7 @@ GET  /readyz                   200 once routes are in force
 GET  /metrics                  for Prometheus
 GET  /status                   what this proxy knows, and how fresh that is
 GET  /watch                    each change of the table, a line each, as it comes into force
+GET  /records                  every key of the store that this proxy knows, a line each
 GET  /routes/<service>/<key>   the route in force for a routing key
 GET  /requests/<request-id>    what became of a recent request, hop by hop
 POST /explain                  what would become of a request, and why
@@ -88,6 +91,7 @@ async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Answer {
             Err(code) => problem(code),
         },
         "/metrics" => metrics(shared, request.headers()),
+        "/records" => records::records(shared, request.method() == Method::HEAD).await,
         "/watch" => watch::watch(shared, request.uri().query()),
         "/status" => as_json(StatusCode::OK, &status::status(shared)),
         path => {

@@ -24,6 +24,7 @@ pub(super) fn status(shared: &Shared) -> Value {
             "cluster_id": gold.cluster_id,
             "table": table.map(|table| table.id().as_str()),
             "revision": table.map_or(0, Table::revision),
+            "prefix": gold.prefix,
             "connected": gold.connected,
             "endpoint": gold.endpoint,
             "source": table.map_or(Source::Watch, Table::source).as_str(),

@@ -7,7 +7,7 @@ use waypost_conf::{Diagnostic, Document, Entry, Names, Record, RecordKey, Severi
 use waypost_policy::matching::Matcher;
 use waypost_watcher::{EtcdPlace, GoldPlace, files::RECORD_ENDINGS, store::Store};
 
-use super::{input::Input, print};
+use super::{against, input::Input, print};
 use crate::{
     cli::CheckArgs,
     failure::{Failed, Outcome},
@@ -30,6 +30,9 @@ struct Checked {
 
 /// Runs the command.
 pub(crate) fn run(args: &CheckArgs) -> Outcome {
+    if let Some(admin) = &args.against {
+        return against::run(admin, args);
+    }
     let checked = if args.files.is_empty() {
         let bootstrap = gold::bootstrap(&args.gold)?;
         match gold::place(&args.gold, &bootstrap.content)? {

@@ -1,6 +1,7 @@
 //! The commands, one file each. A command reads its arguments, does its one thing and prints; what it decides with lives in the
 //! crates below.
 
+mod against;
 pub(crate) mod apply;
 pub(crate) mod bench;
 pub(crate) mod check;

@@ -112,6 +112,7 @@ pub(crate) fn run(args: RunArgs) -> Outcome {
             recent: Recent::default(),
             draining: false.into(),
             watchers: Arc::new(tokio::sync::Semaphore::new(admin::MAX_WATCHERS)),
+            record_readers: Arc::new(tokio::sync::Semaphore::new(admin::MAX_READERS)),
             limits: limits(bootstrap.limits),
             bootstrap_warnings: bootstrap.inactive.iter().map(|said| said.message.clone()).collect(),
         });

@@ -270,7 +270,7 @@ async fn without_store(world: &mut World) -> Told<()> {
     let revision = world.status().await?["gold"][0]["revision"].as_u64().unwrap_or(0);
     until("the last revision did not reach the snapshot", SEEN_LIMIT, async || {
         let saved = std::fs::read(&snapshot).ok()?;
-        let saved = waypost_watcher::snapshot::decode_snapshot(&saved, false).ok()?;
+        let saved = waypost_watcher::snapshot::decode_snapshot(&saved, false).ok()?.applier;
         (saved.revision() >= revision).then_some(())
     })
     .await?;

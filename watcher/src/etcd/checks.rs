@@ -17,7 +17,7 @@ use waypost_policy::{
 
 use super::wire::stored;
 use crate::{
-    ask::{Ask, Checked},
+    ask::{Check, Checked},
     record::Stored,
 };
 
@@ -66,8 +66,8 @@ impl Checks {
     }
 
     /// Begins a check, or joins the one that is under way for the key. `prefix`: what all keys in the store start with.
-    pub(super) fn ask(&mut self, ask: Ask, is_exact: bool, reads: Option<KvClient>, prefix: &str, now: Moment) {
-        let Ask { service, key, answer } = ask;
+    pub(super) fn ask(&mut self, check: Check, is_exact: bool, reads: Option<KvClient>, prefix: &str, now: Moment) {
+        let Check { service, key, answer } = check;
         if let Some(asked) = self.asked.get_mut(&key) {
             asked.askers.push(answer);
             return;

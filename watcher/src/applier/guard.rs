@@ -1,0 +1,146 @@
+//! The guard against mass deletes: what would remove more than half of many routes is held back, whether a revision or a list says so.
+//!
+//! Held routes stay in force, out of the digest, until they are put again. If the store still has other routes, the shell is to read it
+//! linearizably (a [`Doubt`]); its [`Said`] then has the deletes taken. If it has none, they are not taken at all.
+
+use super::{Applier, Event, RecordKey, State, change, touched};
+use waypost_policy::table::Meta;
+
+/// A table of no more routes than this is believed to be emptied.
+pub(super) const GUARDED_ROUTES: usize = 100;
+/// How many of the keys in doubt are looked for in the store.
+const SAMPLES: usize = 16;
+
+/// Deletes that are to be confirmed by a linearizable read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Doubt {
+    /// Which doubt it is; a later one has another number.
+    pub number: u64,
+    /// The store must have been at least here.
+    pub revision: u64,
+    /// Some of the keys, below the prefix.
+    pub samples: Vec<Vec<u8>>,
+}
+
+/// What a linearizable read said about a doubt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Said {
+    /// The doubt's number.
+    pub number: u64,
+    /// Whether the store holds any route.
+    pub has_routes: bool,
+    /// Whether it has one of the samples as it was before the revision that deleted it.
+    pub contradicts: bool,
+}
+
+/// What came of a doubt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// The deletes are true: so many routes are gone with the next publish.
+    Taken(usize),
+    /// The store holds no routes: so many stay in force.
+    Empty(usize),
+    /// The store still has what it was said to have deleted: so many stay in force.
+    Contradicted(usize),
+    /// The doubt is no longer there.
+    Past,
+}
+
+impl Applier {
+    /// Whether so many deletes of routes are not believed at once.
+    pub(super) fn is_mass_delete(&self, deleted: usize) -> bool {
+        let known = self.builder.route_count();
+        known > GUARDED_ROUTES && deleted * 2 > known && !self.allow_empty
+    }
+
+    /// How many of these events delete a route that is known.
+    pub(super) fn deleted_routes(&self, events: &[Event]) -> usize {
+        let deleted = events.iter().filter(|event| matches!(event, Event::Delete { key, .. } if self.has_route(key)));
+        deleted.count()
+    }
+
+    fn has_route(&self, key: &[u8]) -> bool {
+        key.starts_with(b"routes/") && RecordKey::parse(key).is_ok_and(|key| self.builder.meta(&key).is_some())
+    }
+
+    /// Keeps a route in force although the store has it no more; false if it has no good value to keep. It no longer counts in the digest,
+    /// which is over what the store has, and a put starts its epochs afresh.
+    pub(super) fn hold(&mut self, key: &[u8]) -> bool {
+        let Ok(RecordKey::Route { service, key: routing_key }) = RecordKey::parse(key) else { return false };
+        let Some(route) = self.builder.route(&service, &routing_key).filter(|route| route.state != State::Quarantined) else {
+            return false;
+        };
+        let meta = Meta { create_revision: 0, digest: 0, ..route.meta };
+        let counted = self.store_meta(key).map_or(0, |meta| meta.digest);
+        self.digest = self.digest.wrapping_sub(counted);
+        if self.bad.remove(key).is_some() {
+            self.touch(|_| Some(change::released(key)));
+        }
+        self.builder.set_meta(&service, &routing_key, meta);
+        self.held_back.insert(key.to_vec());
+        true
+    }
+
+    /// After deletes were held back: they are in doubt if the store has other routes, else not taken at all.
+    pub(super) fn doubt(&mut self, held: Vec<Vec<u8>>, revision: u64) {
+        self.news = true;
+        self.doubts += 1;
+        self.doubted_at = revision;
+        if self.builder.route_count() > self.held_back.len() {
+            self.doubted.extend(held);
+        } else {
+            self.doubted.clear();
+        }
+    }
+
+    /// What is to be confirmed by a linearizable read, if anything is.
+    pub fn to_confirm(&self) -> Option<Doubt> {
+        if self.doubted.is_empty() {
+            return None;
+        }
+        let step = self.doubted.len().div_ceil(SAMPLES);
+        let samples = self.doubted.iter().step_by(step).cloned().collect();
+        Some(Doubt { number: self.doubts, revision: self.doubted_at, samples })
+    }
+
+    /// Takes the deletes in doubt, or holds them for good.
+    pub fn settle(&mut self, said: Said) -> Settled {
+        if said.number != self.doubts || self.doubted.is_empty() {
+            return Settled::Past;
+        }
+        let doubted = std::mem::take(&mut self.doubted);
+        let still: Vec<_> = doubted.into_iter().filter(|key| self.held_back.contains(key)).collect();
+        match said {
+            Said { contradicts: true, .. } => return Settled::Contradicted(still.len()),
+            Said { has_routes: false, .. } => return Settled::Empty(still.len()),
+            _ => {}
+        }
+        still.iter().for_each(|key| self.delete(key));
+        Settled::Taken(still.len())
+    }
+
+    /// Ends the hold of a key; true if it was held.
+    pub(super) fn release(&mut self, key: &[u8]) -> bool {
+        let was_held = !self.held_back.is_empty() && self.held_back.remove(key);
+        self.news |= was_held;
+        was_held
+    }
+
+    pub(super) fn delete(&mut self, key: &[u8]) {
+        self.release(key);
+        let before = self.store_meta(key).map_or(0, |meta| meta.digest);
+        self.digest = self.digest.wrapping_sub(before);
+        if self.bad.remove(key).is_some() {
+            self.news = true;
+            self.touch(|_| Some(change::released(key)));
+        }
+        self.news |= self.notes.remove(key).is_some();
+        if let Ok(key) = RecordKey::parse(key) {
+            self.touch(|builder| touched(builder, &key, None));
+            self.builder.remove(&key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
