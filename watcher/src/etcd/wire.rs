@@ -75,7 +75,7 @@ fn heard_response(response: &etcd_client::WatchResponse, prefix_len: usize) -> I
             _ => None,
         }
     });
-    Input::Events(events.collect())
+    Input::Events { events: events.collect(), more: response.0.fragment }
 }
 
 /// A record from etcd's form; `prefix_len` bytes of its key are cut off.
@@ -196,7 +196,11 @@ pub(crate) fn end_of_prefix(prefix: &[u8]) -> Vec<u8> {
 pub(super) async fn open_watch(watches: Option<etcd_client::WatchClient>, prefix: String, from: u64) -> Done {
     let Some(watches) = watches else { return Done::Only(Input::Failed("there is no connection to watch over".to_owned())) };
     let mut watches = watches.max_decoding_message_size(MAX_MESSAGE_BYTES);
-    let options = WatchOptions::new().with_prefix().with_start_revision(i64::try_from(from).unwrap_or(i64::MAX)).with_progress_notify();
+    let options = WatchOptions::new()
+        .with_prefix()
+        .with_start_revision(i64::try_from(from).unwrap_or(i64::MAX))
+        .with_progress_notify()
+        .with_fragment();
     let opened = tokio::time::timeout(READ_LIMIT, async {
         let mut stream = watches.watch(format!("{prefix}/"), Some(options)).await?;
         let first = stream.message().await?;
