@@ -15,6 +15,7 @@ mod file;
 pub mod files;
 pub mod machine;
 pub mod publish;
+mod ranges;
 pub mod record;
 pub mod snapshot;
 pub mod store;
