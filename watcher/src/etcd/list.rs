@@ -20,8 +20,9 @@ const AT_ONCE: usize = 2;
 const MAX_ANSWER_BYTES: usize = 64 << 20;
 /// By how much a part is smaller than one that was too large.
 const SMALLER: usize = 16;
-/// gRPC's code for a message above the limit that its reader has set.
+/// gRPC's codes for a message above a limit: its reader's, and its sender's.
 const OUT_OF_RANGE: i32 = 11;
+const RESOURCE_EXHAUSTED: i32 = 8;
 
 /// A part of a range, as the store gave it.
 struct Answer {
@@ -84,22 +85,18 @@ impl Reader {
                 tokio::time::timeout(READ_LIMIT, self.kv.get(self.key(&range.from), Some(self.options(&range, limit, serializable))));
             let mut found = match read.await {
                 Ok(Ok(found)) => found,
-                Ok(Err(error)) => {
-                    let status = if let etcd_client::Error::GRpcStatus(status) = &error { Some(status) } else { None };
-                    match status.map(|status| (status.code() as i32, status.message())) {
-                        Some((_, says)) if says.contains("compacted") => return Err(Input::Compacted),
-                        Some((_, says)) if says.contains("future revision") && serializable => serializable = false,
-                        Some((code, says)) if (code == OUT_OF_RANGE || says.contains("larger than max")) && limit > 1 => limit /= SMALLER,
-                        _ => {
-                            return Err(Input::Failed(format!(
-                                "the records could not be listed: etcd {}",
-                                say_later(&error, Wanted::Read)
-                            )));
-                        }
+                Ok(Err(error)) => match Refusal::of(&error) {
+                    Refusal::Compacted => return Err(Input::Compacted),
+                    Refusal::Behind if serializable => {
+                        serializable = false;
+                        continue;
                     }
-                    limit = limit.max(1);
-                    continue;
-                }
+                    Refusal::TooLarge if limit > 1 => {
+                        limit = (limit / SMALLER).max(1);
+                        continue;
+                    }
+                    _ => return Err(Input::Failed(format!("the records could not be listed: etcd {}", say_later(&error, Wanted::Read)))),
+                },
                 Err(_) => return Err(Input::Failed(format!("listing the records took longer than {READ_LIMIT:?} a part"))),
             };
             let (more, total) = (found.more(), usize::try_from(found.count()).unwrap_or(0));
@@ -117,5 +114,54 @@ impl Reader {
 
     fn key(&self, below_prefix: &[u8]) -> Vec<u8> {
         [&self.prefix, below_prefix].concat()
+    }
+}
+
+/// Why there is no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refusal {
+    /// The revision has been forgotten.
+    Compacted,
+    /// This member has not come to the revision yet.
+    Behind,
+    /// The answer is larger than one may be.
+    TooLarge,
+    Other,
+}
+
+impl Refusal {
+    fn of(error: &etcd_client::Error) -> Self {
+        let etcd_client::Error::GRpcStatus(status) = error else { return Self::Other };
+        Self::said(status.code() as i32, status.message())
+    }
+
+    fn said(code: i32, says: &str) -> Self {
+        match code {
+            _ if says.contains("required revision has been compacted") => Self::Compacted,
+            _ if says.contains("required revision is a future revision") => Self::Behind,
+            // Ours, when we would not read it, and etcd's own, when it would not send it.
+            OUT_OF_RANGE => Self::TooLarge,
+            RESOURCE_EXHAUSTED if says.contains("message larger than max") => Self::TooLarge,
+            _ => Self::Other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_etcd_says_is_understood() {
+        for (code, says, wanted) in [
+            (11, "etcdserver: mvcc: required revision has been compacted", Refusal::Compacted),
+            (11, "etcdserver: mvcc: required revision is a future revision", Refusal::Behind),
+            (11, "Error, decoded message length too large: found 80000000 bytes, the limit is: 67108864 bytes", Refusal::TooLarge),
+            (8, "grpc: trying to send message larger than max (2147483648 vs. 2147483647)", Refusal::TooLarge),
+            (8, "etcdserver: too many requests", Refusal::Other),
+            (14, "etcdserver: leader changed", Refusal::Other),
+        ] {
+            assert_eq!(Refusal::said(code, says), wanted, "{says}");
+        }
     }
 }
