@@ -70,6 +70,16 @@ proptest! {
     }
 }
 
+#[test]
+fn cuts_go_on_evenly_and_then_beyond_what_the_keys_have_in_common() {
+    let records: Vec<Stored> = (100..200).map(|n| stored(format!("routes/service-1/tenant-{n}").as_bytes())).collect();
+    let cuts = spread::cuts(&records, 10, 5);
+    assert!(cuts.is_sorted());
+    assert!(cuts.iter().take(5).all(|cut| cut.starts_with(b"routes/service-1/tenant-2")), "{cuts:?}");
+    let elsewhere = cuts.iter().filter(|cut| cut.as_slice() > b"routes/service-2".as_slice()).count();
+    assert!((1..100).contains(&elsewhere), "{elsewhere}: {cuts:?}");
+}
+
 /// A deterministic scatter of numbers.
 fn scattered(n: u64) -> u64 {
     (n + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ (n << 32).wrapping_mul(0xD6E8_FEB8_6659_FD93)
