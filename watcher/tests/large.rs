@@ -3,7 +3,13 @@
 
 mod stage;
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use etcd_client::{GetOptions, Txn, TxnOp};
 use stage::{Etcd, PREFIX, owner, settings, until, until_revision, watch_with_snapshot};
@@ -90,6 +96,51 @@ async fn a_list_of_many_and_of_large_records_is_whole() {
     assert!(owner(&table, "large-79").is_some() && owner(&table, "tenant-24999").is_some());
     again.stop().await;
     listed.stop().await;
+}
+
+/// Lists begin and end while routes are put and deleted, and history is compacted up to the present all the time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_written_and_compacted_while_a_list_is_under_way_is_not_lost() {
+    const ROUTES: usize = 25_000;
+    const LISTS: usize = 4;
+    let etcd = Etcd::start().await;
+    etcd.filled().await;
+    put_routes(&etcd, ROUTES, 0).await;
+    let client = etcd.client().await;
+    let done = Arc::new(AtomicBool::new(false));
+    let is_done = Arc::clone(&done);
+    let writer = tokio::spawn(async move {
+        let mut kv = client.kv_client();
+        let (mut turn, mut revision) = (0usize, 0);
+        while !is_done.load(Ordering::Relaxed) {
+            turn += 1;
+            let key = |n: usize| format!("{PREFIX}/routes/orders/tenant-{}", turn.wrapping_mul(n) % ROUTES);
+            let owner = if turn.is_multiple_of(2) { "a" } else { "b" };
+            let changes = [TxnOp::put(key(7919), format!(r#"{{"owner":"{owner}"}}"#), None), TxnOp::delete(key(104_729), None)];
+            let txn = Txn::new().and_then(if key(7919) == key(104_729) { &changes[..1] } else { &changes[..] });
+            revision = kv.txn(txn).await.unwrap().header().unwrap().revision();
+            if turn.is_multiple_of(20) {
+                kv.compact(revision, None).await.unwrap();
+            }
+        }
+        u64::try_from(revision).unwrap()
+    });
+    let mut watchers = Vec::new();
+    for _ in 0..LISTS {
+        let watcher = stage::watch(&etcd);
+        until(&watcher.view, "a list is in force", |_, status| status.connected).await;
+        watchers.push(watcher);
+    }
+    done.store(true, Ordering::Relaxed);
+    let revision = writer.await.unwrap();
+    let last = stage::watch(&etcd);
+    let digest = until_revision(&last.view, revision).await.digest();
+    watchers.push(last);
+    for watcher in watchers {
+        let table = until_revision(&watcher.view, revision).await;
+        assert_eq!((table.revision(), table.digest()), (revision, digest));
+        watcher.stop().await;
+    }
 }
 
 /// Prints figures: `cargo test --release -p waypost-watcher --test large -- --ignored --nocapture`.
