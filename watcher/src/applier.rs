@@ -12,7 +12,7 @@ use std::{
 use waypost_conf::{Decoded, Match, Record, RecordKey, decode, escaped};
 use waypost_policy::{
     Source, Table, TableId,
-    table::{Builder, Meta, Publication, Read, RequestKey, State},
+    table::{Builder, Meta, Publication, Read, Records, RequestKey, State},
 };
 
 use crate::{
@@ -250,9 +250,9 @@ impl Applier {
         self.builder.incarnation()
     }
 
-    /// Every value in force, and every bad one, for a snapshot.
-    pub(crate) fn records(&self) -> impl Iterator<Item = (RecordKey, Record, Meta)> {
-        self.builder.records()
+    /// Every value in force, for a snapshot.
+    pub(crate) fn records(&self) -> Records {
+        self.builder.records_now()
     }
 
     /// Every key with a value in force, in no order.
@@ -405,7 +405,7 @@ impl Applier {
     fn quarantined_route(&mut self, key: &RecordKey, meta: Meta) -> waypost_policy::table::Route {
         // A check met a value that can't be used: what was good before stays good, as it would for the watch.
         let RecordKey::Route { service, key } = key else { return waypost_policy::table::Route::quarantined(meta) };
-        self.builder.route(service, key).cloned().unwrap_or_else(|| waypost_policy::table::Route::quarantined(meta))
+        self.builder.route(service, key).unwrap_or_else(|| waypost_policy::table::Route::quarantined(meta))
     }
 
     fn note(&mut self, stored: &Stored, decoded: &Decoded) {

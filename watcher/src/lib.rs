@@ -17,6 +17,7 @@ pub mod machine;
 pub mod publish;
 mod ranges;
 pub mod record;
+mod retire;
 pub mod snapshot;
 pub mod store;
 mod told;

@@ -16,8 +16,11 @@ use std::{
 };
 
 use tokio::task::JoinHandle;
-use waypost_conf::{Record, RecordKey, decode};
-use waypost_policy::{Source, TableId, table::Meta};
+use waypost_conf::{RecordKey, decode};
+use waypost_policy::{
+    Source, TableId,
+    table::{Meta, Records},
+};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::{
@@ -161,7 +164,7 @@ struct Content {
     revision: u64,
     anchor: Option<LastChange>,
     digest: u128,
-    records: Vec<(RecordKey, Record, Meta)>,
+    records: Records,
     bad: BTreeMap<Vec<u8>, Bad>,
 }
 
@@ -172,7 +175,7 @@ impl Content {
             revision: applier.revision(),
             anchor: applier.anchor().cloned(),
             digest: applier.digest(),
-            records: applier.records().collect(),
+            records: applier.records(),
             bad: applier.bad().clone(),
         }
     }
@@ -190,11 +193,17 @@ impl Content {
         out.extend_from_slice(&anchor.mod_revision.to_le_bytes());
         out.push(u8::from(anchor.deleted));
         out.extend_from_slice(&self.digest.to_le_bytes());
-        out.extend_from_slice(&(self.records.len() as u64).to_le_bytes());
-        for (key, record, meta) in &self.records {
+        let counted_at = out.len();
+        let mut count = 0_u64;
+        out.extend_from_slice(&count.to_le_bytes());
+        for (key, record, meta) in self.records.iter() {
+            count += 1;
             put(&mut out, &key.suffix());
-            put_meta(&mut out, *meta);
+            put_meta(&mut out, meta);
             put(&mut out, &serde_json::to_vec(&record.to_json()).unwrap_or_default());
+        }
+        if let Some(place) = out[counted_at..].first_chunk_mut() {
+            *place = count.to_le_bytes();
         }
         out.extend_from_slice(&(self.bad.len() as u64).to_le_bytes());
         for (key, bad) in &self.bad {

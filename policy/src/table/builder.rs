@@ -11,7 +11,10 @@ use std::{
 
 use waypost_conf::{self as conf, Name, Record, RecordKey, RouteState};
 
-use super::{Names, Read, ReadAhead, RequestKey, Route, Routes, Service, ServiceId, Source, State, Table, TableId, UpstreamId};
+use super::{
+    Names, Read, ReadAhead, Records, RequestKey, Route, Routes, Service, ServiceId, Source, State, Table, TableId, UpstreamId,
+    records::record_of,
+};
 use crate::{
     Endpoint, Upstream,
     endpoint::EndpointState,
@@ -224,7 +227,7 @@ impl Builder {
     }
 
     /// The route in force under a record's key.
-    pub fn route(&self, service: &str, key: &[u8]) -> Option<&Route> {
+    pub fn route(&self, service: &str, key: &[u8]) -> Option<Route> {
         self.routes.get(ServiceId::new(self.service_names.number(service)?), key)
     }
 
@@ -280,9 +283,19 @@ impl Builder {
     pub fn records(&self) -> impl Iterator<Item = (RecordKey, Record, Meta)> {
         let routes = self.routes.iter().filter_map(|(service, key, route)| {
             let service = self.service_names.name(service.index())?.clone();
-            Some((RecordKey::Route { service, key: key.to_vec() }, Record::Route(self.record_of(route)?), route.meta))
+            Some((RecordKey::Route { service, key: key.to_vec() }, Record::Route(record_of(&route, &self.upstream_names)?), route.meta))
         });
         self.small_records().chain(routes)
+    }
+
+    /// The same, of this moment, to be gone through on another thread while changes go on.
+    pub fn records_now(&self) -> Records {
+        Records {
+            others: self.small_records().collect(),
+            routes: self.routes.clone(),
+            service_names: Arc::clone(&self.service_names),
+            upstream_names: Arc::clone(&self.upstream_names),
+        }
     }
 
     /// Every key that has a value in force or is quarantined without one.
@@ -362,18 +375,6 @@ impl Builder {
             certificates.map(|(name, kept)| (RecordKey::Certificate(name.clone()), Record::Certificate(kept.value.clone()), kept.meta));
         let incarnation = self.incarnation.iter().map(|kept| (RecordKey::Incarnation, Record::Incarnation(kept.value), kept.meta));
         services.chain(upstreams).chain(endpoints).chain(policies).chain(certificates).chain(incarnation)
-    }
-
-    fn record_of(&self, route: &Route) -> Option<conf::Route> {
-        let name = |id: UpstreamId| self.upstream_names.name(id.index()).cloned();
-        let state = match route.state {
-            State::Serving => RouteState::Serving,
-            State::Moving(target) => RouteState::Moving { target: name(target)? },
-            State::Frozen => RouteState::Frozen { move_id: None, target: None },
-            State::Quarantined => return None,
-        };
-        let epoch = (route.epoch != route.meta.mod_revision).then_some(route.epoch);
-        Some(conf::Route { owner: name(route.owner)?, epoch, state })
     }
 
     fn compile_upstreams(&mut self) {
