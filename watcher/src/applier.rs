@@ -291,6 +291,11 @@ impl Applier {
         self.builder.frozen()
     }
 
+    /// Every key with a value in force, in no order.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = Vec<u8>> {
+        self.builder.keys().map(|key| key.suffix())
+    }
+
     /// Puts back what a snapshot kept.
     pub(crate) fn restore(&mut self, key: &RecordKey, record: Record, meta: Meta) {
         if meta.create_revision == 0 {

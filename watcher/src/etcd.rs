@@ -5,6 +5,7 @@
 
 mod checks;
 mod confirm;
+mod list;
 mod wire;
 
 use std::{
@@ -26,12 +27,14 @@ use crate::{
     connect::{EtcdPlace, Wanted, say_later},
     machine::{Applied, Effect, Input, Machine},
     publish::{News, Publisher},
+    ranges,
     record::Stored,
     snapshot::{self, Saver},
 };
 use checks::{Checks, Found, Read};
 use confirm::Confirming;
-use wire::{Cursor, Done, heard, list, open_watch, say_hello};
+use list::list;
+use wire::{Cursor, Done, heard, open_watch, say_hello};
 pub(crate) use wire::{end_of_prefix, stored};
 
 /// How many quarantined keys one publish logs; the others are in `/status`.
@@ -153,7 +156,9 @@ impl EtcdSource {
             Effect::Disconnect => self.disconnect(),
             Effect::List { revision } => {
                 let reads = self.reads.as_ref().map(Client::kv_client);
-                self.work = Some(Box::pin(list(reads, self.place.prefix.clone(), revision)));
+                // Of the table in force, or of the snapshot's: however old, they only cut.
+                let fences = ranges::fences(self.applier.keys());
+                self.work = Some(Box::pin(list(reads, self.place.prefix.clone(), revision, fences)));
             }
             Effect::Watch { from } => {
                 let watches = self.watches.as_ref().map(Client::watch_client);

@@ -16,6 +16,7 @@ pub mod files;
 pub mod listing;
 pub mod machine;
 pub mod publish;
+mod ranges;
 pub mod record;
 mod retire;
 pub mod snapshot;

@@ -1,15 +1,19 @@
-//! Following an etcd cluster, as a state machine: connect, list at a pinned revision, watch from the next, and what to do when any
-//! of it breaks. Sans-IO: time and randomness are arguments, what is to be done comes back as effects.
+//! Following an etcd cluster, as a state machine: connect, pin a revision, watch from the next, list at the pinned one, and what to do
+//! when any of it breaks. Sans-IO: time and randomness are arguments, what is to be done comes back as effects.
 //!
 //! What always holds: only whole revisions are applied, in order; the cursor is what has been applied, so a broken watch is
-//! resumed from it and never from what was merely heard; a store whose history is not the one that was applied changes nothing
-//! until it says, by another incarnation, that it is another.
+//! resumed from it and never from what was merely heard; the watch that follows a list was open before the list began, so that
+//! nothing can be compacted away in between; a store whose history is not the one that was applied changes nothing until it says,
+//! by another incarnation, that it is another.
+
+mod whole;
 
 use std::time::Duration;
 
 use waypost_policy::{Moment, TableId};
 
 use crate::record::{Event, Stored};
+use whole::{Buffer, Whole};
 
 /// The first backoff's upper bound; each doubles the last.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
@@ -25,6 +29,8 @@ const PROGRESS_AT_MOST_EVERY: Duration = Duration::from_millis(100);
 const ASKS_WITHIN_LIMIT: u32 = 4;
 /// With nothing heard for this long another endpoint is tried.
 const SILENT_LIMIT: Duration = Duration::from_secs(15);
+/// Changes that come while a list is under way may take this much memory; with more, the list is begun again at a newer revision.
+const BUFFER_BYTES: usize = 128 << 20;
 
 /// What a new connection learns, by linearizable reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,8 +88,13 @@ pub enum Input {
         /// The store's revision when it opened.
         revision: u64,
     },
-    /// Changes: whole revisions, in order.
-    Events(Vec<Event>),
+    /// Changes, in order of their revisions.
+    Events {
+        /// The changes.
+        events: Vec<Event>,
+        /// Whether they are a fragment, which the next goes on with, so that the last revision may not be whole.
+        more: bool,
+    },
     /// A sign of life without changes.
     Progress {
         /// Everything up to here has been sent, if the server's version can be trusted in this.
@@ -109,7 +120,7 @@ pub enum Effect {
     },
     /// Give the present connection up.
     Disconnect,
-    /// List all records at this revision.
+    /// List all records at this revision. The watch that stands goes on being heard meanwhile.
     List {
         /// The pinned revision.
         revision: u64,
@@ -161,9 +172,26 @@ pub enum Effect {
 enum State {
     Waiting { until: Moment },
     Connecting,
-    Listing { hello: Hello, id: TableId, fresh: bool, reason: &'static str },
-    Opening { barrier: bool, from: u64 },
-    Watching { barrier: bool, since: Moment, heard: Moment, asked: Moment },
+    Opening { barrier: bool, from: u64, then: Option<Listing> },
+    Listing { watch: Open, listing: Listing, buffer: Buffer },
+    Watching { watch: Open, since: Moment },
+}
+
+/// A list that is to be made, or is being made.
+#[derive(Debug)]
+struct Listing {
+    id: TableId,
+    fresh: bool,
+    reason: &'static str,
+}
+
+/// A watch that stands.
+#[derive(Debug)]
+struct Open {
+    barrier: bool,
+    heard: Moment,
+    asked: Moment,
+    whole: Whole,
 }
 
 /// The machine.
@@ -175,7 +203,7 @@ pub struct Machine {
     failures: u32,
     /// How often a quiet watch is asked for progress.
     ask_every: Duration,
-    /// Why the next connection lists although it could resume.
+    /// Why the next connection lists although it could resume; owed until a list is whole.
     relist: Option<&'static str>,
 }
 
@@ -203,8 +231,10 @@ impl Machine {
     pub fn wake_at(&self) -> Option<Moment> {
         match &self.state {
             State::Waiting { until } => Some(*until),
-            State::Watching { heard, asked, .. } => Some((*asked + self.ask_every).min(*heard + SILENT_LIMIT)),
-            _ => None,
+            State::Watching { watch, .. } | State::Listing { watch, .. } => {
+                Some((watch.asked + self.ask_every).min(watch.heard + SILENT_LIMIT))
+            }
+            State::Connecting | State::Opening { .. } => None,
         }
     }
 
@@ -214,46 +244,34 @@ impl Machine {
             (State::Waiting { .. }, Input::Start) => self.connect(),
             (State::Waiting { until }, Input::Tick) if *until <= now => self.connect(),
             (State::Connecting, Input::Connected(hello)) => self.connected(hello, applied, now, rng),
-            (State::Listing { .. }, Input::Listed { revision, records }) => self.listed(revision, records),
-            (State::Opening { barrier, from }, Input::Opened { revision }) => {
-                if revision.saturating_add(1) < *from {
-                    // A start in the future is accepted silently; the store is behind what was applied.
-                    return self.failed(format!(
-                        "the store is at revision {revision}, behind what is in force: this member lags, or the store was restored; if it was, \
-                         raise the integer at <prefix>/incarnation"
-                    ), now, rng);
+            (State::Opening { .. }, Input::Opened { revision }) => self.opened(revision, now, rng),
+            (State::Listing { .. }, Input::Listed { revision, records }) => self.listed(revision, records, now),
+            (State::Watching { watch, .. } | State::Listing { watch, .. }, Input::Events { events, more }) => {
+                watch.heard = now;
+                match watch.whole.add(events, more) {
+                    Ok(events) => self.whole(events, more, now, rng),
+                    Err(_) => self.failed("the watch went back in time; it is opened anew from what is in force".to_owned(), now, rng),
                 }
-                self.state = State::Watching { barrier: *barrier, since: now, heard: now, asked: now };
-                vec![Effect::Report { error: None, again_in: None }, Effect::Alive]
             }
-            (State::Watching { heard, .. }, Input::Events(events)) => {
-                *heard = now;
-                let Some(revision) = events.last().map(Event::mod_revision) else { return vec![Effect::Alive] };
-                vec![Effect::Apply { events, revision }, Effect::Alive]
+            (State::Watching { watch, .. }, Input::Progress { revision }) => {
+                watch.heard = now;
+                let is_news = watch.barrier && watch.whole.is_empty() && revision > applied.revision;
+                is_news.then_some(Effect::Advance { revision }).into_iter().chain([Effect::Alive]).collect()
             }
-            (State::Watching { heard, barrier, .. }, Input::Progress { revision }) => {
-                *heard = now;
-                let advance = (*barrier && revision > applied.revision).then_some(Effect::Advance { revision });
-                advance.into_iter().chain([Effect::Alive]).collect()
+            (State::Listing { watch, .. }, Input::Progress { .. }) => {
+                watch.heard = now;
+                Vec::new()
             }
-            (State::Opening { .. } | State::Watching { .. } | State::Listing { .. }, Input::Compacted) => {
+            (State::Opening { then: Some(_), .. } | State::Listing { .. }, Input::Compacted) => {
+                // At a new revision, but not at once: a store that compacts faster than it can be listed would be listed without end.
+                self.failed("the history was compacted while the records were listed; they are listed again".to_owned(), now, rng)
+            }
+            (State::Opening { .. } | State::Watching { .. }, Input::Compacted) => {
                 self.relist = Some("compacted");
                 self.connect()
             }
             (State::Watching { .. }, Input::NewIncarnation) => self.connect(),
-            (State::Watching { since, heard, asked, .. }, Input::Tick) => {
-                if now.since(*since) >= STABLE_AFTER {
-                    self.failures = 0;
-                }
-                if now.since(*heard) >= SILENT_LIMIT {
-                    return self.failed(format!("the store has said nothing for {SILENT_LIMIT:?}; the next member is tried"), now, rng);
-                }
-                if now.since(*asked) < self.ask_every {
-                    return Vec::new();
-                }
-                *asked = now;
-                vec![Effect::AskProgress]
-            }
+            (State::Watching { .. } | State::Listing { .. }, Input::Tick) => self.tick(now, rng),
             (State::Waiting { .. }, _) => Vec::new(),
             (_, Input::Failed(why)) => self.failed(why, now, rng),
             _ => Vec::new(),
@@ -267,46 +285,96 @@ impl Machine {
 
     fn connected(&mut self, hello: Hello, applied: &Applied, now: Moment, rng: &mut fastrand::Rng) -> Vec<Effect> {
         let id = TableId::etcd(hello.cluster_id, hello.incarnation);
+        let fresh = applied.id.as_ref().is_some_and(|known| *known != id);
+        if !fresh && applied.id.is_some() && (hello.anchor == Anchor::Differs || hello.revision < applied.revision) {
+            let why = format!(
+                "the store's history is not the one that is in force (cursor {}, store at {}): it was restored or replaced; raise the \
+                 integer at <prefix>/incarnation above any value ever used, then its records are taken",
+                applied.revision, hello.revision
+            );
+            return self.failed(why, now, rng);
+        }
         let reason = match &applied.id {
             None => Some("first"),
-            Some(known) if *known != id => Some("incarnation"),
-            Some(_) if hello.anchor == Anchor::Differs || hello.revision < applied.revision => {
+            Some(_) if fresh => Some("incarnation"),
+            Some(_) if hello.anchor == Anchor::Compacted => Some("compacted"),
+            Some(_) => self.relist,
+        };
+        let from = if reason.is_some() { hello.revision } else { applied.revision } + 1;
+        self.state = State::Opening { barrier: hello.progress_is_barrier, from, then: reason.map(|reason| Listing { id, fresh, reason }) };
+        vec![Effect::Watch { from }]
+    }
+
+    fn opened(&mut self, revision: u64, now: Moment, rng: &mut fastrand::Rng) -> Vec<Effect> {
+        let State::Opening { barrier, from, then } = &mut self.state else { return Vec::new() };
+        if revision.saturating_add(1) < *from {
+            // A start in the future is accepted silently; the store is behind what was applied, or was seen a moment ago.
+            let why = format!(
+                "the store is at revision {revision}, behind revision {} that is known: this member lags, or the store was restored; if it was, \
+                 raise the integer at <prefix>/incarnation",
+                *from - 1
+            );
+            return self.failed(why, now, rng);
+        }
+        let watch = Open { barrier: *barrier, heard: now, asked: now, whole: Whole::default() };
+        match then.take() {
+            Some(listing) => {
+                let revision = *from - 1;
+                self.state = State::Listing { watch, listing, buffer: Buffer::default() };
+                vec![Effect::List { revision }]
+            }
+            None => {
+                self.state = State::Watching { watch, since: now };
+                vec![Effect::Report { error: None, again_in: None }, Effect::Alive]
+            }
+        }
+    }
+
+    fn listed(&mut self, revision: u64, records: Vec<Stored>, now: Moment) -> Vec<Effect> {
+        let waiting = State::Waiting { until: Moment::default() };
+        let State::Listing { watch, listing, buffer } = std::mem::replace(&mut self.state, waiting) else { return Vec::new() };
+        let Listing { id, fresh, reason } = listing;
+        self.relist = None;
+        self.state = State::Watching { watch, since: now };
+        let mut effects = vec![Effect::Resync { revision, records, id, fresh, reason }];
+        effects.extend(buffer.into_events().map(|(events, revision)| Effect::Apply { events, revision }));
+        effects.extend([Effect::Report { error: None, again_in: None }, Effect::Alive]);
+        effects
+    }
+
+    /// Revisions that are whole; `more`: the next one is not yet.
+    fn whole(&mut self, events: Vec<Event>, more: bool, now: Moment, rng: &mut fastrand::Rng) -> Vec<Effect> {
+        if let State::Listing { watch, buffer, .. } = &mut self.state {
+            buffer.add(events);
+            if buffer.bytes() + watch.whole.bytes() > BUFFER_BYTES {
                 return self.failed(
-                    format!(
-                        "the store's history is not the one that is in force (cursor {}, store at {}): it was restored or replaced; raise \
-                         the integer at <prefix>/incarnation above any value ever used, then its records are taken",
-                        applied.revision, hello.revision
-                    ),
+                    "more changed while the records were listed than can be kept; they are listed again".to_owned(),
                     now,
                     rng,
                 );
             }
-            Some(_) if hello.anchor == Anchor::Compacted => Some("compacted"),
-            Some(_) => self.relist,
-        };
-        self.relist = None;
-        match reason {
-            Some(reason) => {
-                let revision = hello.revision;
-                let fresh = reason == "incarnation";
-                self.state = State::Listing { hello, id, fresh, reason };
-                vec![Effect::List { revision }]
-            }
-            None => self.open(hello.progress_is_barrier, applied.revision + 1),
+            return Vec::new();
         }
+        let revision = events.last().map(Event::mod_revision);
+        let apply = revision.map(|revision| Effect::Apply { events, revision });
+        apply.into_iter().chain((!more).then_some(Effect::Alive)).collect()
     }
 
-    fn listed(&mut self, revision: u64, records: Vec<Stored>) -> Vec<Effect> {
-        let waiting = State::Waiting { until: Moment::default() };
-        let State::Listing { hello, id, fresh, reason } = std::mem::replace(&mut self.state, waiting) else { return Vec::new() };
-        let mut effects = vec![Effect::Resync { revision, records, id, fresh, reason }];
-        effects.extend(self.open(hello.progress_is_barrier, revision + 1));
-        effects
-    }
-
-    fn open(&mut self, barrier: bool, from: u64) -> Vec<Effect> {
-        self.state = State::Opening { barrier, from };
-        vec![Effect::Watch { from }]
+    fn tick(&mut self, now: Moment, rng: &mut fastrand::Rng) -> Vec<Effect> {
+        if let State::Watching { since, .. } = &self.state
+            && now.since(*since) >= STABLE_AFTER
+        {
+            self.failures = 0;
+        }
+        let (State::Watching { watch, .. } | State::Listing { watch, .. }) = &mut self.state else { return Vec::new() };
+        if now.since(watch.heard) >= SILENT_LIMIT {
+            return self.failed(format!("the store has said nothing for {SILENT_LIMIT:?}; the next member is tried"), now, rng);
+        }
+        if now.since(watch.asked) < self.ask_every {
+            return Vec::new();
+        }
+        watch.asked = now;
+        vec![Effect::AskProgress]
     }
 
     /// Full jitter: anything from nothing to the bound, so that a fleet that restarts together does not come back together.

@@ -1,10 +1,10 @@
-//! What is said to etcd, one function a question: the hello of a new connection, a list, a watch, and what a watch answers.
+//! What is said to etcd, one function a question: the hello of a new connection, a watch, and what a watch answers.
 //!
 //! Each ends with an input for the machine; none changes anything here.
 
 use std::time::{Duration, Instant};
 
-use etcd_client::{Client, EventType, GetOptions, KeyValue, KvClient, WatchOptions, WatchStream};
+use etcd_client::{Client, EventType, GetOptions, KeyValue, WatchOptions, WatchStream};
 
 use waypost_conf::{Record, RecordKey, decode};
 
@@ -15,10 +15,8 @@ use crate::{
     record::{Event, Stored},
 };
 
-/// Records a page of a list.
-const PAGE: i64 = 5000;
-/// How long a read of a new connection, or a page of a list, may take.
-const READ_LIMIT: Duration = Duration::from_secs(20);
+/// How long a read of a new connection, or of a part of a list, may take.
+pub(super) const READ_LIMIT: Duration = Duration::from_secs(20);
 
 /// Where what was applied stands.
 #[derive(Clone, Debug)]
@@ -75,7 +73,7 @@ fn heard_response(response: &etcd_client::WatchResponse, prefix_len: usize) -> I
             _ => None,
         }
     });
-    Input::Events(events.collect())
+    Input::Events { events: events.collect(), more: response.0.fragment }
 }
 
 /// A record from etcd's form; `prefix_len` bytes of its key are cut off.
@@ -147,40 +145,6 @@ fn progress_is_barrier(version: &str) -> bool {
     }
 }
 
-/// All records at one revision. Pages by key; the ranges between fences come here.
-pub(super) async fn list(reads: Option<KvClient>, prefix: String, revision: u64) -> Done {
-    let Some(kv) = reads else { return Done::Only(Input::Failed("there is no connection to list over".to_owned())) };
-    let mut kv = kv.max_decoding_message_size(MAX_MESSAGE_BYTES);
-    let prefix = format!("{prefix}/");
-    let end = end_of_prefix(prefix.as_bytes());
-    let mut records = Vec::new();
-    let mut from = prefix.clone().into_bytes();
-    loop {
-        let at = i64::try_from(revision).unwrap_or(i64::MAX);
-        let options = GetOptions::new().with_range(end.clone()).with_limit(PAGE).with_revision(at).with_serializable();
-        let page = match tokio::time::timeout(READ_LIMIT, kv.get(from.clone(), Some(options))).await {
-            Ok(Ok(page)) => page,
-            Ok(Err(etcd_client::Error::GRpcStatus(status))) if status.message().contains("compacted") => {
-                return Done::Only(Input::Compacted);
-            }
-            Ok(Err(error)) => {
-                return Done::Only(Input::Failed(format!("the records could not be listed: etcd {}", say_later(&error, Wanted::Read))));
-            }
-            Err(_) => return Done::Only(Input::Failed(format!("listing the records took longer than {READ_LIMIT:?} a page"))),
-        };
-        let more = page.more();
-        let mut page = page;
-        let kvs = page.take_kvs();
-        if let Some(last) = kvs.last() {
-            from = [last.key(), b"\0"].concat();
-        }
-        records.extend(kvs.into_iter().map(|kv| stored(kv, prefix.len())));
-        if !more {
-            return Done::Only(Input::Listed { revision, records });
-        }
-    }
-}
-
 /// The first key behind all that start with a prefix.
 pub(crate) fn end_of_prefix(prefix: &[u8]) -> Vec<u8> {
     let mut end = prefix.to_vec();
@@ -196,7 +160,11 @@ pub(crate) fn end_of_prefix(prefix: &[u8]) -> Vec<u8> {
 pub(super) async fn open_watch(watches: Option<etcd_client::WatchClient>, prefix: String, from: u64) -> Done {
     let Some(watches) = watches else { return Done::Only(Input::Failed("there is no connection to watch over".to_owned())) };
     let mut watches = watches.max_decoding_message_size(MAX_MESSAGE_BYTES);
-    let options = WatchOptions::new().with_prefix().with_start_revision(i64::try_from(from).unwrap_or(i64::MAX)).with_progress_notify();
+    let options = WatchOptions::new()
+        .with_prefix()
+        .with_start_revision(i64::try_from(from).unwrap_or(i64::MAX))
+        .with_progress_notify()
+        .with_fragment();
     let opened = tokio::time::timeout(READ_LIMIT, async {
         let mut stream = watches.watch(format!("{prefix}/"), Some(options)).await?;
         let first = stream.message().await?;

@@ -27,6 +27,21 @@ impl Scene {
         scene
     }
 
+    /// A list at 40 is under way, and the watch that follows it stands.
+    fn listing() -> Self {
+        let mut scene = Self::new(None);
+        scene.step(Input::Start);
+        assert_eq!(scene.step(Input::Connected(hello(40))), [Effect::Watch { from: 41 }]);
+        assert_eq!(scene.step(Input::Opened { revision: 40 }), [Effect::List { revision: 40 }]);
+        scene
+    }
+
+    /// What is done when the time for another attempt has come.
+    fn again(&mut self) -> Vec<Effect> {
+        self.later(BACKOFF_MOST);
+        self.step(Input::Tick)
+    }
+
     fn later(&mut self, by: Duration) {
         self.now = self.now + by;
     }
@@ -37,16 +52,110 @@ fn hello(revision: u64) -> Hello {
 }
 
 fn event(revision: u64) -> Event {
-    Event::Delete { key: b"routes/a/b".to_vec(), mod_revision: revision }
+    Event::Delete { key: format!("routes/a/{revision}").into_bytes(), mod_revision: revision }
+}
+
+fn events(revisions: &[u64], more: bool) -> Input {
+    Input::Events { events: revisions.iter().map(|revision| event(*revision)).collect(), more }
+}
+
+fn listed(revision: u64) -> Input {
+    Input::Listed { revision, records: Vec::new() }
+}
+
+/// Whether the connection was given up and something is told of it.
+fn is_failure(effects: &[Effect]) -> bool {
+    matches!(effects, [Effect::Disconnect, Effect::Report { error: Some(_), again_in: Some(_) }])
 }
 
 #[test]
-fn a_first_start_lists_at_a_pinned_revision_and_watches_from_the_next() {
+fn a_first_start_watches_from_behind_a_pinned_revision_and_then_lists_at_it() {
     let mut scene = Scene::new(None);
     assert_eq!(scene.step(Input::Start), [Effect::Connect { endpoint: 0 }]);
-    assert_eq!(scene.step(Input::Connected(hello(40))), [Effect::List { revision: 40 }]);
-    let effects = scene.step(Input::Listed { revision: 40, records: Vec::new() });
-    assert!(matches!(&effects[..], [Effect::Resync { revision: 40, reason: "first", fresh: false, .. }, Effect::Watch { from: 41 }]));
+    assert_eq!(scene.step(Input::Connected(hello(40))), [Effect::Watch { from: 41 }]);
+    assert_eq!(scene.step(Input::Opened { revision: 41 }), [Effect::List { revision: 40 }]);
+    let effects = scene.step(listed(40));
+    let stands = Effect::Report { error: None, again_in: None };
+    assert!(matches!(&effects[0], Effect::Resync { revision: 40, reason: "first", fresh: false, .. }));
+    assert_eq!(effects[1..], [stands, Effect::Alive]);
+}
+
+#[test]
+fn what_changes_while_a_list_is_under_way_is_applied_behind_it_at_once() {
+    let mut scene = Scene::listing();
+    assert_eq!(scene.step(events(&[41, 43, 44], true)), []);
+    assert_eq!(scene.step(Input::Progress { revision: 44 }), []);
+    assert_eq!(scene.step(events(&[44], false)), []);
+    assert_eq!(scene.step(events(&[45, 46], true)), []);
+    let effects = scene.step(listed(40));
+    assert!(matches!(&effects[0], Effect::Resync { revision: 40, .. }));
+    assert!(matches!(&effects[1], Effect::Apply { revision: 45, events } if events.len() == 4), "46 is not whole: {effects:?}");
+    let effects = scene.step(events(&[46], false));
+    assert!(matches!(&effects[0], Effect::Apply { revision: 46, events } if events.len() == 2));
+}
+
+#[test]
+fn a_list_that_can_not_be_finished_is_begun_again_at_a_newer_revision() {
+    let large = || {
+        let put = |n: u64| Stored {
+            key: n.to_be_bytes().to_vec(),
+            value: vec![0; 1 << 20],
+            create_revision: 41,
+            mod_revision: 41,
+            leased: false,
+        };
+        Input::Events { events: (0..=(BUFFER_BYTES as u64 >> 20)).map(|n| Event::Put(put(n))).collect(), more: false }
+    };
+    let broken = || Input::Failed("reset".to_owned());
+    for trouble in [&large as &dyn Fn() -> Input, &broken, &|| Input::Compacted, &|| events(&[43, 42], false)] {
+        let mut scene = Scene::listing();
+        assert!(is_failure(&scene.step(trouble())));
+        assert_eq!(scene.step(listed(40)), [], "a late answer of a given-up list");
+        assert_eq!(scene.again(), [Effect::Connect { endpoint: 1 }]);
+        assert_eq!(scene.step(Input::Connected(hello(50))), [Effect::Watch { from: 51 }]);
+        assert_eq!(scene.step(Input::Opened { revision: 50 }), [Effect::List { revision: 50 }]);
+    }
+}
+
+#[test]
+fn a_list_is_owed_until_it_is_whole() {
+    let mut scene = Scene::watching(40, true);
+    scene.step(Input::Compacted);
+    scene.step(Input::Connected(hello(50)));
+    for trouble in [Input::Compacted, Input::Failed("reset".to_owned())] {
+        assert!(is_failure(&scene.step(trouble)));
+        scene.again();
+        assert_eq!(scene.step(Input::Connected(hello(60))), [Effect::Watch { from: 61 }], "not from the cursor");
+        scene.step(Input::Opened { revision: 60 });
+    }
+    assert!(matches!(&scene.step(listed(60))[0], Effect::Resync { reason: "compacted", .. }));
+    scene.applied.revision = 60;
+    assert!(is_failure(&scene.step(Input::Failed("reset".to_owned()))));
+    scene.again();
+    scene.step(Input::Connected(hello(70)));
+    assert_eq!(scene.step(Input::Opened { revision: 70 })[1], Effect::Alive, "resumed, not listed");
+}
+
+#[test]
+fn a_silent_watch_is_left_also_while_a_list_is_under_way() {
+    let mut scene = Scene::listing();
+    scene.later(PROGRESS_EVERY);
+    assert_eq!(scene.step(Input::Tick), [Effect::AskProgress]);
+    scene.step(Input::Progress { revision: 40 });
+    scene.later(SILENT_LIMIT);
+    assert!(is_failure(&scene.step(Input::Tick)));
+}
+
+#[test]
+fn only_whole_revisions_are_applied() {
+    let mut scene = Scene::watching(40, true);
+    let effects = scene.step(events(&[41, 42], true));
+    assert!(matches!(&effects[..], [Effect::Apply { revision: 41, events }] if events.len() == 1), "{effects:?}");
+    let effects = scene.step(Input::Progress { revision: 60 });
+    assert_eq!(effects, [Effect::Alive], "what is still to come is not overtaken");
+    let effects = scene.step(events(&[42], false));
+    assert!(matches!(&effects[..], [Effect::Apply { revision: 42, events }, Effect::Alive] if events.len() == 2));
+    assert!(is_failure(&scene.step(events(&[44, 43], false))), "a watch that goes back in time");
 }
 
 #[test]
@@ -64,22 +173,23 @@ fn a_lost_watch_is_resumed_from_the_cursor_at_another_endpoint() {
 fn a_compacted_history_is_listed_beside_the_live_table() {
     let mut scene = Scene::watching(40, true);
     assert_eq!(scene.step(Input::Compacted), [Effect::Connect { endpoint: 0 }]);
-    assert_eq!(scene.step(Input::Connected(hello(50))), [Effect::List { revision: 50 }]);
-    let effects = scene.step(Input::Listed { revision: 50, records: Vec::new() });
-    assert!(matches!(&effects[..], [Effect::Resync { reason: "compacted", fresh: false, .. }, _]));
+    assert_eq!(scene.step(Input::Connected(hello(50))), [Effect::Watch { from: 51 }]);
+    assert_eq!(scene.step(Input::Opened { revision: 50 }), [Effect::List { revision: 50 }]);
+    assert!(matches!(&scene.step(listed(50))[0], Effect::Resync { reason: "compacted", fresh: false, .. }));
     let mut scene = Scene::new(Some(40));
     scene.step(Input::Start);
     let compacted = Hello { anchor: Anchor::Compacted, ..hello(50) };
-    assert_eq!(scene.step(Input::Connected(compacted)), [Effect::List { revision: 50 }]);
+    assert_eq!(scene.step(Input::Connected(compacted)), [Effect::Watch { from: 51 }]);
+    assert_eq!(scene.step(Input::Opened { revision: 50 }), [Effect::List { revision: 50 }]);
 }
 
 #[test]
 fn another_incarnation_starts_afresh_and_a_silent_restore_changes_nothing() {
     let mut scene = Scene::new(Some(40));
     scene.step(Input::Start);
-    assert_eq!(scene.step(Input::Connected(Hello { incarnation: 1, ..hello(9) })), [Effect::List { revision: 9 }]);
-    let effects = scene.step(Input::Listed { revision: 9, records: Vec::new() });
-    assert!(matches!(&effects[..], [Effect::Resync { fresh: true, .. }, Effect::Watch { from: 10 }]));
+    assert_eq!(scene.step(Input::Connected(Hello { incarnation: 1, ..hello(9) })), [Effect::Watch { from: 10 }]);
+    assert_eq!(scene.step(Input::Opened { revision: 9 }), [Effect::List { revision: 9 }]);
+    assert!(matches!(&scene.step(listed(9))[0], Effect::Resync { fresh: true, .. }));
     for restored in [hello(39), Hello { anchor: Anchor::Differs, ..hello(60) }] {
         let mut scene = Scene::new(Some(40));
         scene.step(Input::Start);
@@ -95,7 +205,7 @@ fn the_cursor_moves_by_events_and_only_by_progress_that_can_be_trusted() {
         let effects = scene.step(Input::Progress { revision: 60 });
         assert_eq!(effects.contains(&Effect::Advance { revision: 60 }), moves);
         assert!(effects.contains(&Effect::Alive));
-        let effects = scene.step(Input::Events(vec![event(61), event(63)]));
+        let effects = scene.step(events(&[61, 63], false));
         assert!(matches!(&effects[0], Effect::Apply { revision: 63, events } if events.len() == 2));
     }
 }
@@ -133,8 +243,8 @@ fn the_backoff_grows_to_its_bound_and_starts_over_only_after_a_stable_while() {
     }
     assert!(longest > BACKOFF_MOST / 2, "{longest:?}");
     scene.step(Input::Connected(hello(1)));
-    scene.step(Input::Listed { revision: 1, records: Vec::new() });
     scene.step(Input::Opened { revision: 1 });
+    scene.step(listed(1));
     assert!(scene.machine.failures > 0, "a watch that has just opened proves nothing");
     scene.later(STABLE_AFTER);
     scene.step(Input::Progress { revision: 1 });

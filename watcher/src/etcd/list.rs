@@ -1,0 +1,167 @@
+//! The list of all records at one revision, in bounded ranges, two at a time.
+//!
+//! At a pinned revision the ranges are one consistent picture, whoever answers them, so they are read serializably. A member that has
+//! not come to the revision yet is asked linearizably, which makes it catch up first.
+
+use etcd_client::{GetOptions, KvClient};
+use tokio::task::JoinSet;
+
+use super::wire::{Done, READ_LIMIT, end_of_prefix, stored};
+use crate::{
+    connect::{Wanted, say_later},
+    machine::Input,
+    ranges::{self, Plan, Range},
+    record::Stored,
+};
+
+/// How many ranges are read at the same time.
+const AT_ONCE: usize = 2;
+/// An answer may be this large; a range with more in it is asked for in smaller parts.
+const MAX_ANSWER_BYTES: usize = 64 << 20;
+/// By how much a part is smaller than one that was too large.
+const SMALLER: usize = 16;
+/// gRPC's codes for a message above a limit: its reader's, and its sender's.
+const OUT_OF_RANGE: i32 = 11;
+const RESOURCE_EXHAUSTED: i32 = 8;
+
+/// A part of a range, as the store gave it.
+struct Answer {
+    range: Range,
+    records: Vec<Stored>,
+    /// How many there are in the range.
+    total: usize,
+    more: bool,
+}
+
+/// All records below a prefix at one revision. `fences` cut what is asked for into parts (`ranges`).
+pub(super) async fn list(reads: Option<KvClient>, prefix: String, revision: u64, fences: Vec<Vec<u8>>) -> Done {
+    let Some(kv) = reads else { return Done::Only(Input::Failed("there is no connection to list over".to_owned())) };
+    let reader = Reader { kv: kv.max_decoding_message_size(MAX_ANSWER_BYTES), prefix: format!("{prefix}/").into_bytes(), revision };
+    match reader.all(fences).await {
+        Ok(records) => Done::Only(Input::Listed { revision, records }),
+        Err(input) => Done::Only(input),
+    }
+}
+
+#[derive(Clone)]
+struct Reader {
+    kv: KvClient,
+    /// With the slash.
+    prefix: Vec<u8>,
+    revision: u64,
+}
+
+impl Reader {
+    async fn all(&self, fences: Vec<Vec<u8>>) -> Result<Vec<Stored>, Input> {
+        let mut plan = Plan::new();
+        plan.cut(fences);
+        let mut records = Vec::new();
+        // Dropped with this future: reads of a list that is given up are given up.
+        let mut under_way = JoinSet::new();
+        loop {
+            while under_way.len() < AT_ONCE
+                && let Some(range) = plan.next()
+            {
+                let reader = self.clone();
+                under_way.spawn(async move { reader.part(range).await });
+            }
+            let Some(answer) = under_way.join_next().await else { return Ok(records) };
+            let answer = answer.unwrap_or_else(|_| Err(Input::Failed("reading the records failed".to_owned())))?;
+            if answer.more {
+                plan.more(answer.range, &answer.records, answer.total).map_err(|_| {
+                    Input::Failed("the records could not be listed: the store's answer is not what was asked for".to_owned())
+                })?;
+            }
+            records.extend(answer.records);
+        }
+    }
+
+    /// The first records of a range, as many as one answer may hold.
+    async fn part(mut self, range: Range) -> Result<Answer, Input> {
+        let mut limit = ranges::LIMIT;
+        let mut serializable = true;
+        loop {
+            let read =
+                tokio::time::timeout(READ_LIMIT, self.kv.get(self.key(&range.from), Some(self.options(&range, limit, serializable))));
+            let mut found = match read.await {
+                Ok(Ok(found)) => found,
+                Ok(Err(error)) => match Refusal::of(&error) {
+                    Refusal::Compacted => return Err(Input::Compacted),
+                    Refusal::Behind if serializable => {
+                        serializable = false;
+                        continue;
+                    }
+                    Refusal::TooLarge if limit > 1 => {
+                        limit = (limit / SMALLER).max(1);
+                        continue;
+                    }
+                    _ => return Err(Input::Failed(format!("the records could not be listed: etcd {}", say_later(&error, Wanted::Read)))),
+                },
+                Err(_) => return Err(Input::Failed(format!("listing the records took longer than {READ_LIMIT:?} a part"))),
+            };
+            let (more, total) = (found.more(), usize::try_from(found.count()).unwrap_or(0));
+            let records = found.take_kvs().into_iter().map(|kv| stored(kv, self.prefix.len())).collect();
+            return Ok(Answer { range, records, total, more });
+        }
+    }
+
+    fn options(&self, range: &Range, limit: usize, serializable: bool) -> GetOptions {
+        let end = range.end.as_ref().map_or_else(|| end_of_prefix(&self.prefix), |end| self.key(end));
+        let options = GetOptions::new().with_range(end).with_limit(i64::try_from(limit).unwrap_or(i64::MAX));
+        let options = options.with_revision(i64::try_from(self.revision).unwrap_or(i64::MAX));
+        if serializable { options.with_serializable() } else { options }
+    }
+
+    fn key(&self, below_prefix: &[u8]) -> Vec<u8> {
+        [&self.prefix, below_prefix].concat()
+    }
+}
+
+/// Why there is no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refusal {
+    /// The revision has been forgotten.
+    Compacted,
+    /// This member has not come to the revision yet.
+    Behind,
+    /// The answer is larger than one may be.
+    TooLarge,
+    Other,
+}
+
+impl Refusal {
+    fn of(error: &etcd_client::Error) -> Self {
+        let etcd_client::Error::GRpcStatus(status) = error else { return Self::Other };
+        Self::said(status.code() as i32, status.message())
+    }
+
+    fn said(code: i32, says: &str) -> Self {
+        match code {
+            _ if says.contains("required revision has been compacted") => Self::Compacted,
+            _ if says.contains("required revision is a future revision") => Self::Behind,
+            // Ours, when we would not read it, and etcd's own, when it would not send it.
+            OUT_OF_RANGE => Self::TooLarge,
+            RESOURCE_EXHAUSTED if says.contains("message larger than max") => Self::TooLarge,
+            _ => Self::Other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_etcd_says_is_understood() {
+        for (code, says, wanted) in [
+            (11, "etcdserver: mvcc: required revision has been compacted", Refusal::Compacted),
+            (11, "etcdserver: mvcc: required revision is a future revision", Refusal::Behind),
+            (11, "Error, decoded message length too large: found 80000000 bytes, the limit is: 67108864 bytes", Refusal::TooLarge),
+            (8, "grpc: trying to send message larger than max (2147483648 vs. 2147483647)", Refusal::TooLarge),
+            (8, "etcdserver: too many requests", Refusal::Other),
+            (14, "etcdserver: leader changed", Refusal::Other),
+        ] {
+            assert_eq!(Refusal::said(code, says), wanted, "{says}");
+        }
+    }
+}

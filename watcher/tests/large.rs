@@ -1,0 +1,234 @@
+//! The watcher against a real etcd that has much to say: a backlog of many large revisions, and a store of many keys.
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+
+mod stage;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use etcd_client::{GetOptions, Txn, TxnOp};
+use stage::{Etcd, PREFIX, owner, settings, until, until_revision, watch_with_snapshot};
+use waypost_watcher::Watcher;
+
+/// etcd's own limit on the operations of a transaction.
+const OPERATIONS: usize = 128;
+/// How many revisions the backlog has.
+const REVISIONS: usize = 400;
+
+/// How many transactions are under way at the same time.
+const WRITERS: usize = 8;
+
+/// Puts so many routes `tenant-<n>` of owner `a` in as few transactions as may be; the last revision. `padding` makes records larger.
+async fn put_routes(etcd: &Etcd, count: usize, padding: usize) -> u64 {
+    let client = etcd.client().await;
+    let filler = " ".repeat(padding);
+    let mut writers = tokio::task::JoinSet::new();
+    for writer in 0..WRITERS {
+        let (mut kv, filler) = (client.kv_client(), filler.clone());
+        writers.spawn(async move {
+            let mut revision = 0;
+            for first in (writer * OPERATIONS..count).step_by(WRITERS * OPERATIONS) {
+                let puts = (first..count.min(first + OPERATIONS)).map(|n| {
+                    let value = format!(r#"{{"owner":"a"{filler}}}"#);
+                    TxnOp::put(format!("{PREFIX}/routes/orders/tenant-{n}"), value, None)
+                });
+                let done = kv.txn(Txn::new().and_then(puts.collect::<Vec<_>>())).await.unwrap();
+                revision = u64::try_from(done.header().unwrap().revision()).unwrap();
+            }
+            revision
+        });
+    }
+    writers.join_all().await.into_iter().max().unwrap()
+}
+
+/// etcd sends up to a thousand such revisions at a time, in fragments of 2 MB that are cut in the middle of revisions.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_backlog_is_caught_up_with_and_no_revision_is_seen_half() {
+    let etcd = Etcd::start().await;
+    etcd.filled().await;
+    let watcher = watch_with_snapshot(&etcd);
+    until(&watcher.view, "the first list is in force", |_, status| status.connected).await;
+    watcher.stop().await;
+    let revision = put_routes(&etcd, REVISIONS * OPERATIONS, 200).await;
+
+    let watcher = watch_with_snapshot(&etcd);
+    let routes_before = 1;
+    let table = until(&watcher.view, "the backlog is in force", |table, _| {
+        let new = table.route_count() - routes_before;
+        assert_eq!(new % OPERATIONS, 0, "a part of a revision is in force, at {}", table.revision());
+        table.revision() >= revision
+    });
+    let table = table.await;
+    assert_eq!(table.route_count(), routes_before + REVISIONS * OPERATIONS);
+    assert!(watcher.view.status().resyncs.is_empty(), "caught up, not listed");
+    let listed = stage::watch(&etcd);
+    assert_eq!(until_revision(&listed.view, revision).await.digest(), table.digest());
+    listed.stop().await;
+    watcher.stop().await;
+}
+
+/// More than one answer holds in number, and more than one may hold in bytes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_of_many_and_of_large_records_is_whole() {
+    const ROUTES: usize = 25_000;
+    const LARGE: usize = 80;
+    let etcd = Etcd::start().await;
+    etcd.filled().await;
+    put_routes(&etcd, ROUTES, 0).await;
+    let listed = stage::watch(&etcd);
+    until(&listed.view, "the first list is in force", |table, _| table.route_count() == ROUTES + 1).await;
+    let mut kv = etcd.client().await.kv_client();
+    let value = format!(r#"{{"owner":"a"{}}}"#, " ".repeat(1_000_000));
+    let mut revision = 0;
+    for n in 0..LARGE {
+        let done = kv.put(format!("{PREFIX}/routes/orders/large-{n}"), value.clone(), None).await.unwrap();
+        revision = u64::try_from(done.header().unwrap().revision()).unwrap();
+    }
+    let followed = until_revision(&listed.view, revision).await;
+    let again = stage::watch(&etcd);
+    let table = until_revision(&again.view, revision).await;
+    assert_eq!((table.route_count(), table.digest()), (ROUTES + LARGE + 1, followed.digest()));
+    assert!(owner(&table, "large-79").is_some() && owner(&table, "tenant-24999").is_some());
+    again.stop().await;
+    listed.stop().await;
+}
+
+/// Lists begin and end while routes are put and deleted, and history is compacted up to the present: at first faster than any list is,
+/// then ever more rarely, so that each list comes to its end however slow the machine is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_written_and_compacted_while_a_list_is_under_way_is_not_lost() {
+    const ROUTES: usize = 25_000;
+    const LISTS: usize = 4;
+    /// Transactions between two compactions when a list begins.
+    const FIRST_PACE: usize = 20;
+    let etcd = Etcd::start().await;
+    etcd.filled().await;
+    put_routes(&etcd, ROUTES, 0).await;
+    let client = etcd.client().await;
+    let done = Arc::new(AtomicBool::new(false));
+    let is_done = Arc::clone(&done);
+    let pace = Arc::new(AtomicUsize::new(FIRST_PACE));
+    let paced = Arc::clone(&pace);
+    let writer = tokio::spawn(async move {
+        let mut kv = client.kv_client();
+        let (mut turn, mut compacted_at, mut revision) = (0usize, 0, 0);
+        while !is_done.load(Ordering::Relaxed) {
+            turn += 1;
+            let key = |n: usize| format!("{PREFIX}/routes/orders/tenant-{}", turn.wrapping_mul(n) % ROUTES);
+            let owner = if turn.is_multiple_of(2) { "a" } else { "b" };
+            let changes = [TxnOp::put(key(7919), format!(r#"{{"owner":"{owner}"}}"#), None), TxnOp::delete(key(104_729), None)];
+            let txn = Txn::new().and_then(if key(7919) == key(104_729) { &changes[..1] } else { &changes[..] });
+            revision = kv.txn(txn).await.unwrap().header().unwrap().revision();
+            let pace = paced.load(Ordering::Relaxed);
+            if turn - compacted_at >= pace {
+                kv.compact(revision, None).await.unwrap();
+                compacted_at = turn;
+                // Not where a new list has begun meanwhile.
+                let _ = paced.compare_exchange(pace, pace * 2, Ordering::Relaxed, Ordering::Relaxed);
+            }
+        }
+        u64::try_from(revision).unwrap()
+    });
+    let mut watchers = Vec::new();
+    for _ in 0..LISTS {
+        pace.store(FIRST_PACE, Ordering::Relaxed);
+        let watcher = stage::watch(&etcd);
+        until(&watcher.view, "a list is in force", |_, status| status.connected).await;
+        watchers.push(watcher);
+    }
+    done.store(true, Ordering::Relaxed);
+    let revision = writer.await.unwrap();
+    let last = stage::watch(&etcd);
+    let digest = until_revision(&last.view, revision).await.digest();
+    watchers.push(last);
+    for watcher in watchers {
+        let table = until_revision(&watcher.view, revision).await;
+        assert_eq!((table.revision(), table.digest()), (revision, digest));
+        watcher.stop().await;
+    }
+}
+
+/// Prints figures: `cargo test --release -p waypost-watcher --test large -- --ignored --nocapture`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes a minute, and measures"]
+async fn figures_of_a_list_of_a_million_routes() {
+    const ROUTES: usize = 1_000_000;
+    let etcd = Etcd::start().await;
+    etcd.filled().await;
+    let began = Instant::now();
+    let revision = put_routes(&etcd, ROUTES, 60).await;
+    eprintln!("loaded {ROUTES} routes in {:?}", began.elapsed());
+    let directory = tempfile::tempdir().unwrap();
+    let snapshot = directory.path().join("edge.snapshot");
+    let began = Instant::now();
+    let watcher = waypost_watcher::start(settings(&etcd.url(), Some(&snapshot))).unwrap();
+    wait_for(&watcher, revision).await;
+    eprintln!("a first start, to the table in force: {:?}", began.elapsed());
+    let keys: Vec<Vec<u8>> = {
+        let mut keys: Vec<Vec<u8>> = (0..ROUTES).map(|n| format!("{PREFIX}/routes/orders/tenant-{n}").into_bytes()).collect();
+        keys.sort_unstable();
+        keys.into_iter().step_by(5000).collect()
+    };
+    let began = Instant::now();
+    let listed = bare_list(&etcd, &keys, revision).await;
+    eprintln!("a bare list by ranges of 5,000 keys, two at once: {listed} in {:?}", began.elapsed());
+    let began = Instant::now();
+    let listed = pages(&etcd, 10_000).await;
+    eprintln!("pages of 10,000: {listed} in {:?}", began.elapsed());
+    watcher.stop().await;
+    let revision = etcd.put("routes/orders/t1", r#"{"owner":"b"}"#).await;
+    etcd.compact(revision).await;
+    let watcher = waypost_watcher::start(settings(&etcd.url(), Some(&snapshot))).unwrap();
+    let began = Instant::now();
+    wait_for(&watcher, revision).await;
+    eprintln!("a resync by the fences of a snapshot: {:?}", began.elapsed());
+    watcher.stop().await;
+}
+
+async fn wait_for(watcher: &Watcher, revision: u64) {
+    let end = Instant::now() + Duration::from_secs(300);
+    while watcher.view.load_full().is_none_or(|table| table.revision() < revision) {
+        assert!(Instant::now() < end, "{:?}", watcher.view.status());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// What the reads alone take, with fences that fit.
+async fn bare_list(etcd: &Etcd, fences: &[Vec<u8>], revision: u64) -> usize {
+    let client = etcd.client().await;
+    let mut readers = tokio::task::JoinSet::new();
+    for reader in 0..2 {
+        let mut kv = client.kv_client().max_decoding_message_size(1 << 30);
+        let ranges: Vec<_> = fences.windows(2).skip(reader).step_by(2).map(|two| (two[0].clone(), two[1].clone())).collect();
+        let last = (reader == 0).then(|| (fences[fences.len() - 1].clone(), format!("{PREFIX}/routes/orders0").into_bytes()));
+        readers.spawn(async move {
+            let mut found = 0;
+            for (from, end) in ranges.into_iter().chain(last) {
+                let at = i64::try_from(revision).unwrap();
+                let options = GetOptions::new().with_range(end).with_limit(10_000).with_revision(at).with_serializable();
+                found += kv.get(from, Some(options)).await.unwrap().kvs().len();
+            }
+            found
+        });
+    }
+    readers.join_all().await.into_iter().sum()
+}
+
+async fn pages(etcd: &Etcd, page: i64) -> usize {
+    let mut kv = etcd.client().await.kv_client().max_decoding_message_size(1 << 30);
+    let (mut from, end, mut found) = (format!("{PREFIX}/").into_bytes(), format!("{PREFIX}0").into_bytes(), 0);
+    loop {
+        let options = GetOptions::new().with_range(end.clone()).with_limit(page).with_serializable();
+        let read = kv.get(from, Some(options)).await.unwrap();
+        found += read.kvs().len();
+        if !read.more() {
+            return found;
+        }
+        from = [read.kvs().last().unwrap().key(), b"\0"].concat();
+    }
+}
