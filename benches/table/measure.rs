@@ -9,7 +9,7 @@ use std::{
 use crate::{ALLOCATOR, keys::Sample, ways::Way};
 
 /// Rounds of look-ups; the best counts, since other work on the machine only adds.
-const LOOK_UPS: usize = 5;
+const LOOK_UPS: usize = 20;
 /// Changes a publish, and how many such publishes. Of one change there are enough to merge an overlay once.
 const PUBLISHES: [(usize, usize); 3] = [(1, 5_000), (100, 200), (10_000, 20)];
 

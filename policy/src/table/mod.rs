@@ -223,6 +223,7 @@ impl Table {
     }
 
     /// What is known of a key of a service: a check that ran ahead of the watch, else the records.
+    #[inline]
     pub fn entry(&self, key: &RequestKey) -> Entry {
         if !self.read_ahead.is_empty()
             && let Some(read) = self.read_ahead.get(key)

@@ -37,6 +37,7 @@ impl Hashed {
         self.len
     }
 
+    #[inline]
     pub(super) fn get(&self, service: ServiceId, key: &[u8]) -> Option<Route> {
         let hash = hash_of(&self.hasher, service, key);
         let (group, member) = place_of(hash);

@@ -101,6 +101,7 @@ impl Routes {
     }
 
     /// The record that covers a routing key (`None`: it is the key itself), and its route.
+    #[inline]
     pub(super) fn find(&self, service: ServiceId, key: &[u8]) -> Option<(Option<&[u8]>, Route)> {
         if self.cut.is_empty() {
             return self.exact.get(service, key).map(|route| (None, route));

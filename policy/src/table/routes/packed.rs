@@ -36,6 +36,7 @@ struct Record<'a> {
 }
 
 impl Packed {
+    #[inline]
     pub(super) fn get(&self, hash: u64, service: ServiceId, key: &[u8]) -> Option<Route> {
         let at = self.index.find(hash, |at| is(&self.bytes, *at, service, key))?;
         Record::at(&self.bytes, *at)?.route()
@@ -119,6 +120,7 @@ impl Packed {
 }
 
 impl<'a> Record<'a> {
+    #[inline]
     fn at(bytes: &'a [u8], at: u32) -> Option<Self> {
         let (head, rest) = bytes.get(at as usize..)?.split_first_chunk::<HEAD>()?;
         let mut from = head.as_slice();
@@ -127,6 +129,7 @@ impl<'a> Record<'a> {
         Some(Self { head, service, key })
     }
 
+    #[inline]
     fn route(self) -> Option<Route> {
         let mut from = &self.head[6..];
         let [flags] = next(&mut from)?;
@@ -179,12 +182,14 @@ fn put<const N: usize>(to: &mut &mut [u8], bytes: [u8; N]) {
     }
 }
 
+#[inline]
 fn next<const N: usize>(from: &mut &[u8]) -> Option<[u8; N]> {
     let (bytes, rest) = from.split_first_chunk()?;
     *from = rest;
     Some(*bytes)
 }
 
+#[inline]
 fn is(bytes: &[u8], at: u32, service: ServiceId, key: &[u8]) -> bool {
     Record::at(bytes, at).is_some_and(|record| record.service == service && record.key == key)
 }
