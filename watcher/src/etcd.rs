@@ -37,6 +37,9 @@ pub(crate) use wire::{end_of_prefix, stored};
 /// How many quarantined keys one publish logs; the others are in `/status`.
 const MAX_LOGGED_KEYS: usize = 20;
 
+/// How many held keys are told: each change of one tells them again.
+const MAX_TOLD_HELD: usize = 1000;
+
 type Work = Pin<Box<dyn Future<Output = Done> + Send>>;
 
 /// The source.
@@ -65,12 +68,15 @@ impl EtcdSource {
         let mut rng = fastrand::Rng::with_seed(settings.seed);
         let mut applier = Applier::new(TableId::etcd(0, 0), Source::Watch, settings.allow_empty);
         let mut has_table = false;
-        let saver = settings.snapshot.clone().map(Saver::open).transpose()?;
+        let mut saver = settings.snapshot.clone().map(Saver::open).transpose()?;
         if let Some(path) = &settings.snapshot {
             let since = Instant::now();
             if let Some(loaded) = snapshot::load_or_set_aside(path, settings.allow_empty) {
                 applier = loaded.applier;
                 has_table = true;
+                if let Some(saver) = &mut saver {
+                    saver.loaded(applier.revision());
+                }
                 publisher.publish(applier.publish(), since, News::default());
                 tracing::info!(revision = applier.revision(), snapshot = %path.display(), "serving from the snapshot");
             }
@@ -96,6 +102,7 @@ impl EtcdSource {
         };
         let prefix = source.place.prefix.clone();
         source.publisher.report(|status| status.prefix = prefix);
+        source.report_snapshot();
         source.report_records();
         Ok(source)
     }
@@ -116,7 +123,7 @@ impl EtcdSource {
                 said = self.confirming.next() => self.confirmed(said),
                 () = tokio::time::sleep(wake) => self.feed(Input::Tick, Instant::now()).await,
                 () = tokio::time::sleep(save) => self.save(),
-                () = written(&mut self.saver) => {}
+                () = written(&mut self.saver) => self.report_snapshot(),
             }
         }
         if let Some(saver) = &mut self.saver {
@@ -248,7 +255,8 @@ impl EtcdSource {
         }
         self.say_held_back();
         let (quarantined, warnings) = (self.applier.held(&self.place.prefix), self.applier.notes());
-        let held_back = self.applier.held_back().iter().map(|key| escaped(key)).collect();
+        let held_back = self.applier.held_back();
+        let (held_back, held_back_count) = (held_back.iter().take(MAX_TOLD_HELD).map(|key| escaped(key)).collect(), held_back.len());
         let known = self.publisher.status();
         let known: HashSet<(&str, u64)> = known.quarantined.iter().map(|held| (&*held.key, held.revision)).collect();
         let new: Vec<_> = quarantined.iter().filter(|held| !known.contains(&(&*held.key, held.revision))).collect();
@@ -259,15 +267,16 @@ impl EtcdSource {
             tracing::warn!("quarantined: {} more keys; /status lists them", new.len() - MAX_LOGGED_KEYS);
         }
         self.publisher.report(|status| {
-            status.quarantined = quarantined;
+            status.quarantined = quarantined.into();
             status.held_back = held_back;
-            status.warnings = warnings;
+            status.held_back_count = held_back_count;
+            status.warnings = warnings.into();
         });
     }
 
     /// Says that deletes are held back, when there are more of them than were told.
     fn say_held_back(&self) {
-        let (held, told) = (self.applier.held_back().len(), self.publisher.status().held_back.len());
+        let (held, told) = (self.applier.held_back().len(), self.publisher.status().held_back_count);
         if held <= told {
             return;
         }
@@ -364,6 +373,11 @@ impl EtcdSource {
     async fn ask_progress(&mut self) -> Option<Input> {
         let asked = self.stream.as_mut()?.request_progress().await;
         asked.err().map(|error| Input::Failed(format!("the watch broke: etcd {}", say_later(&error, Wanted::Read))))
+    }
+
+    fn report_snapshot(&mut self) {
+        let on_disk = self.saver.as_ref().map(|saver| saver.on_disk().clone());
+        self.publisher.report(|status| status.snapshot = on_disk);
     }
 
     fn save(&mut self) {
