@@ -15,7 +15,7 @@ export PATH := $(PATH):/usr/sbin
 KNOWS_STANDARD_TYPES := printf 'syntax = "proto3"; import "google/protobuf/struct.proto";' | \
 	protoc --proto_path=/dev --descriptor_set_out=/dev/null /dev/stdin >/dev/null 2>&1
 
-.PHONY: demo test soak bench setup setup-build setup-tests setup-bench build
+.PHONY: demo test soak bench bench-table setup setup-build setup-tests setup-bench build
 
 demo: setup-build
 	$(CARGO) build --release --locked -p waypost
@@ -38,6 +38,10 @@ soak: setup
 bench: setup-build setup-bench
 	$(CARGO) build --release --locked -p waypost -p waypost-bench
 	./target/release/compare-haproxy
+
+# Ways of keeping routes, side by side: look-up, publish, memory and freeing, at a thousand to a million routes.
+bench-table: setup-build
+	$(CARGO) bench --locked -p waypost-bench --bench table
 
 build: setup-build
 	$(CARGO) build --release --locked -p waypost

@@ -13,7 +13,7 @@ const MAY_USE: [(&str, &[&str]); 6] = [
     ("conf", &[]),
     ("policy", &["waypost-conf"]),
     ("watcher", &["waypost-conf", "waypost-policy"]),
-    ("benches", &[]),
+    ("benches", &["waypost-conf", "waypost-policy", "waypost-watcher"]),
     ("proxy", &["waypost-conf", "waypost-policy", "waypost-watcher", "waypost-bench"]),
     ("tests", &[]),
 ];

@@ -210,7 +210,7 @@ fn shown_route(considered: &Considered<'_>, found: Option<&LookedUp>, table: &Ta
         None => None,
     };
     let hint = considered.known.as_ref().and_then(|known| known.hint.as_ref());
-    let owner_of = |route: &Route| table.upstream_name(route.owner).filter(|_| route.state != State::Quarantined).cloned();
+    let owner_of = |route: Route| table.upstream_name(route.owner).filter(|_| route.state != State::Quarantined).cloned();
     let shown = |owner, epoch, state, source| {
         let record = considered.key.as_ref().and_then(|key| table.record_of(key));
         let target = if let State::Moving(target) = state { table.upstream_name(target).cloned() } else { None };

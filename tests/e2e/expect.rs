@@ -1,8 +1,9 @@
 //! `Expect: 100-continue` end to end: the owner decides, the proxy passes on.
 
+use serde_json::json;
 use waypost_tests::{Peer, RawBackend, until_true};
 
-use crate::stage::{OK, Stage, body, reason, short_timeouts, statuses};
+use crate::stage::{OK, Stage, body, field, reason, short_timeouts, statuses};
 
 const HEAD: &str = "POST /first HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n";
 const NEXT: &str = "GET /next HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
@@ -87,6 +88,29 @@ async fn a_final_answer_instead_arrives_and_no_body_is_taken_for_a_request() {
     assert!(mixed.as_ref().is_none_or(|text| text.contains(SMUGGLED)), "used again with a body due: {mixed:?}");
 }
 
+/// A client that waits for the end that was announced must see it, and its owner's slot must not be kept by its silence.
+#[tokio::test]
+async fn what_was_said_to_close_closes_without_the_body() {
+    let requests = [
+        HEAD.to_owned(),
+        HEAD.replace("Expect: 100-continue\r\n\r\n", "\r\nhe"),
+        HEAD.replace("Content-Length: 5", "Transfer-Encoding: chunked"),
+    ];
+    let policy = json!({ "timeouts": { "first_byte_ms": 60_000, "idle_ms": 60_000 } });
+    let stage = Stage::with(policy, |mut peer: Peer, _| async move {
+        peer.until("\r\n\r\n").await;
+        peer.send("HTTP/1.1 417 Expectation Failed\r\nContent-Length: 2\r\n\r\nno").await;
+        peer.rest().await;
+    })
+    .await;
+    for (number, request) in requests.iter().enumerate() {
+        // Read to its end within the harness's limit, which is below the time-outs.
+        let answer = stage.ask(request).await;
+        assert_eq!((statuses(&answer), body(&answer), field(&answer, "connection")), (vec![417], "no", "close"), "{request:?}");
+        stage.has_left(number + 1).await;
+    }
+}
+
 #[tokio::test]
 async fn what_else_is_expected_is_the_owners_to_judge() {
     let stage = Stage::start(patient).await;
@@ -103,12 +127,13 @@ async fn an_old_client_expects_nothing() {
     let stage = Stage::start(patient).await;
     let answer = stage.ask(format!("{}hello", HEAD.replace("HTTP/1.1", "HTTP/1.0"))).await;
     assert_eq!((statuses(&answer), body(&answer)), (vec![200], "ok"));
+    assert_eq!(stage.backend.count("Expect"), 0);
 }
 
 #[tokio::test]
 async fn a_body_over_the_limit_is_refused_before_it_is_sent() {
     let mut policy = short_timeouts();
-    policy["limits"] = serde_json::json!({ "body_bytes": 4 });
+    policy["limits"] = json!({ "body_bytes": 4 });
     let stage = Stage::with(policy, patient).await;
     let answer = stage.ask(HEAD).await;
     assert_eq!((statuses(&answer), reason(&answer)), (vec![413], "body_too_large"));
@@ -124,6 +149,41 @@ async fn an_owner_that_never_says_continue_is_late_and_not_the_client() {
     .await;
     let answer = stage.ask(HEAD).await;
     assert_eq!((statuses(&answer), reason(&answer)), (vec![504], "upstream_timeout"));
+}
+
+/// Once told to go on, it is the client that is waited for.
+#[tokio::test]
+async fn a_client_that_is_silent_behind_the_100_is_late() {
+    let policy = json!({ "timeouts": { "first_byte_ms": 60_000, "idle_ms": 500 } });
+    let stage = Stage::with(policy, |mut peer: Peer, _| async move {
+        peer.until("\r\n\r\n").await;
+        peer.send("HTTP/1.1 100 Continue\r\n\r\n").await;
+        peer.rest().await;
+    })
+    .await;
+    let answer = stage.ask(HEAD).await;
+    assert_eq!((statuses(&answer), reason(&answer)), (vec![100, 408], "client_timeout"), "{answer:?}");
+    stage.has_left(1).await;
+}
+
+#[tokio::test]
+async fn a_chunked_body_follows_the_owners_word_as_well() {
+    let stage = Stage::start(|mut peer: Peer, _| async move {
+        let head = peer.until("\r\n\r\n").await.unwrap_or_default();
+        // The mark tells the owner's word from one of the proxy's own.
+        peer.send("HTTP/1.1 100 Continue\r\nX-Said-By: owner\r\n\r\n").await;
+        if head.contains("Expect: 100-Continue\r\n") && peer.until("5\r\nhello\r\n0\r\n\r\n").await.is_some() {
+            peer.send(OK).await;
+        }
+    })
+    .await;
+    let mut client = stage.client().await;
+    client.send("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nExpect: 100-Continue\r\n\r\n").await;
+    let interim = client.until("\r\n\r\n").await.unwrap_or_default();
+    assert!(interim.starts_with("HTTP/1.1 100 ") && interim.contains("X-Said-By: owner\r\n"), "{interim}");
+    assert_eq!(stage.backend.count("hello"), 0);
+    client.send("5\r\nhello\r\n0\r\n\r\n").await;
+    assert_eq!(statuses(&client.until("ok").await.unwrap_or_default()), [200]);
 }
 
 #[tokio::test]

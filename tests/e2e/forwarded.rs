@@ -48,7 +48,7 @@ async fn of_a_trusted_client_the_list_is_kept_and_appended_to() {
 #[tokio::test]
 async fn a_request_id_that_could_not_be_logged_is_replaced_also_of_a_trusted_client() {
     let (stage, requests) = stage(TRUSTED).await;
-    let long = "a".repeat(200);
+    let long = "a".repeat(129);
     for given in ["", "two words", "caf\u{e9}", &long] {
         let (answer, seen) = told(&stage, &requests, format!("X-Request-Id: {given}\r\n").as_bytes()).await;
         assert_eq!(seen.values("x-request-id"), [field(&answer, "x-request-id")]);
@@ -57,11 +57,14 @@ async fn a_request_id_that_could_not_be_logged_is_replaced_also_of_a_trusted_cli
     }
     let (answer, seen) = told(&stage, &requests, b"X-Request-Id: one\r\nX-Request-Id: two\r\n").await;
     assert_eq!(seen.values("x-request-id"), [field(&answer, "x-request-id")], "there is one");
+    let longest = "a".repeat(128);
+    let (_, seen) = told(&stage, &requests, format!("X-Request-Id: {longest}\r\n").as_bytes()).await;
+    assert_eq!(seen.values("x-request-id"), [&longest]);
 }
 
 #[tokio::test]
 async fn of_any_other_client_all_of_it_is_replaced() {
-    for listener in ["", "trusted = [\"10.0.0.0/8\"]"] {
+    for listener in ["", "trusted = [\"10.0.0.0/8\", \"127.0.0.2/32\"]"] {
         let (stage, requests) = stage(listener).await;
         let given = "X-Forwarded-For: 1.2.3.4\r\nx-forwarded-for: 5.6.7.8\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Proto: ftp\r\n\
                      X-FORWARDED-HOST: evil\r\nX-Forwarded-Host: worse\r\nX-Request-Id: mine\r\nX-Request-Id: other\r\n";
@@ -78,7 +81,7 @@ async fn of_any_other_client_all_of_it_is_replaced() {
 #[tokio::test]
 async fn what_else_is_forwarded_is_replaced_by_nothing() {
     let (stage, requests) = stage("").await;
-    let names = ["X-Forwarded-Port", "X-Forwarded-Server", "X-Forwarded-Prefix", "X-Forwarded-Ssl"];
+    let names = ["X-Forwarded-Port", "X-Forwarded-Server", "X-Forwarded-Prefix", "X-Forwarded-Ssl", "Forwarded"];
     let given: String = names.iter().map(|name| format!("{name}: forged\r\n")).collect();
     let (_, seen) = told(&stage, &requests, given.as_bytes()).await;
     assert!(!seen.head.contains("forged"), "{}", seen.head);
@@ -135,6 +138,8 @@ async fn a_request_that_was_here_before_is_refused_however_that_is_said() {
         " waypost-edge-1 ; a",
         "a\r\ncdn-loop: waypost-edge-1",
         "a,waypost-edge-1,b",
+        ", ,waypost-edge-1,",
+        "waypost-edge-1\r\nConnection: cdn-loop",
     ] {
         let answer = stage.ask(format!("GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\nCDN-Loop: {given}\r\n\r\n")).await;
         assert_eq!((statuses(&answer), reason(&answer)), (vec![508], "loop"), "{given:?}");

@@ -3,7 +3,7 @@
 //! Extensions are taken off, sizes written anew; trailers and whatever else can't be carried are refused. A refused body is never
 //! seen whole by a backend, and what stands behind it is never taken for a request.
 
-use waypost_tests::RawRequest;
+use waypost_tests::{Peer, RawRequest};
 
 use crate::{
     framing::SMUGGLED,
@@ -26,7 +26,7 @@ async fn chunks_of_every_form_that_is_one_arrive_as_their_data() {
     let (stage, requests) = stage().await;
     let long_extension = format!("3;{}\r\nabc\r\n0\r\n\r\n", "a".repeat(4000));
     let smuggling = format!("{:x}\r\n{SMUGGLED}\r\n0\r\n\r\n", SMUGGLED.len());
-    for (body, data) in [
+    let cases = [
         ("0\r\n\r\n", ""),
         ("3\r\nabc\r\n0\r\n\r\n", "abc"),
         ("1\r\na\r\n2\r\nbc\r\n0\r\n\r\n", "abc"),
@@ -40,12 +40,16 @@ async fn chunks_of_every_form_that_is_one_arrive_as_their_data() {
         ("3;a=\"b;c\"\r\nabc\r\n0\r\n\r\n", "abc"),
         ("3\r\nabc\r\n0;x=y\r\n\r\n", "abc"),
         ("3\r\n\r\n0\r\n0\r\n\r\n", "\r\n0"),
+        ("5\r\n0\r\n\r\n\r\n0\r\n\r\n", "0\r\n\r\n"),
+        ("3;\r\nabc\r\n0\r\n\r\n", "abc"),
+        ("3;0\r\nabc\r\n0\r\n\r\n", "abc"),
         (&long_extension, "abc"),
         (&smuggling, SMUGGLED),
-    ] {
+    ];
+    for ((body, data), is_bytewise) in cases.into_iter().flat_map(|case| [(case, false), (case, true)]) {
         let before = requests.lock().unwrap().len();
         let mut client = stage.client().await;
-        client.send(chunked(body)).await;
+        send(&mut client, &chunked(body), is_bytewise).await;
         let answer = client.until("ok").await.unwrap_or_default();
         assert_eq!(statuses(&answer), [200], "{body:?}");
         let new = requests.lock().unwrap()[before..].to_vec();
@@ -57,6 +61,11 @@ async fn chunks_of_every_form_that_is_one_arrive_as_their_data() {
         assert_eq!(statuses(&client.rest().await), [200], "{body:?}");
         assert!(last(&requests).head.starts_with("GET /next "));
     }
+}
+
+async fn send(client: &mut Peer, bytes: &[u8], is_bytewise: bool) {
+    // Whoever is refused on the way need not take the rest.
+    let _ = if is_bytewise { client.send_bytewise(bytes).await } else { client.send(bytes).await };
 }
 
 fn last(requests: &Requests) -> RawRequest {
@@ -74,6 +83,12 @@ async fn broken_chunks_are_refused_and_never_seen_whole() {
         "-3\r\nabc\r\n0\r\n\r\n",
         "0x3\r\nabc\r\n0\r\n\r\n",
         "3_0\r\nabc\r\n0\r\n\r\n",
+        "0_3\r\nabc\r\n0\r\n\r\n",
+        "3\r\r\nabc\r\n0\r\n\r\n",
+        "4\r\nabc\r\n0\r\n\r\n",
+        "3\r\nabc\r\n0\n\r\n",
+        "3\r\nabc\r\n0\r\n\rX",
+        "3\r\nabc\r\n0\r\nGET /in HTTP/1.1\r\nHost: h\r\n\r\n",
         "g\r\nabc\r\n0\r\n\r\n",
         "3\0\r\nabc\r\n0\r\n\r\n",
         "3\nabc\n0\n\n",
@@ -101,15 +116,20 @@ async fn broken_chunks_are_refused_and_never_seen_whole() {
 /// A size near the end of what a machine's word holds is broken framing too, and answered as such.
 #[tokio::test]
 async fn a_chunk_that_can_not_be_is_refused() {
-    hold_refused(&["ffffffffffffffff\r\nabc\r\n0\r\n\r\n", "fffffffffffffffe\r\nabc\r\n0\r\n\r\n", "8000000000000000\r\nabc\r\n0\r\n\r\n"])
-        .await;
+    hold_refused(&[
+        "ffffffffffffffff\r\nabc\r\n0\r\n\r\n",
+        "fffffffffffffffe\r\nabc\r\n0\r\n\r\n",
+        "8000000000000000\r\nabc\r\n0\r\n\r\n",
+        "8000000000000001\r\nabc\r\n0\r\n\r\n",
+    ])
+    .await;
 }
 
 async fn hold_refused(bodies: &[&str]) {
     let (stage, requests) = stage().await;
-    for body in bodies {
+    for (body, is_bytewise) in bodies.iter().flat_map(|body| [(body, false), (body, true)]) {
         let mut client = stage.client().await;
-        client.send([&chunked(body)[..], SMUGGLED.as_bytes()].concat()).await;
+        send(&mut client, &[&chunked(body)[..], SMUGGLED.as_bytes()].concat(), is_bytewise).await;
         let answer = client.rest().await;
         assert_eq!((statuses(&answer), reason(&answer)), (vec![400], "bad_request"), "{body:?}: {answer:?}");
     }

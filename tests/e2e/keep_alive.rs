@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use waypost_tests::{Peer, until_true};
 
-use crate::stage::{OK, Requests, Stage, answering, body, field, keeping, reason, short_timeouts, statuses};
+use crate::stage::{OK, Requests, Stage, answering, body, field, keeping, reason, short_timeouts, statuses, whole_body};
 
 /// Each is answered with its own target; `/slow…` waits until the test lets it go.
 fn echoing(
@@ -183,12 +183,9 @@ async fn a_client_gone_while_it_waits_frees_its_owner() {
     client.reset();
     until_true("the owner is left", async || stage.backend.received()[0].ended).await;
     assert!(began.elapsed() < std::time::Duration::from_secs(15), "by the reset, not by a time-out");
-    assert!(until_in_flight_is(&stage, 0.0).await);
-}
-
-async fn until_in_flight_is(stage: &Stage, wanted: f64) -> bool {
-    until_true("nothing is in flight", async || (stage.waypost.metric("waypost_in_flight").await - wanted).abs() < 0.5).await;
-    true
+    stage.at_rest().await;
+    let line = stage.logged("/").await;
+    assert_eq!((line["status"].as_u64(), line["reason"].as_str()), (Some(0), None), "nothing was answered: {line}");
 }
 
 #[tokio::test]
@@ -230,21 +227,105 @@ async fn an_answer_before_the_body_arrives_and_the_body_poisons_nothing() {
 }
 
 #[tokio::test]
-async fn a_whole_upload_is_answered_early_and_the_answer_can_be_read() {
+async fn a_client_gone_within_its_answer_frees_its_owner_and_harms_nobody() {
     let stage = Stage::start(|mut peer: Peer, _| async move {
-        peer.until("\r\n\r\n").await;
-        peer.send("HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno").await;
-        peer.finish_sending().await;
-        peer.rest().await;
+        while let Some(head) = peer.until("\r\n\r\n").await {
+            if head.starts_with("GET /endless ") {
+                peer.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+                let chunk = format!("4000\r\n{}\r\n", "x".repeat(0x4000));
+                while peer.send(&chunk).await {}
+            } else {
+                peer.send(OK).await;
+            }
+        }
     })
     .await;
-    let mut client = stage.client().await;
-    client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3000000\r\n\r\n").await;
-    for _ in 0..30 {
-        client.send(vec![b'x'; 100_000]).await;
+    for (number, resets) in [false, true].into_iter().enumerate() {
+        let mut client = stage.client().await;
+        client.send("GET /endless HTTP/1.1\r\nHost: h\r\n\r\n").await;
+        client.until("\r\n\r\n").await.unwrap();
+        if resets {
+            client.reset();
+        } else {
+            drop(client);
+        }
+        stage.has_left(number + 1).await;
+        stage.at_rest().await;
     }
+    assert_eq!(body(&stage.get("/next").await), "ok");
+}
+
+/// How much a client sends that is answered early: more than all buffers hold.
+const MUCH: usize = 20_000_000;
+
+/// Answers a POST when a little of its body has come, then reads the rest of it or closes; a GET at once.
+async fn answer_early(mut peer: Peer, reads_on: bool) {
+    const LITTLE: usize = 100_000;
+    while let Some(head) = peer.until("\r\n\r\n").await {
+        if head.starts_with("GET ") {
+            peer.send(OK).await;
+            continue;
+        }
+        peer.exactly(LITTLE).await;
+        peer.send(format!("HTTP/1.1 403 Forbidden\r\nContent-Length: 60000\r\n\r\n{}", "n".repeat(60_000))).await;
+        if !reads_on || peer.exactly(MUCH - LITTLE).await.is_none() {
+            return;
+        }
+    }
+}
+
+/// The answer is whole for a client that reads while it sends, and the connection's end is an orderly one.
+async fn is_read_whole(stage: &Stage, sent: &[u8], status: u16, what: &str) {
+    let mut client = stage.client().await;
+    let (answer, _) = client.send_and_read(sent).await;
+    let found = (statuses(&answer), whole_body(&answer).1, client.received().reset);
+    assert_eq!(found, (vec![status], true, false), "{what}: {} bytes", answer.len());
+}
+
+/// The same for one that reads only when all is sent, as a simple client does.
+async fn is_read_whole_when_all_is_sent(stage: &Stage, sent: &[u8], status: u16, what: &str) {
+    let mut client = stage.client().await;
+    assert!(client.send(sent).await, "{what}: it is taken");
     let answer = client.rest().await;
-    assert_eq!((statuses(&answer), body(&answer)), (vec![403], "no"));
+    let found = (statuses(&answer), whole_body(&answer).1, client.received().reset);
+    assert_eq!(found, (vec![status], true, false), "{what}: {} bytes", answer.len());
+}
+
+/// What the client still sends is read, or the close would be a reset that takes the answer with it (RFC 9112, section 9.6).
+#[tokio::test]
+async fn a_large_upload_is_answered_early_and_the_answer_is_read_whole() {
+    for reads_on in [true, false] {
+        let stage = Stage::start(move |peer, _| answer_early(peer, reads_on)).await;
+        let mut request = format!("POST /early HTTP/1.1\r\nHost: h\r\nContent-Length: {MUCH}\r\n\r\n").into_bytes();
+        request.resize(request.len() + MUCH, b'x');
+        let what = format!("the owner reads on: {reads_on}");
+        is_read_whole(&stage, request.as_slice(), 403, &what).await;
+        is_read_whole_when_all_is_sent(&stage, request.as_slice(), 403, &what).await;
+        stage.at_rest().await;
+        assert_eq!(body(&stage.get("/next").await), "ok");
+        assert_eq!((stage.backend.count("POST /early"), stage.backend.count("GET /next")), (2, 1));
+    }
+}
+
+#[tokio::test]
+async fn answers_of_the_proxys_own_are_read_whole_by_clients_that_still_send() {
+    let mut policy = short_timeouts();
+    policy["limits"] = serde_json::json!({ "body_bytes": 1000 });
+    let stage = Stage::with(policy, keeping(Requests::default())).await;
+    let chunks = [format!("{MUCH:x}\r\n").as_bytes(), &vec![b'x'; MUCH]].concat();
+    for (head, status) in [
+        ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 20000000\r\n\r\n", 413),
+        ("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n", 413),
+        ("POST /a/../b HTTP/1.1\r\nHost: h\r\nContent-Length: 20000000\r\n\r\n", 400),
+        ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length : 20000000\r\n\r\n", 400),
+        ("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", 200),
+        ("GET / HTTP/1.0\r\nHost: h\r\n\r\n", 200),
+    ] {
+        let sent = [head.as_bytes(), &chunks].concat();
+        is_read_whole(&stage, &sent, status, head).await;
+        is_read_whole_when_all_is_sent(&stage, &sent, status, head).await;
+    }
 }
 
 #[tokio::test]

@@ -3,8 +3,9 @@
 //! A client never takes a part of an answer for the whole of it, and never another's bytes for its own.
 
 use serde_json::json;
+use waypost_tests::Peer;
 
-use crate::stage::{OK, Stage, answering, body, field, reason, short_timeouts, statuses};
+use crate::stage::{OK, Stage, answering, body, field, reason, short_timeouts, statuses, whole_body};
 
 /// A head of 200 with these fields, and what follows it.
 fn ok(fields: &str, rest: &str) -> Vec<u8> {
@@ -17,10 +18,18 @@ async fn answers(answers: Vec<(Vec<u8>, bool)>) -> Stage {
     Stage::with(short_timeouts(), answering(answer)).await
 }
 
-/// After whatever has happened, the next client gets its own answer, whole.
+/// After whatever has happened, the next client gets its own answer, whole, also to what is never sent twice.
 async fn is_sound(stage: &Stage, after: &str) {
-    let answer = stage.get("/sound").await;
-    assert_eq!((statuses(&answer), body(&answer)), (vec![200], "ok"), "after {after:?}");
+    for method in ["POST", "GET"] {
+        let answer = stage.ask(format!("{method} /sound HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")).await;
+        assert_eq!((statuses(&answer), body(&answer)), (vec![200], "ok"), "{method} after {after:?}");
+    }
+}
+
+/// Status and reason in the log for `/number`, which was asked for once.
+async fn logged(stage: &Stage, number: usize) -> (Option<u64>, Option<String>) {
+    let line = stage.logged(&format!("/{number}")).await;
+    (line["status"].as_u64(), line["reason"].as_str().map(str::to_owned))
 }
 
 const KEPT: bool = true;
@@ -121,25 +130,64 @@ async fn a_body_behind_an_answer_without_one_is_dropped_with_its_connection() {
 
 #[tokio::test]
 async fn an_answer_that_ends_too_soon_is_never_taken_for_a_whole_one() {
-    let cases = vec![
-        (ok("Content-Length: 10", "abc"), CLOSED),
-        (ok("Transfer-Encoding: chunked", "3\r\nabc\r\n"), CLOSED),
-        (ok("Transfer-Encoding: chunked", "5\r\nabc"), CLOSED),
-        (ok("Transfer-Encoding: chunked", "3\r\nabc\r\n0\r\n"), CLOSED),
-        (ok("Transfer-Encoding: chunked", "3\r\nabc\r\nzz\r\n"), KEPT),
-        (ok("Transfer-Encoding: chunked", "3\r\nabcXX0\r\n\r\n"), KEPT),
-        (ok("Transfer-Encoding: chunked", "3\r\nabc\r\n10000000000000003\r\n"), KEPT),
+    // What of the body the client gets at most, and the reason in the log.
+    let cases = [
+        (ok("Content-Length: 10", "abc"), CLOSED, "abc", "upstream_reset"),
+        (ok("Content-Length: 10", ""), CLOSED, "", "upstream_reset"),
+        (ok("Transfer-Encoding: chunked", "3\r\nabc\r\n"), CLOSED, "abc", "upstream_reset"),
+        (ok("Transfer-Encoding: chunked", "5\r\nabc"), CLOSED, "abc", "upstream_reset"),
+        (ok("Transfer-Encoding: chunked", "3\r\nabc\r\n0\r\n"), CLOSED, "abc", "upstream_reset"),
+        (ok("Transfer-Encoding: chunked", "3\r\nabc\r\nzz\r\n"), KEPT, "abc", "bad_response"),
+        (ok("Transfer-Encoding: chunked", "3\r\nabc\r\n-1\r\n"), KEPT, "abc", "bad_response"),
+        (ok("Transfer-Encoding: chunked", "3\r\nabcXX0\r\n\r\n"), KEPT, "", "bad_response"),
+        (ok("Transfer-Encoding: chunked", "3\nabc\n0\n\n"), KEPT, "", "bad_response"),
+        (ok("Transfer-Encoding: chunked", "3\r\nabc\r\n10000000000000003\r\n"), KEPT, "abc", "bad_response"),
+        (ok("Transfer-Encoding: chunked", "1ffffffffffffffff\r\nabc"), CLOSED, "", "bad_response"),
     ];
-    let count = cases.len();
-    let stage = answers(cases).await;
-    for number in 0..count {
-        let mut client = waypost_tests::Client::connect(stage.waypost.listen).await;
-        let answer = client.try_request("GET", &format!("/{number}"), &[], b"").await;
-        match answer {
-            Err(why) => assert!(!why.contains("within"), "{number}: the connection must end: {why}"),
-            Ok(answer) => assert_eq!((answer.status, answer.reason()), (502, "bad_response"), "{number}"),
+    let stage = answers(cases.iter().map(|(said, kept, ..)| (said.clone(), *kept)).collect()).await;
+    let mut wrong = Vec::new();
+    for (number, (said, _, most, why)) in cases.iter().enumerate() {
+        let answer = stage.get(&format!("/{number}")).await;
+        let logged = logged(&stage, number).await;
+        let holds = match statuses(&answer)[..] {
+            [502] => (reason(&answer), "", logged.0) == (*why, *most, Some(502)),
+            [200] => {
+                let (body, is_whole) = whole_body(&answer);
+                !is_whole && body == *most && logged.0 == Some(200)
+            }
+            _ => false,
+        };
+        if !holds || logged.1.as_deref() != Some(*why) {
+            wrong.push(format!("{:?} came as {answer:?}, the log has {logged:?}", String::from_utf8_lossy(said)));
         }
         is_sound(&stage, &number.to_string()).await;
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[tokio::test]
+async fn an_answer_that_ends_in_a_reset_is_never_taken_for_a_whole_one() {
+    let stage = Stage::start(|mut peer: Peer, _| async move {
+        let head = peer.until("\r\n\r\n").await.unwrap_or_default();
+        peer.send(match head.split(' ').nth(1) {
+            Some("/length") => ok("Content-Length: 10", "abc"),
+            Some("/chunks") => ok("Transfer-Encoding: chunked", "3\r\nabc\r\n"),
+            _ => ok("X: y", "abc"),
+        })
+        .await;
+        // The reset must not overtake what the proxy has not read yet: the client lets it happen.
+        peer.until("go on").await;
+        peer.reset();
+    })
+    .await;
+    for path in ["/length", "/chunks", "/until-close"] {
+        let mut client = stage.client().await;
+        client.send(format!("POST {path} HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n")).await;
+        let answer = client.until("abc").await.unwrap_or_default();
+        client.send("go on").await;
+        let answer = answer + &client.rest().await;
+        assert_eq!((statuses(&answer), whole_body(&answer)), (vec![200], ("abc".to_owned(), false)), "{path}: {answer:?}");
+        assert_eq!(stage.logged(path).await["reason"], "upstream_reset", "{path}");
     }
 }
 
@@ -172,17 +220,23 @@ async fn what_is_no_answer_is_a_502() {
         "HTTP/1.1 200 OK\r\nX: a\0b\r\nContent-Length: 2\r\n\r\nok",
         "HTTP/1.1 200 OK\r\nX(: a\r\nContent-Length: 2\r\n\r\nok",
         "HTTP/1.1 200 OK\r\nno colon\r\nContent-Length: 2\r\n\r\nok",
+        "HTTP/1.1 200 OK\r\n: a\r\nContent-Length: 2\r\n\r\nok",
+        "HTTP/1.1 200 OK\r\nX Y: a\r\nContent-Length: 2\r\n\r\nok",
+        "HTTP/1.1 200 O\x01K\r\nContent-Length: 2\r\n\r\nok",
+        "HTTP/1.1 OK\r\n\r\n",
+        "220 mail.example.com ESMTP\r\n\r\n",
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
     ] {
         cases.push((head.into(), KEPT));
     }
-    for length in ["-2", "+2", "0x2", "", "abc", "2.0", "99999999999999999999", "2, 4", "2\r\nContent-Length: 4"] {
+    for length in ["-2", "+2", "0x2", "", "abc", "2.0", "99999999999999999999", "2, 4", "2 4", "2\r\nContent-Length: 4"] {
         cases.push((ok(&format!("Content-Length: {length}"), "ok"), KEPT));
     }
-    for coding in ["gzip, chunked", "identity", "xchunked", "chunked, gzip"] {
+    for coding in ["gzip", "gzip, chunked", "identity", "xchunked", "chunked, gzip"] {
         cases.push((ok(&format!("Transfer-Encoding: {coding}"), "2\r\nok\r\n0\r\n\r\n"), CLOSED));
     }
     cases.push((ok(&format!("X: {}\r\nContent-Length: 2", "a".repeat(3_000_000)), "ok"), KEPT));
+    cases.push((ok(&format!("{}Content-Length: 2", "X: a\r\n".repeat(300)), "ok"), KEPT));
     are_bad(cases).await;
 }
 
@@ -203,9 +257,11 @@ async fn are_bad(cases: Vec<(Vec<u8>, bool)>) {
     let mut wrong = Vec::new();
     for (number, (sent, _)) in cases.iter().enumerate() {
         let answer = stage.get(&format!("/{number}")).await;
-        if (statuses(&answer), reason(&answer)) != (vec![502], "bad_response") {
+        let logged = logged(&stage, number).await;
+        let holds = (statuses(&answer), reason(&answer)) == (vec![502], "bad_response") && whole_body(&answer).1;
+        if !holds || logged != (Some(502), Some("bad_response".to_owned())) {
             let sent: String = String::from_utf8_lossy(sent).chars().take(150).collect();
-            wrong.push(format!("{sent:?} came as {answer:?}"));
+            wrong.push(format!("{sent:?} came as {answer:?}, the log has {logged:?}"));
         }
         is_sound(&stage, &number.to_string()).await;
     }
@@ -242,6 +298,38 @@ async fn loose_heads_go_on_in_one_form() {
     }
 }
 
+#[tokio::test]
+async fn what_is_odd_but_sound_goes_on() {
+    let interim = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n".repeat(50);
+    let cases = [
+        (b"HTTP/1.1 999 X\r\nContent-Length: 2\r\n\r\nok".to_vec(), 999, "ok"),
+        (ok("Transfer-Encoding: chunked", "2\r\nok\r\n0\r\nX-T: y\r\n\r\n"), 200, "ok"),
+        (ok("Content-Length: 0", "behind"), 200, ""),
+        (format!("{interim}{OK}").into_bytes(), 200, "ok"),
+        (format!("HTTP/1.0 200 OK\r\n\r\n{}", "hello").into_bytes(), 200, "hello"),
+    ];
+    let stage = answers(cases.iter().map(|(said, ..)| (said.clone(), CLOSED)).collect()).await;
+    for (number, (said, status, wanted)) in cases.iter().enumerate() {
+        let answer = stage.get(&format!("/{number}")).await;
+        let said = String::from_utf8_lossy(said);
+        assert_eq!((statuses(&answer).last(), whole_body(&answer)), (Some(status), ((*wanted).to_owned(), true)), "{said:?}: {answer:?}");
+        assert_eq!(logged(&stage, number).await, (Some(u64::from(*status)), None), "{said:?}");
+        is_sound(&stage, &said).await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_text_passes_byte_for_byte() {
+    let said = b"HTTP/1.1 299 \xe2\x82\xac odd\r\nX-A: caf\xe9\r\nx-a: \r\nContent-Length: 4\r\n\r\n\0\r\n\xff";
+    let stage = answers(vec![(said.to_vec(), KEPT)]).await;
+    let mut client = stage.client().await;
+    client.send("GET /0 HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").await;
+    client.rest().await;
+    let came = client.received();
+    assert!(came.bytes.starts_with(b"HTTP/1.1 299 ") && came.bytes.ends_with(b"\r\n\r\n\0\r\n\xff"), "{}", came.text());
+    assert!(came.bytes.windows(11).any(|window| window == b"X-A: caf\xe9\r\n"), "{}", came.text());
+}
+
 /// pingora carries no trailers: an answer that announces some is refused, not robbed of them.
 #[tokio::test]
 async fn trailers_that_are_announced_are_refused() {
@@ -252,13 +340,16 @@ async fn trailers_that_are_announced_are_refused() {
 
 #[tokio::test]
 async fn interim_answers_pass_in_order_and_never_to_old_clients() {
-    const INTERIM: &str =
-        "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </b>\r\n\r\n";
+    const INTERIM: &str = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: x-a\r\nX-A: 1\r\nRoute-Update: x\r\n\r\nHTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </b>\r\n\r\n";
     let stage = answers(vec![([INTERIM, OK].concat().into_bytes(), KEPT)]).await;
     for method in ["GET", "HEAD"] {
         let answer = stage.ask(format!("{method} /0 HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")).await;
         assert_eq!(statuses(&answer), [103, 102, 103, 200], "{answer:?}");
         assert!(answer.find("</a>") < answer.find("</b>"), "{answer:?}");
+        assert!(
+            !answer.contains("X-A") && !answer.contains("Route-"),
+            "what is of one hop, and of the protocol, goes no further: {answer:?}"
+        );
     }
     let answer = stage.ask("GET /0 HTTP/1.0\r\nHost: h\r\n\r\n").await;
     assert_eq!((statuses(&answer), body(&answer)), (vec![200], "ok"), "RFC 9110, section 15.2");

@@ -90,24 +90,6 @@ async fn a_client_that_is_slow_is_a_408() {
     until_true("no owner keeps a part of one", async || stage.backend.received().iter().all(|received| received.ended)).await;
 }
 
-/// A drip of bytes is no progress: the head has its time as a whole.
-#[tokio::test]
-async fn a_head_in_drips_has_no_more_time_than_another() {
-    let stage = Stage::with(short_timeouts(), keeping(Requests::default())).await;
-    let mut client = stage.client().await;
-    client.send("GET / HTTP/1.1\r\nX: ").await;
-    for _ in 0..300 {
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        if !client.send("x").await {
-            break;
-        }
-    }
-    client.rest().await;
-    let answer = client.received().text();
-    assert!(answer.is_empty() || reason(&answer) == "client_timeout", "{answer:?}");
-    assert!(client.received().ended);
-}
-
 #[tokio::test]
 async fn an_owner_that_does_not_listen_or_does_not_accept_is_named() {
     let unused = RawBackend::start(silent).await;

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
-use waypost_tests::{Peer, RawBackend, RawRequest, Waypost};
+use waypost_tests::{Peer, RawBackend, RawRequest, Waypost, until, until_true};
 
 /// The stage.
 pub(crate) struct Stage {
@@ -36,8 +36,8 @@ impl Stage {
         Self::on(backend, &upstream, policy, "").await
     }
 
-    /// With any upstream's record, and more in the listener's section of the bootstrap file.
-    pub(crate) async fn on(backend: RawBackend, upstream: &Value, policy: Value, listener: &str) -> Self {
+    /// With any upstream's record, and more lines of the bootstrap file: of its listener's section, then of others.
+    pub(crate) async fn on(backend: RawBackend, upstream: &Value, policy: Value, bootstrap_lines: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (records, bootstrap) = (folder.path().join("records.json"), folder.path().join("waypost.toml"));
         let all = json!({
@@ -47,7 +47,7 @@ impl Stage {
         });
         std::fs::write(&records, all.to_string()).unwrap();
         // `--listen` of the harness overrules the address and keeps the rest of the section.
-        std::fs::write(&bootstrap, format!("[[listener]]\naddress = \"127.0.0.1:1\"\n{listener}\n")).unwrap();
+        std::fs::write(&bootstrap, format!("[[listener]]\naddress = \"127.0.0.1:1\"\n{bootstrap_lines}\n")).unwrap();
         let gold = format!("file:{}", records.display());
         let waypost = Waypost::start(&gold, &["--config", bootstrap.to_str().unwrap()]).await;
         Self { waypost, backend, _folder: folder }
@@ -63,6 +63,25 @@ impl Stage {
         let mut client = self.client().await;
         client.send(bytes).await;
         client.rest().await
+    }
+
+    /// The line of the access log for a path that was asked for once; "" for what has no path.
+    pub(crate) async fn logged(&self, path: &str) -> Value {
+        until(&format!("{path:?} is logged"), async || {
+            let lines = self.waypost.access_log();
+            lines.iter().find(|line| line["path"] == path).cloned().ok_or_else(|| format!("{} other lines", lines.len()))
+        })
+        .await
+    }
+
+    /// Waits until no request is under way.
+    pub(crate) async fn at_rest(&self) {
+        until_true("no request is under way", async || self.waypost.metric("waypost_in_flight").await.abs() < 0.5).await;
+    }
+
+    /// Waits until the proxy has closed so many connections to the backend.
+    pub(crate) async fn has_left(&self, connections: usize) {
+        until_true(&format!("{connections} connections to the owner are closed"), async || self.backend.ended() >= connections).await;
     }
 
     /// A GET of `/path` that asks for the connection to be closed, read to its end.
@@ -139,4 +158,24 @@ pub(crate) fn reason(text: &str) -> &str {
 /// What follows the first final head.
 pub(crate) fn body(text: &str) -> &str {
     first_final(text).1
+}
+
+/// The body behind the first final head without its chunks' sizes, and whether it came to the end that the head says.
+pub(crate) fn whole_body(text: &str) -> (String, bool) {
+    let sent = body(text);
+    if field(text, "transfer-encoding").is_empty() {
+        let length = field(text, "content-length").parse().ok();
+        return (sent.to_owned(), length.is_none_or(|length: usize| length == sent.len()));
+    }
+    let (mut rest, mut whole) = (sent, String::new());
+    while let Some((size, behind)) = rest.split_once("\r\n") {
+        let size = usize::from_str_radix(size, 16).unwrap_or_else(|error| panic!("{size:?} in {sent:?}: {error}"));
+        if size == 0 {
+            return (whole, behind == "\r\n");
+        }
+        let here = size.min(behind.len());
+        whole += &behind[..here];
+        rest = behind[here..].trim_start_matches("\r\n");
+    }
+    (whole, false)
 }

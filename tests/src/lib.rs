@@ -1,7 +1,8 @@
 //! The end-to-end harness: a real etcd, the built binary, scripted backends, raw peers, a TCP proxy that makes faults, and
 //! software that nobody here wrote (nginx, Python servers and clients, curl, wrk).
 //!
-//! Everything listens on loopback on ports that the kernel gave, lives in a folder of its own and is ended by its own pid when dropped.
+//! Everything listens on loopback on ports that were free a moment ago ([`free_address`]) or that the kernel gave, lives in a folder of its
+//! own and is ended by its own pid when dropped.
 //! Nothing sleeps for a fixed time: [`until`] waits for a condition with a limit and says what was seen last.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that can't go on ends with the reason")]
 

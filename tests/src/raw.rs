@@ -10,7 +10,7 @@ use std::{
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
 };
 
 /// How long a peer waits for bytes or for the other end to close.
@@ -73,6 +73,13 @@ impl Peer {
         Self::new(TcpStream::connect(to).await.unwrap(), Arc::default())
     }
 
+    /// Connects as a client with a receive buffer of about so many bytes, so that its not reading is soon felt.
+    pub async fn connect_narrow(to: SocketAddr, bytes: u32) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(bytes).unwrap();
+        Self::new(socket.connect(to).await.unwrap(), Arc::default())
+    }
+
     fn new(stream: TcpStream, received: Arc<Mutex<Received>>) -> Self {
         let _ = stream.set_nodelay(true);
         Self { stream, received, taken: 0 }
@@ -81,6 +88,42 @@ impl Peer {
     /// Sends exact bytes; false if the other end takes no more.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
         self.stream.write_all(bytes.as_ref()).await.is_ok()
+    }
+
+    /// Sends exact bytes one at a time, each in a write of its own; false if the other end takes no more.
+    pub async fn send_bytewise(&mut self, bytes: &[u8]) -> bool {
+        for byte in bytes {
+            if !self.send([*byte]).await {
+                return false;
+            }
+            tokio::task::yield_now().await;
+        }
+        true
+    }
+
+    /// Sends while it reads, until the other end closes; all that was not taken, and whether everything was sent.
+    pub async fn send_and_read(&mut self, bytes: &[u8]) -> (String, bool) {
+        let mut left = bytes;
+        let mut space = vec![0; 64 * 1024];
+        let (mut reading, mut writing) = self.stream.split();
+        let exchange = async {
+            loop {
+                tokio::select! {
+                    read = reading.read(&mut space) => {
+                        if !keep(&self.received, read, &space) {
+                            return;
+                        }
+                    }
+                    // Whoever no longer takes it may still have answered.
+                    wrote = writing.write(left), if !left.is_empty() => match wrote {
+                        Ok(wrote) => left = &left[wrote..],
+                        Err(_) => left = &[],
+                    },
+                }
+            }
+        };
+        let _ = tokio::time::timeout(LIMIT, exchange).await;
+        (self.rest().await, left.is_empty())
     }
 
     /// Sends no more, and still reads.
@@ -137,8 +180,8 @@ impl Peer {
     /// Reads until the other end closes; all that was not taken.
     pub async fn rest(&mut self) -> String {
         while self.more().await {}
-        assert!(self.received().ended, "the other end did not close; so far: {:?}", self.received().text());
-        let left = self.received().bytes.len() - self.taken;
+        assert!(self.received.lock().unwrap().ended, "the other end did not close; so far: {:?}", self.received().text());
+        let left = self.arrived() - self.taken;
         String::from_utf8_lossy(&self.take(left)).into_owned()
     }
 
@@ -147,13 +190,18 @@ impl Peer {
         self.received.lock().unwrap().clone()
     }
 
-    async fn exactly(&mut self, bytes: usize) -> Option<Vec<u8>> {
-        while self.received().bytes.len() - self.taken < bytes {
+    /// Takes the next so many bytes; `None` if the other end closes before.
+    pub async fn exactly(&mut self, bytes: usize) -> Option<Vec<u8>> {
+        while self.arrived() - self.taken < bytes {
             if !self.more().await {
                 return None;
             }
         }
         Some(self.take(bytes))
+    }
+
+    fn arrived(&self) -> usize {
+        self.received.lock().unwrap().bytes.len()
     }
 
     fn take(&mut self, bytes: usize) -> Vec<u8> {
@@ -166,17 +214,22 @@ impl Peer {
     async fn more(&mut self) -> bool {
         let mut space = vec![0; 64 * 1024];
         let Ok(read) = tokio::time::timeout(LIMIT, self.stream.read(&mut space)).await else { return false };
-        let mut received = self.received.lock().unwrap();
-        match read {
-            Ok(read) if read > 0 => {
-                received.bytes.extend_from_slice(&space[..read]);
-                return true;
-            }
-            Ok(_) => received.ended = true,
-            Err(_) => (received.ended, received.reset) = (true, true),
-        }
-        false
+        keep(&self.received, read, &space)
     }
+}
+
+/// Keeps what one read gave; false at the end.
+fn keep(received: &Mutex<Received>, read: std::io::Result<usize>, space: &[u8]) -> bool {
+    let mut received = received.lock().unwrap();
+    match read {
+        Ok(read) if read > 0 => {
+            received.bytes.extend_from_slice(&space[..read]);
+            return true;
+        }
+        Ok(_) => received.ended = true,
+        Err(_) => (received.ended, received.reset) = (true, true),
+    }
+    false
 }
 
 /// A backend whose every connection is a [`Peer`] in the hands of a script; gone when dropped.
@@ -211,6 +264,11 @@ impl RawBackend {
     /// What came, connection by connection in the order in which they were made.
     pub fn received(&self) -> Vec<Received> {
         self.connections.lock().unwrap().iter().map(|received| received.lock().unwrap().clone()).collect()
+    }
+
+    /// How many of its connections the proxy has closed, as far as their scripts have read.
+    pub fn ended(&self) -> usize {
+        self.connections.lock().unwrap().iter().filter(|received| received.lock().unwrap().ended).count()
     }
 
     /// How often a text came, over all connections.

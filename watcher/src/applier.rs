@@ -287,8 +287,8 @@ impl Applier {
     }
 
     /// Every value in force now, to be read elsewhere.
-    pub(crate) fn frozen(&self) -> Records {
-        self.builder.frozen()
+    pub(crate) fn records(&self) -> Records {
+        self.builder.records_now()
     }
 
     /// Puts back what a snapshot kept.
@@ -415,7 +415,7 @@ impl Applier {
     fn quarantined_route(&mut self, key: &RecordKey, meta: Meta) -> waypost_policy::table::Route {
         // A check met a value that can't be used: what was good before stays good, as it would for the watch.
         let RecordKey::Route { service, key } = key else { return waypost_policy::table::Route::quarantined(meta) };
-        self.builder.route(service, key).cloned().unwrap_or_else(|| waypost_policy::table::Route::quarantined(meta))
+        self.builder.route(service, key).unwrap_or_else(|| waypost_policy::table::Route::quarantined(meta))
     }
 
     fn note(&mut self, stored: &Stored, decoded: &Decoded) {

@@ -202,7 +202,7 @@ pub(crate) fn released(key: &[u8]) -> Touch {
 fn shown(table: &Table, service: &str, key: &[u8]) -> (Option<Shown>, Source) {
     match table.record(service, key) {
         Entry::Absent(source) => (None, source),
-        Entry::Route(route, source) => (Some(Shown::of(table, route)), source),
+        Entry::Route(route, source) => (Some(Shown::of(table, &route)), source),
     }
 }
 

@@ -17,6 +17,7 @@ pub mod listing;
 pub mod machine;
 pub mod publish;
 pub mod record;
+mod retire;
 pub mod snapshot;
 pub mod store;
 mod told;

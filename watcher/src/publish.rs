@@ -2,7 +2,7 @@
 //!
 //! One writer, one pointer: the [`Publisher`] is not `Clone`, and everything that a look-up reads hangs on one swapped `Arc`. The
 //! status is swapped before the table: who reads the table first and the status then sees all that is to be said of its records.
-//! Those who watch are told after the swap, and never waited for.
+//! Those who watch are told after the swap, and never waited for; the old table is freed elsewhere.
 
 use std::{
     collections::BTreeMap,
@@ -20,6 +20,7 @@ use waypost_policy::{Moment, Table};
 use crate::{
     OnPublish, PublishReport,
     change::{Change, Touches, difference},
+    retire::Retirement,
     snapshot::OnDisk,
     told::{Changes, Teller},
 };
@@ -95,6 +96,7 @@ pub struct Publisher {
     publishes: watch::Sender<u64>,
     on_publish: Option<OnPublish>,
     teller: Teller,
+    retirement: Retirement<Table>,
 }
 
 /// What a publish is about, for those who watch.
@@ -119,7 +121,8 @@ pub fn channel(origin: Instant, on_publish: Option<OnPublish>) -> (Publisher, Vi
     let inner = Arc::new(inner);
     let (publishes, changed) = watch::channel(0);
     let teller = Teller::default();
-    (Publisher { inner: Arc::clone(&inner), publishes, on_publish, teller: teller.clone() }, View { inner, publishes: changed, teller })
+    let publisher = Publisher { inner: Arc::clone(&inner), publishes, on_publish, teller: teller.clone(), retirement: Retirement::start() };
+    (publisher, View { inner, publishes: changed, teller })
 }
 
 impl View {
@@ -183,7 +186,9 @@ impl Publisher {
             let differs = difference(old.as_deref(), &table, news.touches.list);
             self.teller.tell(news.first.into_iter().chain(differs), news.touches.omitted, revision, Some(took));
         }
-        drop(old);
+        if let Some(old) = old {
+            self.retirement.retire(old);
+        }
     }
 
     /// The least `max_staleness_ms` of the policies in force; `None`: every service is served for ever.
@@ -225,4 +230,35 @@ impl Publisher {
 fn contact(before: &GoldStatus, after: &GoldStatus) -> Option<Change> {
     let is_news = before.connected != after.connected || before.last_error.is_some() != after.last_error.is_some();
     is_news.then(|| Change::Contact { connected: after.connected, error: after.last_error.clone() })
+}
+
+#[cfg(test)]
+mod tests {
+    use waypost_policy::{
+        Source, TableId,
+        table::{Builder, Publication},
+    };
+
+    use super::*;
+
+    #[test]
+    fn who_still_reads_a_replaced_table_is_not_its_last_owner() {
+        let (mut publisher, view) = channel(Instant::now(), None);
+        let mut publish = |revision| {
+            let about = Publication { revision, id: TableId::etcd(1, 0), source: Source::Watch, digest: 0 };
+            publisher.publish(Builder::default().publish(about), Instant::now(), News::default());
+        };
+        publish(1);
+        let read = view.load_full().unwrap();
+        assert_eq!(Arc::strong_count(&read), 2, "the one in force, and this reader");
+        publish(2);
+        assert_eq!(Arc::strong_count(&read), 2, "whoever frees it, and this reader");
+        let old = Arc::downgrade(&read);
+        drop(read);
+        let limit = Instant::now() + Duration::from_secs(10);
+        while old.strong_count() > 0 {
+            assert!(Instant::now() < limit, "nobody has freed it");
+            std::thread::yield_now();
+        }
+    }
 }

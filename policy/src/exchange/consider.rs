@@ -27,7 +27,7 @@ pub(crate) struct Considered<'t> {
     /// The routing key.
     pub(crate) key: Option<RequestKey>,
     /// What is known of it.
-    pub(crate) known: Option<Known<'t>>,
+    pub(crate) known: Option<Known>,
 }
 
 /// Decides who is to serve a request.

@@ -25,18 +25,18 @@ pub struct Found {
 
 /// All that is known of one key.
 #[derive(Clone, Debug)]
-pub(crate) struct Known<'t> {
+pub(crate) struct Known {
     /// What the table says.
-    pub(crate) entry: Entry<'t>,
+    pub(crate) entry: Entry,
     /// The hint laid over it, if there is one that lives.
     pub(crate) hint: Option<Hint>,
     /// A hint that the table has caught up with: its epoch, and how it ends.
     ended: Option<(u64, Ending)>,
 }
 
-impl<'t> Known<'t> {
+impl Known {
     /// Reads hints and table, in this order.
-    pub(crate) fn of(key: &RequestKey, table: &'t Table, hints: &Hints) -> Self {
+    pub(crate) fn of(key: &RequestKey, table: &Table, hints: &Hints) -> Self {
         let hint = hints.get(key);
         let entry = table.entry(key);
         let ended = hint.as_ref().and_then(|hint| Some((hint.epoch, judge(hint, entry, table)?)));
@@ -96,14 +96,14 @@ pub fn settle(key: &RequestKey, world: &World<'_>) {
 }
 
 /// How a hint ends now, or `None` while it lives: the table has not reached its revision, and no check has answered.
-fn judge(hint: &Hint, entry: Entry<'_>, table: &Table) -> Option<Ending> {
+fn judge(hint: &Hint, entry: Entry, table: &Table) -> Option<Ending> {
     let read_of_store = matches!(entry, Entry::Route(_, Source::Store) | Entry::Absent(Source::Store));
     let shown_newer = matches!(entry, Entry::Route(route, _) if route.epoch >= hint.epoch);
     let reached = table.revision() >= hint.revision;
     (reached || read_of_store || shown_newer).then(|| ending(hint, entry))
 }
 
-fn ending(hint: &Hint, entry: Entry<'_>) -> Ending {
+fn ending(hint: &Hint, entry: Entry) -> Ending {
     match entry {
         Entry::Route(route, _) if route.epoch >= hint.epoch => Ending::Superseded,
         Entry::Route(route, _) if route.meta.create_revision == hint.over => Ending::Refuted,

@@ -157,7 +157,7 @@ impl Builder {
 
     /// Changes what is said of a route in force, and nothing else of it.
     pub fn set_meta(&mut self, service: &Name, key: &[u8], meta: Meta) {
-        let Some(mut route) = self.route(service, key).cloned() else { return };
+        let Some(mut route) = self.route(service, key) else { return };
         route.meta = meta;
         let service = self.service_id(service);
         self.routes.insert(service, key, route);
@@ -235,7 +235,7 @@ impl Builder {
     }
 
     /// The route in force under a record's key.
-    pub fn route(&self, service: &str, key: &[u8]) -> Option<&Route> {
+    pub fn route(&self, service: &str, key: &[u8]) -> Option<Route> {
         self.routes.get(ServiceId::new(self.service_names.number(service)?), key)
     }
 
@@ -291,9 +291,20 @@ impl Builder {
     pub fn records(&self) -> impl Iterator<Item = (RecordKey, Record, Meta)> {
         let routes = self.routes.iter().filter_map(|(service, key, route)| {
             let service = self.service_names.name(service.index())?.clone();
-            Some((RecordKey::Route { service, key: key.to_vec() }, Record::Route(record_of(&self.upstream_names, route)?), route.meta))
+            Some((RecordKey::Route { service, key: key.to_vec() }, Record::Route(record_of(&route, &self.upstream_names)?), route.meta))
         });
         self.small_records().chain(routes)
+    }
+
+    /// The same, of this moment, to be gone through on another thread while changes go on.
+    pub fn records_now(&self) -> Records {
+        Records {
+            others: self.small_records().collect(),
+            routes: self.routes.clone(),
+            service_names: Arc::clone(&self.service_names),
+            upstream_names: Arc::clone(&self.upstream_names),
+            orphans: self.orphans.clone(),
+        }
     }
 
     /// Every key that has a value in force or is quarantined without one.
@@ -304,17 +315,6 @@ impl Builder {
         });
         let quarantined = self.quarantined_services.iter().cloned().map(RecordKey::Service);
         self.small_records().map(|(key, ..)| key).chain(quarantined).chain(routes)
-    }
-
-    /// The same as they are now, to be read elsewhere meanwhile.
-    pub fn frozen(&self) -> Records {
-        Records {
-            small: self.small_records().collect(),
-            routes: self.routes.clone(),
-            service_names: Arc::clone(&self.service_names),
-            upstream_names: Arc::clone(&self.upstream_names),
-            orphans: self.orphans.clone(),
-        }
     }
 
     /// Puts back the last leased endpoint of an upstream, which had none any more when a snapshot was written.

@@ -137,8 +137,8 @@ pub struct Read {
 }
 
 impl Read {
-    fn as_entry(&self) -> Entry<'_> {
-        self.route.as_ref().map_or(Entry::Absent(Source::Store), |route| Entry::Route(route, Source::Store))
+    fn as_entry(&self) -> Entry {
+        self.route.map_or(Entry::Absent(Source::Store), |route| Entry::Route(route, Source::Store))
     }
 }
 
@@ -168,9 +168,9 @@ pub struct Table {
 
 /// What the table says about one key of a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Entry<'a> {
+pub enum Entry {
     /// The route in force, and where it comes from.
-    Route(&'a Route, Source),
+    Route(Route, Source),
     /// Nothing: the default owner's, if there is one.
     Absent(Source),
 }
@@ -223,7 +223,7 @@ impl Table {
     }
 
     /// What is known of a key of a service: a check that ran ahead of the watch, else the records.
-    pub fn entry(&self, key: &RequestKey) -> Entry<'_> {
+    pub fn entry(&self, key: &RequestKey) -> Entry {
         if !self.read_ahead.is_empty()
             && let Some(read) = self.read_ahead.get(key)
         {
@@ -246,7 +246,7 @@ impl Table {
 
     /// What is known of a record by its service's name, whether or not the service has a record. `record` is its key below
     /// `routes/<service>/`.
-    pub fn record(&self, service: &str, record: &[u8]) -> Entry<'_> {
+    pub fn record(&self, service: &str, record: &[u8]) -> Entry {
         let Some(service) = self.service_names.number(service).map(ServiceId::new) else { return Entry::Absent(self.source) };
         if !self.read_ahead.is_empty()
             && let Some(read) = self.read_ahead.get(&RequestKey { service, key: record.into() })

@@ -46,6 +46,8 @@ pub(crate) struct Deadline {
 pub(super) struct Wait {
     /// The phase's limit, from when it is first polled.
     pub(super) limit: Option<(Duration, Phase)>,
+    /// How long the client may take to read on while something waits to be written to it.
+    pub(super) reading: Option<Duration>,
     /// When the whole request must have ended.
     pub(super) ends_at: Option<Instant>,
     /// Changes with every change of the limits.
@@ -58,9 +60,13 @@ impl Deadline {
         self.change(|wait| wait.limit = (!limit.is_zero()).then_some((limit, phase)));
     }
 
-    /// The whole request may take so long from now; no limit if zero.
-    pub(crate) fn set_total(&self, limit: Duration) {
-        self.change(|wait| wait.ends_at = (!limit.is_zero()).then(|| Instant::now() + limit));
+    /// For the whole request: a client that does not read on for `reading` is given up on, and all of it may take `total` from now; no
+    /// limit where zero.
+    pub(crate) fn set_for_all(&self, reading: Duration, total: Duration) {
+        self.change(|wait| {
+            wait.reading = (!reading.is_zero()).then_some(reading);
+            wait.ends_at = (!total.is_zero()).then(|| Instant::now() + total);
+        });
     }
 
     /// No phase is waited for; the limit for the whole request stays.
@@ -118,9 +124,17 @@ impl Deadline {
 impl Wait {
     /// When this wait ends if it is first polled at `now`, and by which of its limits.
     pub(super) fn end(&self, now: Instant) -> Option<(Instant, Phase)> {
-        let of_phase = self.limit.map(|(limit, phase)| (now + limit, phase));
+        self.with_total(self.limit.map(|(limit, phase)| (now + limit, phase)))
+    }
+
+    /// When a write ends that has waited for the client since `since`.
+    pub(super) fn end_of_write(&self, since: Instant) -> Option<(Instant, Phase)> {
+        self.with_total(self.reading.map(|limit| (since + limit, Phase::Client)))
+    }
+
+    fn with_total(&self, end: Option<(Instant, Phase)>) -> Option<(Instant, Phase)> {
         let of_request = self.ends_at.map(|at| (at, Phase::Total));
-        of_phase.into_iter().chain(of_request).min_by_key(|(at, _)| *at)
+        end.into_iter().chain(of_request).min_by_key(|(at, _)| *at)
     }
 }
 

@@ -72,6 +72,8 @@ pub(crate) struct Downstream {
     /// What the timer is set for, and by which limits.
     armed: Option<(Instant, Phase)>,
     armed_generation: u64,
+    /// Since when something waits to be read by the client.
+    unread_since: Option<Instant>,
     /// The client wants the connection closed behind the present answer.
     closes: bool,
     /// The client will send no more.
@@ -103,6 +105,7 @@ impl Downstream {
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
             armed: None,
             armed_generation: 0,
+            unread_since: None,
             closes: false,
             closed: false,
             answered: false,
@@ -231,23 +234,20 @@ impl Downstream {
         Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "the deadline of the present phase has passed"))
     }
 
-    /// While the client does not read: nobody else is waited for, but the request as a whole has its end.
-    fn poll_total(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
-        let Some(ends_at) = self.deadline.wait().ends_at else { return Poll::Pending };
+    /// What a write came to. One that waits for the client to read ends with the time that it may take.
+    fn written<T>(&mut self, context: &mut Context<'_>, write: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if write.is_ready() {
+            self.unread_since = None;
+            return write;
+        }
+        let since = *self.unread_since.get_or_insert_with(Instant::now);
+        let Some((at, phase)) = self.deadline.wait().end_of_write(since) else { return Poll::Pending };
         // The present phase is timed anew when it is waited for again.
         self.armed_generation = 0;
-        self.timer.as_mut().reset(ends_at);
+        self.timer.as_mut().reset(at);
         std::task::ready!(self.timer.as_mut().poll(context));
-        self.deadline.fire(Phase::Total);
-        Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "the time for the whole request is up"))
-    }
-
-    /// What a write came to; the end of the request's time, if it waits.
-    fn written<T>(&mut self, context: &mut Context<'_>, write: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        match write {
-            Poll::Pending => self.poll_total(context).map(Err),
-            ready => ready,
-        }
+        self.deadline.fire(phase);
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client has not read on in time")))
     }
 
     fn poll_body(&mut self, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {

@@ -226,8 +226,9 @@ impl ProxyHttp for GeneralLane {
             Next::Redirect(location) => (Code::Moved, Some(location)),
             next => {
                 ctx.pending = Some(next);
-                session.set_write_timeout(idle_limit(ctx));
-                ctx.deadline.set_total(millis(ctx.exchange.policy().timeouts.total_ms));
+                let timeouts = &ctx.exchange.policy().timeouts;
+                // pingora's own write time-out counts a whole buffer and leaves heads out.
+                ctx.deadline.set_for_all(millis(timeouts.idle_ms), millis(timeouts.total_ms));
                 return Ok(false);
             }
         };
@@ -323,10 +324,10 @@ impl ProxyHttp for GeneralLane {
         if matches!(next, Next::Relay) {
             self.close_if_last(session, ctx);
             ctx.is_whole = headers::has_no_body(head, &session.req_header().method);
-            wait_for_the_rest(session, ctx);
             if head.status == http::StatusCode::SWITCHING_PROTOCOLS {
                 ctx.deadline.upgrade();
             }
+            wait_for_the_rest(session, ctx);
             return Ok(());
         }
         Self::end_attempt(ctx);
@@ -386,38 +387,15 @@ impl ProxyHttp for GeneralLane {
             return error;
         }
         error.set_retry(false);
-        let failure = match (ctx.deadline.fired(), error.esource()) {
-            (Some(Phase::Client), _) => {
-                ctx.answer = Some((Code::ClientTimeout, None));
-                None
-            }
-            (Some(Phase::Total), _) => {
-                ctx.answer = Some((Code::UpstreamTimeout, None));
-                None
-            }
-            (Some(Phase::FirstByte | Phase::Idle), _) => Some(Failure::FirstByteTimeout),
-            (None, _) if ctx.deadline.is_broken() => {
-                ctx.answer = Some((Code::BadRequest, None));
-                None
-            }
-            (None, ErrorSource::Downstream) => {
-                // A reader too slow, or gone: only of the former something is to be said.
-                ctx.answer = (*error.etype() == ErrorType::WriteTimedout).then_some((Code::ClientTimeout, None));
-                None
-            }
-            (None, _) => Some(match error.etype() {
-                ErrorType::ReadTimedout | ErrorType::WriteTimedout => Failure::FirstByteTimeout,
-                ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError => Failure::Reset { reused },
-                _ => Failure::BadResponse,
-            }),
-        };
+        let (failure, code) = blame(session, ctx, &error, reused);
         if has_answered(session) {
             // Too late for another answer; the client sees it cut short, and the log why.
             Self::end_attempt(ctx);
-            let cut_short = ctx.answer.take().or(failure.map(|failure| (failure.code(), None)));
-            ctx.answer = cut_short.filter(|_| !ctx.is_whole);
+            let cut_short = code.or(failure.map(Failure::code)).filter(|_| !ctx.is_whole);
+            ctx.answer = cut_short.map(|code| (code, None));
             return error;
         }
+        ctx.answer = code.map(|code| (code, None));
         ctx.body_bytes = 0;
         match failure {
             Some(failure) => self.after_failure(session, ctx, error, failure, Sent::Something),
@@ -481,6 +459,26 @@ impl ProxyHttp for GeneralLane {
     }
 }
 
+/// Why a request broke off: what the owner failed in, or the code where it is not the owner's fault; neither if the client has gone.
+fn blame(session: &mut Session, ctx: &Request, error: &Error, reused: bool) -> (Option<Failure>, Option<Code>) {
+    match (ctx.deadline.fired(), error.esource()) {
+        (Some(Phase::Client), _) => (None, Some(Code::ClientTimeout)),
+        (Some(Phase::Total), _) if !session.is_body_done() => (None, Some(Code::ClientTimeout)),
+        (Some(Phase::Total), _) => (None, Some(Code::UpstreamTimeout)),
+        (Some(Phase::FirstByte | Phase::Idle), _) => (Some(Failure::FirstByteTimeout), None),
+        (None, _) if ctx.deadline.is_broken() => (None, Some(Code::BadRequest)),
+        (None, ErrorSource::Downstream) => (None, None),
+        (None, _) => {
+            let failure = match error.etype() {
+                ErrorType::ReadTimedout | ErrorType::WriteTimedout => Failure::FirstByteTimeout,
+                ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError => Failure::Reset { reused },
+                _ => Failure::BadResponse,
+            };
+            (Some(failure), None)
+        }
+    }
+}
+
 /// While an answer is on its way: whoever has not sent everything is waited for, the client first; after an answer not for long, since
 /// what it still sends is of no use.
 fn wait_for_the_rest(session: &mut Session, ctx: &Request) {
@@ -488,8 +486,9 @@ fn wait_for_the_rest(session: &mut Session, ctx: &Request) {
     match (ctx.is_whole, session.is_body_done()) {
         (true, true) => ctx.deadline.clear(),
         (true, false) => ctx.deadline.set(Phase::Client, AFTER_ANSWER),
-        (false, true) => ctx.deadline.set(Phase::Idle, idle),
-        (false, false) => ctx.deadline.set(Phase::Client, idle),
+        // Between two that have switched protocols either may speak.
+        (false, is_done) if is_done || ctx.deadline.is_raw() => ctx.deadline.set(Phase::Idle, idle),
+        (false, _) => ctx.deadline.set(Phase::Client, idle),
     }
 }
 

@@ -40,10 +40,10 @@ async fn settings_that_can_t_be_used_start_nothing() {
     let bad = folder.path().join("bad.yaml");
     std::fs::write(&bad, "upstreams/a:\n  endpoint: []\n").unwrap();
     let gold = format!("file:{}", bad.display());
-    one_line(&["run", "--gold", &gold], 2, &["bad.yaml:2: upstreams/a: field \"endpoint\" is unknown; did you mean \"endpoints\"?"]).await;
-    std::fs::write(&bad, "").unwrap();
     let (listen, admin) = (["--listen", "127.0.0.1:0"], ["--admin", "127.0.0.1:0"]);
     let run = |flags: &[&'static str]| [&["run", "--gold", gold.as_str()][..], &listen, &admin, flags].concat();
+    one_line(&run(&[]), 2, &["bad.yaml:2: upstreams/a: field \"endpoint\" is unknown; did you mean \"endpoints\"?"]).await;
+    std::fs::write(&bad, "").unwrap();
     one_line(&run(&["--access-log", "/nonexistent/log"]), 1, &["/nonexistent/log", "there is no such file or directory", "--access-log"])
         .await;
     one_line(&run(&["--id", "a b"]), 2, &["--id", "\"a b\" is no name"]).await;

@@ -5,6 +5,7 @@
 //! service and the record's own key, whatever they cover.
 
 mod hashed;
+mod packed;
 mod ranges;
 mod slots;
 mod sorted;
@@ -51,7 +52,7 @@ impl State {
 }
 
 /// One route in force.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
     /// Who owns the key. Meaningless when quarantined.
     pub owner: UpstreamId,
@@ -92,29 +93,28 @@ impl Routes {
     }
 
     /// The route under a record's own key.
-    pub(super) fn get(&self, service: ServiceId, record: &[u8]) -> Option<&Route> {
+    pub(super) fn get(&self, service: ServiceId, record: &[u8]) -> Option<Route> {
         match self.cut.get(&service) {
             None => self.exact.get(service, record),
-            Some(Cut::Slots(slots)) => slots.records().get(record),
-            Some(Cut::Ranges(ranges)) => ranges.records().get(record),
+            Some(cut) => cut.records().get(record).copied(),
         }
     }
 
     /// The record that covers a routing key (`None`: it is the key itself), and its route.
-    pub(super) fn find(&self, service: ServiceId, key: &[u8]) -> Option<(Option<&[u8]>, &Route)> {
+    pub(super) fn find(&self, service: ServiceId, key: &[u8]) -> Option<(Option<&[u8]>, Route)> {
         if self.cut.is_empty() {
             return self.exact.get(service, key).map(|route| (None, route));
         }
         match self.cut.get(&service) {
             None => self.exact.get(service, key).map(|route| (None, route)),
-            Some(Cut::Slots(slots)) => slots.find(key).map(|covering| (Some(&*covering.record), &covering.route)),
-            Some(Cut::Ranges(ranges)) => ranges.find(key).map(|(record, route)| (Some(record), route)),
+            Some(Cut::Slots(slots)) => slots.find(key).map(|covering| (Some(&*covering.record), covering.route)),
+            Some(Cut::Ranges(ranges)) => ranges.find(key).map(|(record, route)| (Some(record), *route)),
         }
     }
 
     pub(super) fn insert(&mut self, service: ServiceId, record: &[u8], route: Route) {
         match Self::cut_mut(&mut self.cut, service) {
-            None => self.exact.insert(service, record, route),
+            None => self.exact.insert(service, record, &route),
             Some(cut) => cut.insert(record, route),
         }
     }
@@ -131,8 +131,8 @@ impl Routes {
     }
 
     /// All records.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (ServiceId, &[u8], &Route)> {
-        let cut = self.cut.iter().flat_map(|(service, cut)| cut.records().iter().map(move |(record, route)| (*service, record, route)));
+    pub(super) fn iter(&self) -> impl Iterator<Item = (ServiceId, &[u8], Route)> {
+        let cut = self.cut.iter().flat_map(|(service, cut)| cut.records().iter().map(move |(record, route)| (*service, record, *route)));
         self.exact.iter().chain(cut)
     }
 
@@ -147,7 +147,7 @@ impl Routes {
         };
         let records: Vec<(Box<[u8]>, Route)> = match self.cut.get(&service) {
             None => self.exact.take(service),
-            Some(cut) => cut.records().iter().map(|(record, route)| (record.into(), route.clone())).collect(),
+            Some(cut) => cut.records().iter().map(|(record, route)| (record.into(), *route)).collect(),
         };
         let cut = Arc::make_mut(&mut self.cut);
         match next {

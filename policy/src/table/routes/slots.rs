@@ -152,7 +152,7 @@ impl Slots {
     fn coverings(&self) -> impl Iterator<Item = Covering> {
         self.records.iter().filter_map(|(record, route)| {
             let (first, last) = parse(record, self.count)?;
-            Some(Covering { record: record.into(), route: route.clone(), first, last })
+            Some(Covering { record: record.into(), route: *route, first, last })
         })
     }
 
