@@ -287,8 +287,8 @@ impl Applier {
     }
 
     /// Every value in force now, to be read elsewhere.
-    pub(crate) fn records(&self) -> Records {
-        self.builder.records_now()
+    pub(crate) fn frozen(&self) -> Records {
+        self.builder.frozen()
     }
 
     /// Puts back what a snapshot kept.

@@ -65,7 +65,7 @@ impl Applier {
             revision: self.revision(),
             id: self.id().clone(),
             digest: self.digest(),
-            records: self.records(),
+            records: self.frozen(),
             bad: self.bad().clone(),
             held_back: self.held_back().clone(),
         }

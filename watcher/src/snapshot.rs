@@ -228,7 +228,7 @@ impl Content {
             revision: applier.revision(),
             anchor: applier.anchor().cloned(),
             digest: applier.digest(),
-            records: applier.records(),
+            records: applier.frozen(),
             bad: applier.bad().clone(),
         }
     }

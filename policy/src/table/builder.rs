@@ -291,20 +291,9 @@ impl Builder {
     pub fn records(&self) -> impl Iterator<Item = (RecordKey, Record, Meta)> {
         let routes = self.routes.iter().filter_map(|(service, key, route)| {
             let service = self.service_names.name(service.index())?.clone();
-            Some((RecordKey::Route { service, key: key.to_vec() }, Record::Route(record_of(&route, &self.upstream_names)?), route.meta))
+            Some((RecordKey::Route { service, key: key.to_vec() }, Record::Route(record_of(&self.upstream_names, &route)?), route.meta))
         });
         self.small_records().chain(routes)
-    }
-
-    /// The same, of this moment, to be gone through on another thread while changes go on.
-    pub fn records_now(&self) -> Records {
-        Records {
-            others: self.small_records().collect(),
-            routes: self.routes.clone(),
-            service_names: Arc::clone(&self.service_names),
-            upstream_names: Arc::clone(&self.upstream_names),
-            orphans: self.orphans.clone(),
-        }
     }
 
     /// Every key that has a value in force or is quarantined without one.
@@ -315,6 +304,17 @@ impl Builder {
         });
         let quarantined = self.quarantined_services.iter().cloned().map(RecordKey::Service);
         self.small_records().map(|(key, ..)| key).chain(quarantined).chain(routes)
+    }
+
+    /// The same as they are now, to be read elsewhere meanwhile.
+    pub fn frozen(&self) -> Records {
+        Records {
+            small: self.small_records().collect(),
+            routes: self.routes.clone(),
+            service_names: Arc::clone(&self.service_names),
+            upstream_names: Arc::clone(&self.upstream_names),
+            orphans: self.orphans.clone(),
+        }
     }
 
     /// Puts back the last leased endpoint of an upstream, which had none any more when a snapshot was written.

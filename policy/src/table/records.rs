@@ -1,7 +1,6 @@
-//! All records of one moment, for who needs time to go through them: a snapshot, a comparison with the store.
+//! The records in force as they were at one moment, to be read elsewhere while the writer goes on: for a snapshot, or for a comparison.
 //!
-//! It shares the routes with the writer, as a table does, so that it costs next to nothing to take and is read on another thread
-//! while changes go on.
+//! Routes are shared with the tables, so that taking them costs the same however many there are; what there is little of is copied.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -9,11 +8,10 @@ use waypost_conf::{self as conf, Name, Record, RecordKey, RouteState};
 
 use super::{Meta, Names, Route, Routes, State, UpstreamId};
 
-/// Every value in force when it was taken. Quarantined keys without a last good value are left out: they have none.
+/// Every value in force at one moment.
 #[derive(Clone, Debug)]
 pub struct Records {
-    /// All but the routes; there are few.
-    pub(super) others: Vec<(RecordKey, Record, Meta)>,
+    pub(super) small: Vec<(RecordKey, Record, Meta)>,
     pub(super) routes: Routes,
     pub(super) service_names: Arc<Names>,
     pub(super) upstream_names: Arc<Names>,
@@ -21,14 +19,13 @@ pub struct Records {
 }
 
 impl Records {
-    /// Each record, in no order. Routes are put together one by one.
+    /// All of them but routes whose only value is bad. The order is not that of the keys.
     pub fn iter(&self) -> impl Iterator<Item = (RecordKey, Record, Meta)> {
         let routes = self.routes.iter().filter_map(|(service, key, route)| {
             let service = self.service_names.name(service.index())?.clone();
-            let record = record_of(&route, &self.upstream_names)?;
-            Some((RecordKey::Route { service, key: key.to_vec() }, Record::Route(record), route.meta))
+            Some((RecordKey::Route { service, key: key.to_vec() }, Record::Route(record_of(&self.upstream_names, &route)?), route.meta))
         });
-        self.others.iter().cloned().chain(routes)
+        self.small.iter().cloned().chain(routes)
     }
 
     /// The same keys, with what the store says of each.
@@ -37,7 +34,7 @@ impl Records {
             let service = self.service_names.name(service.index())?.clone();
             Some((RecordKey::Route { service, key: key.to_vec() }, route.meta))
         });
-        self.others.iter().map(|(key, _, meta)| (key.clone(), *meta)).chain(routes)
+        self.small.iter().map(|(key, _, meta)| (key.clone(), *meta)).chain(routes)
     }
 
     /// The last leased endpoint of each upstream that would have none, by upstream.
@@ -46,9 +43,9 @@ impl Records {
     }
 }
 
-/// The record that a route came from; `None` for one that has only a bad value.
-pub(super) fn record_of(route: &Route, upstreams: &Names) -> Option<conf::Route> {
-    let name = |id: UpstreamId| upstreams.name(id.index()).cloned();
+/// A route's record again; `None` if its only value is bad.
+pub(super) fn record_of(upstream_names: &Names, route: &Route) -> Option<conf::Route> {
+    let name = |id: UpstreamId| upstream_names.name(id.index()).cloned();
     let state = match route.state {
         State::Serving => RouteState::Serving,
         State::Moving(target) => RouteState::Moving { target: name(target)? },
