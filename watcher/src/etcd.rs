@@ -37,6 +37,9 @@ pub(crate) use wire::{end_of_prefix, stored};
 /// How many quarantined keys one publish logs; the others are in `/status`.
 const MAX_LOGGED_KEYS: usize = 20;
 
+/// Telling costs as much as there is to tell. Of more bad keys than this it is done less often: the pause is so many times what it took.
+const MANY_BAD: usize = 1000;
+const TELL_PACE_FACTOR: u32 = 10;
 /// How many held keys are told: each change of one tells them again.
 const MAX_TOLD_HELD: usize = 1000;
 
@@ -60,6 +63,8 @@ pub(crate) struct EtcdSource {
     work: Option<Work>,
     checks: Checks,
     confirming: Confirming,
+    /// When what is said of very many records may be told again.
+    tell_at: Instant,
 }
 
 impl EtcdSource {
@@ -99,6 +104,7 @@ impl EtcdSource {
             work: None,
             checks,
             confirming: Confirming::default(),
+            tell_at: Instant::now(),
         };
         let prefix = source.place.prefix.clone();
         source.publisher.report(|status| status.prefix = prefix);
@@ -114,6 +120,8 @@ impl EtcdSource {
             self.machine.ask_every(self.publisher.freshness_wanted());
             let wake = self.machine.wake_at().map_or(Duration::from_secs(3600), |at| at.since(self.settings.now()));
             let save = self.saver.as_ref().and_then(Saver::due_in).unwrap_or(Duration::from_secs(3600));
+            let tell =
+                if self.applier.has_news() { self.tell_at.saturating_duration_since(Instant::now()) } else { Duration::from_secs(3600) };
             tokio::select! {
                 () = stopping(&mut stopped) => break,
                 done = progress(&mut self.work) => self.worked(done).await,
@@ -123,6 +131,7 @@ impl EtcdSource {
                 said = self.confirming.next() => self.confirmed(said),
                 () = tokio::time::sleep(wake) => self.feed(Input::Tick, Instant::now()).await,
                 () = tokio::time::sleep(save) => self.save(),
+                () = tokio::time::sleep(tell) => self.report_records(),
                 () = written(&mut self.saver) => self.report_snapshot(),
             }
         }
@@ -248,9 +257,11 @@ impl EtcdSource {
         }
     }
 
-    /// Tells what is quarantined, held back and noted, if that has changed.
+    /// Tells what is quarantined, held back and noted, if that has changed; of very many keys not each time, but the last word always.
     fn report_records(&mut self) {
-        if !self.applier.take_news() {
+        let since = Instant::now();
+        let is_put_off = self.applier.bad().len() > MANY_BAD && since < self.tell_at;
+        if is_put_off || !self.applier.take_news() {
             return;
         }
         self.say_held_back();
@@ -272,6 +283,7 @@ impl EtcdSource {
             status.held_back_count = held_back_count;
             status.warnings = warnings.into();
         });
+        self.tell_at = Instant::now() + since.elapsed() * TELL_PACE_FACTOR;
     }
 
     /// Says that deletes are held back, when there are more of them than were told.

@@ -1,7 +1,8 @@
 //! Putting a table in force, and what requests and people see of it.
 //!
 //! One writer, one pointer: the [`Publisher`] is not `Clone`, and everything that a look-up reads hangs on one swapped `Arc`. The
-//! status is swapped before the table: who reads the table first and the status then sees all that is to be said of its records.
+//! status is swapped before the table: who reads the table first and the status then sees all that is to be said of its records (but
+//! where there are thousands of bad ones, of which it is told a little later).
 //! Those who watch are told after the swap, and never waited for; the old table is freed elsewhere.
 
 use std::{
