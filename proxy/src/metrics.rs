@@ -104,6 +104,9 @@ pub(crate) struct Metrics {
     publishes: Counter,
     publish_seconds: Histogram,
     quarantined: Gauge,
+    held_back: Gauge,
+    snapshot_age: Seconds,
+    snapshot_failed: Gauge,
     resyncs: Family<ReasonLabel, Counter>,
     stale: Family<StateLabel, Counter>,
     stale_outcomes: Family<OutcomeLabel, Counter>,
@@ -148,6 +151,9 @@ impl Metrics {
             publishes: Counter::default(),
             publish_seconds: Histogram::new(exponential_buckets(0.000_005, 2.0, 18)),
             quarantined: Gauge::default(),
+            held_back: Gauge::default(),
+            snapshot_age: Seconds::default(),
+            snapshot_failed: Gauge::default(),
             resyncs: Family::default(),
             stale: Family::default(),
             stale_outcomes: Family::default(),
@@ -196,6 +202,9 @@ impl Metrics {
         registry.register("table_publishes", "Tables put in force", self.publishes.clone());
         registry.register("table_publish_seconds", "Making the next table out of the last", self.publish_seconds.clone());
         registry.register("records_quarantined", "Records whose value in the store is bad", self.quarantined.clone());
+        registry.register("records_held_back", "Routes in force although the store has deleted them", self.held_back.clone());
+        registry.register("snapshot_age_seconds", "Since the snapshot on disk was written", self.snapshot_age.clone());
+        registry.register("snapshot_failed", "1 while the snapshot can't be written, else 0", self.snapshot_failed.clone());
         registry.register("resyncs", "Lists of the whole store beside the live table, by reason", self.resyncs.clone());
         registry.register("stale", "Stale answers of backends, by state", self.stale.clone());
         registry.register("stale_outcome", "How requests that met a stale answer ended", self.stale_outcomes.clone());
@@ -283,6 +292,14 @@ impl Metrics {
         self.table_revision.get_or_create(&SHARD).set(i64::try_from(revision).unwrap_or(i64::MAX));
         self.table_routes.set(table.map_or(0, |table| i64::try_from(table.route_count()).unwrap_or(i64::MAX)));
         self.quarantined.set(i64::try_from(status.quarantined.len()).unwrap_or(i64::MAX));
+        self.held_back.set(i64::try_from(status.held_back_count).unwrap_or(i64::MAX));
+        self.snapshot_failed.set(i64::from(status.snapshot.as_ref().is_some_and(|snapshot| snapshot.error.is_some())));
+        // One that was never written is as old as the process.
+        let snapshot_age = status.snapshot.map(|snapshot| match snapshot.written {
+            Some((_, at)) => at.elapsed().unwrap_or_default(),
+            None => shared.clock.origin().elapsed(),
+        });
+        self.snapshot_age.set(snapshot_age.unwrap_or_default().as_secs_f64());
         for (reason, count) in &status.resyncs {
             let counter = self.resyncs.get_or_create_owned(&ReasonLabel { reason });
             counter.inc_by(count.saturating_sub(counter.get()));

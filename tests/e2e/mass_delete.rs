@@ -47,6 +47,7 @@ async fn deleting_everything_changes_no_request_until_a_key_is_put_again() {
     stage.waypost.at(revision).await;
     let status = stage.waypost.status().await;
     assert_eq!(stage.held().await, ROUTES, "{status}");
+    assert!((stage.waypost.metric("waypost_records_held_back").await - 120.0).abs() < f64::EPSILON);
     assert!(status["held_back"].to_string().contains("routes/orders/x7\""), "{status}");
     assert_eq!(stage.waypost.get("x7", "/").await.text(), "a");
     let revision = stage.etcd.put("routes/orders/x7", route("b", 1)).await;

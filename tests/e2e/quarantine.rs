@@ -1,6 +1,7 @@
 //! A bad value costs nothing but its own key.
 
 use serde_json::json;
+use waypost_tests::until;
 
 use crate::scene::{Scene, route, service};
 
@@ -68,4 +69,23 @@ async fn what_is_known_but_not_acted_on_is_said() {
     scene.put("upstreams/b", json!({ "endpoints": [{ "address": "127.0.0.1:1" }], "health": { "path": "/" }, "colour": "blue" })).await;
     let warnings = scene.waypost.status().await["warnings"].to_string();
     assert!(warnings.contains("health") && warnings.contains("colour"), "{warnings}");
+}
+
+#[tokio::test]
+async fn very_many_bad_records_are_all_told_and_hold_nothing_up() {
+    const BATCHES: usize = 250;
+    let scene = Scene::start().await;
+    for batch in 0..BATCHES {
+        let bad: Vec<(String, serde_json::Value)> = (0..120).map(|n| (format!("routes/orders/bad-{batch}-{n}"), json!([]))).collect();
+        let bad: Vec<(&str, serde_json::Value)> = bad.iter().map(|(key, value)| (&**key, value.clone())).collect();
+        scene.etcd.put_all(&bad).await;
+    }
+    scene.put("routes/orders/t1", route("b", 6)).await;
+    assert_eq!(scene.waypost.get("t1", "/").await.text(), "b");
+    until("all are told", async || match scene.waypost.metric("waypost_records_quarantined").await {
+        count if (count - 120.0 * BATCHES as f64).abs() < 0.5 => Ok(()),
+        count => Err(count.to_string()),
+    })
+    .await;
+    assert_eq!(scene.waypost.status().await["quarantined"].as_array().map(Vec::len), Some(120 * BATCHES));
 }

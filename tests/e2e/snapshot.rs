@@ -35,6 +35,10 @@ async fn a_full_disk_costs_only_the_snapshot() {
     scene.put("routes/orders/t1", route("b", 6)).await;
     until_true("it is said", async || scene.waypost.said().contains("the snapshot can't be written")).await;
     assert_eq!(scene.waypost.get("t1", "/").await.text(), "b");
+    let gold = scene.waypost.status().await["gold"][0].clone();
+    assert!(gold["snapshot"]["error"].is_string() && gold["publish_ms"].is_number(), "{gold}");
+    assert!(gold["snapshot"]["revision"].as_u64() < gold["revision"].as_u64(), "{gold}");
+    assert!(scene.waypost.metric("waypost_snapshot_failed").await > 0.0);
     assert_eq!(fs::read(&path).unwrap(), before, "the last whole one stays");
     // The device has gone from the way: at the latest at its end the process writes what it had to leave out.
     scene.waypost.terminate();
@@ -95,6 +99,7 @@ async fn the_last_leased_endpoint_outlives_its_lease_and_a_restart_without_the_s
     scene.etcd.kill();
     scene.waypost.spawn();
     scene.waypost.ready().await;
-    assert_eq!(scene.waypost.status().await["gold"][0]["source"], "snapshot");
+    let gold = scene.waypost.status().await["gold"][0].clone();
+    assert_eq!((&gold["source"], &gold["snapshot"]["revision"]), (&json!("snapshot"), &json!(revision)));
     assert_eq!(scene.waypost.get("t9", "/").await.text(), "a");
 }

@@ -150,7 +150,12 @@ impl Applier {
         self.builder.route_count()
     }
 
-    /// Whether what is bad, noted or held back has changed since this was asked last.
+    /// Whether what is bad, noted or held back has changed since it was told last.
+    pub fn has_news(&self) -> bool {
+        self.news
+    }
+
+    /// The same; from now on it counts as told.
     pub fn take_news(&mut self) -> bool {
         std::mem::take(&mut self.news)
     }

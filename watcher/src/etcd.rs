@@ -40,6 +40,12 @@ pub(crate) use wire::{end_of_prefix, stored};
 /// How many quarantined keys one publish logs; the others are in `/status`.
 const MAX_LOGGED_KEYS: usize = 20;
 
+/// Telling costs as much as there is to tell. Of more bad keys than this it is done less often: the pause is so many times what it took.
+const MANY_BAD: usize = 1000;
+const TELL_PACE_FACTOR: u32 = 10;
+/// How many held keys are told: each change of one tells them again.
+const MAX_TOLD_HELD: usize = 1000;
+
 type Work = Pin<Box<dyn Future<Output = Done> + Send>>;
 
 /// The source.
@@ -60,6 +66,8 @@ pub(crate) struct EtcdSource {
     work: Option<Work>,
     checks: Checks,
     confirming: Confirming,
+    /// When what is said of very many records may be told again.
+    tell_at: Instant,
 }
 
 impl EtcdSource {
@@ -68,12 +76,15 @@ impl EtcdSource {
         let mut rng = fastrand::Rng::with_seed(settings.seed);
         let mut applier = Applier::new(TableId::etcd(0, 0), Source::Watch, settings.allow_empty);
         let mut has_table = false;
-        let saver = settings.snapshot.clone().map(Saver::open).transpose()?;
+        let mut saver = settings.snapshot.clone().map(Saver::open).transpose()?;
         if let Some(path) = &settings.snapshot {
             let since = Instant::now();
             if let Some(loaded) = snapshot::load_or_set_aside(path, settings.allow_empty) {
                 applier = loaded.applier;
                 has_table = true;
+                if let Some(saver) = &mut saver {
+                    saver.loaded(applier.revision());
+                }
                 publisher.publish(applier.publish(), since, News::default());
                 tracing::info!(revision = applier.revision(), snapshot = %path.display(), "serving from the snapshot");
             }
@@ -96,9 +107,11 @@ impl EtcdSource {
             work: None,
             checks,
             confirming: Confirming::default(),
+            tell_at: Instant::now(),
         };
         let prefix = source.place.prefix.clone();
         source.publisher.report(|status| status.prefix = prefix);
+        source.report_snapshot();
         source.report_records();
         Ok(source)
     }
@@ -110,6 +123,8 @@ impl EtcdSource {
             self.machine.ask_every(self.publisher.freshness_wanted());
             let wake = self.machine.wake_at().map_or(Duration::from_secs(3600), |at| at.since(self.settings.now()));
             let save = self.saver.as_ref().and_then(Saver::due_in).unwrap_or(Duration::from_secs(3600));
+            let tell =
+                if self.applier.has_news() { self.tell_at.saturating_duration_since(Instant::now()) } else { Duration::from_secs(3600) };
             tokio::select! {
                 () = stopping(&mut stopped) => break,
                 done = progress(&mut self.work) => self.worked(done).await,
@@ -119,7 +134,8 @@ impl EtcdSource {
                 said = self.confirming.next() => self.confirmed(said),
                 () = tokio::time::sleep(wake) => self.feed(Input::Tick, Instant::now()).await,
                 () = tokio::time::sleep(save) => self.save(),
-                () = written(&mut self.saver) => {}
+                () = tokio::time::sleep(tell) => self.report_records(),
+                () = written(&mut self.saver) => self.report_snapshot(),
             }
         }
         if let Some(saver) = &mut self.saver {
@@ -246,14 +262,17 @@ impl EtcdSource {
         }
     }
 
-    /// Tells what is quarantined, held back and noted, if that has changed.
+    /// Tells what is quarantined, held back and noted, if that has changed; of very many keys not each time, but the last word always.
     fn report_records(&mut self) {
-        if !self.applier.take_news() {
+        let since = Instant::now();
+        let is_put_off = self.applier.bad().len() > MANY_BAD && since < self.tell_at;
+        if is_put_off || !self.applier.take_news() {
             return;
         }
         self.say_held_back();
         let (quarantined, warnings) = (self.applier.held(&self.place.prefix), self.applier.notes());
-        let held_back = self.applier.held_back().iter().map(|key| escaped(key)).collect();
+        let held_back = self.applier.held_back();
+        let (held_back, held_back_count) = (held_back.iter().take(MAX_TOLD_HELD).map(|key| escaped(key)).collect(), held_back.len());
         let known = self.publisher.status();
         let known: HashSet<(&str, u64)> = known.quarantined.iter().map(|held| (&*held.key, held.revision)).collect();
         let new: Vec<_> = quarantined.iter().filter(|held| !known.contains(&(&*held.key, held.revision))).collect();
@@ -264,15 +283,17 @@ impl EtcdSource {
             tracing::warn!("quarantined: {} more keys; /status lists them", new.len() - MAX_LOGGED_KEYS);
         }
         self.publisher.report(|status| {
-            status.quarantined = quarantined;
+            status.quarantined = quarantined.into();
             status.held_back = held_back;
-            status.warnings = warnings;
+            status.held_back_count = held_back_count;
+            status.warnings = warnings.into();
         });
+        self.tell_at = Instant::now() + since.elapsed() * TELL_PACE_FACTOR;
     }
 
     /// Says that deletes are held back, when there are more of them than were told.
     fn say_held_back(&self) {
-        let (held, told) = (self.applier.held_back().len(), self.publisher.status().held_back.len());
+        let (held, told) = (self.applier.held_back().len(), self.publisher.status().held_back_count);
         if held <= told {
             return;
         }
@@ -369,6 +390,11 @@ impl EtcdSource {
     async fn ask_progress(&mut self) -> Option<Input> {
         let asked = self.stream.as_mut()?.request_progress().await;
         asked.err().map(|error| Input::Failed(format!("the watch broke: etcd {}", say_later(&error, Wanted::Read))))
+    }
+
+    fn report_snapshot(&mut self) {
+        let on_disk = self.saver.as_ref().map(|saver| saver.on_disk().clone());
+        self.publisher.report(|status| status.snapshot = on_disk);
     }
 
     fn save(&mut self) {

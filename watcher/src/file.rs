@@ -108,8 +108,8 @@ impl FileSource {
         self.publisher.report(|status| {
             status.endpoint = Some(place);
             status.connected = true;
-            status.warnings = warnings;
-            status.quarantined = quarantined;
+            status.warnings = warnings.into();
+            status.quarantined = quarantined.into();
             status.last_error = None;
         });
         let loaded = Change::Resync { reason: "file", routes: self.applier.route_count(), held_back: 0 };

@@ -1,7 +1,8 @@
 //! Putting a table in force, and what requests and people see of it.
 //!
 //! One writer, one pointer: the [`Publisher`] is not `Clone`, and everything that a look-up reads hangs on one swapped `Arc`. The
-//! status is swapped before the table: who reads the table first and the status then sees all that is to be said of its records.
+//! status is swapped before the table: who reads the table first and the status then sees all that is to be said of its records (but
+//! where there are thousands of bad ones, of which it is told a little later).
 //! Those who watch are told after the swap, and never waited for; the old table is freed elsewhere.
 
 use std::{
@@ -21,10 +22,11 @@ use crate::{
     OnPublish, PublishReport,
     change::{Change, Touches, difference},
     retire::Retirement,
+    snapshot::OnDisk,
     told::{Changes, Teller},
 };
 
-/// The store has not been heard of in this process.
+/// What has not happened in this process: the store was not heard of, no table was put in force.
 const NEVER: u64 = u64::MAX;
 
 /// A quarantined key, as `/status` shows it.
@@ -38,7 +40,7 @@ pub struct Held {
     pub reason: String,
 }
 
-/// What is known of the gold copy.
+/// What is known of the gold copy. Clones share the lists.
 #[derive(Clone, Debug, Default)]
 pub struct GoldStatus {
     /// The etcd cluster's id in hex; empty for a file or before the first contact.
@@ -54,11 +56,17 @@ pub struct GoldStatus {
     /// Lists beside the live table, by reason.
     pub resyncs: BTreeMap<&'static str, u64>,
     /// Keys whose value is bad.
-    pub quarantined: Vec<Held>,
-    /// Deletes that are not believed.
-    pub held_back: Vec<String>,
+    pub quarantined: Arc<[Held]>,
+    /// Routes that stay in force although the store has deleted them; the first of them, where there are very many.
+    pub held_back: Arc<[String]>,
+    /// How many there are.
+    pub held_back_count: usize,
     /// What is to be said of good records, and of the store.
-    pub warnings: Vec<String>,
+    pub warnings: Arc<[String]>,
+    /// What is known of the snapshot on disk; `None`: none is kept.
+    pub snapshot: Option<OnDisk>,
+    /// From the last changes' arrival to their table in force; `None` before the first.
+    pub last_publish: Option<Duration>,
     /// Why there is no contact, while there is none.
     pub last_error: Option<String>,
 }
@@ -70,6 +78,8 @@ struct Inner {
     status: ArcSwap<GoldStatus>,
     /// When the store was last known to have nothing newer, in nanoseconds since the origin, or [`NEVER`].
     fresh_at: AtomicU64,
+    /// How long the last publish took, in nanoseconds, or [`NEVER`].
+    published_in: AtomicU64,
     origin: Instant,
 }
 
@@ -107,7 +117,8 @@ impl std::fmt::Debug for Publisher {
 
 /// Both sides, with no table in force. `origin` is what moments are counted from.
 pub fn channel(origin: Instant, on_publish: Option<OnPublish>) -> (Publisher, View) {
-    let inner = Inner { table: ArcSwapOption::empty(), status: ArcSwap::default(), fresh_at: NEVER.into(), origin };
+    let inner =
+        Inner { table: ArcSwapOption::empty(), status: ArcSwap::default(), fresh_at: NEVER.into(), published_in: NEVER.into(), origin };
     let inner = Arc::new(inner);
     let (publishes, changed) = watch::channel(0);
     let teller = Teller::default();
@@ -136,7 +147,9 @@ impl View {
         let fresh_at = self.inner.fresh_at.load(Ordering::Acquire);
         let age = self.age(Moment::after_origin(self.inner.origin.elapsed()));
         let age_ms = (fresh_at != NEVER).then(|| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
-        GoldStatus { age_ms, ..GoldStatus::clone(&self.inner.status.load()) }
+        let published_in = self.inner.published_in.load(Ordering::Relaxed);
+        let last_publish = (published_in != NEVER).then(|| Duration::from_nanos(published_in));
+        GoldStatus { age_ms, last_publish, ..GoldStatus::clone(&self.inner.status.load()) }
     }
 
     /// How long ago the store was last known to have nothing newer; one atomic load. If it was never heard of in this process, then at least
@@ -165,6 +178,7 @@ impl Publisher {
         let revision = table.revision();
         let old = self.inner.table.swap(Some(Arc::clone(&table)));
         let took = since.elapsed();
+        self.inner.published_in.store(u64::try_from(took.as_nanos()).unwrap_or(NEVER), Ordering::Relaxed);
         if let Some(on_publish) = &self.on_publish {
             on_publish(&PublishReport { took, revision });
         }

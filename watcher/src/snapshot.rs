@@ -18,7 +18,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 pub use format::{Loaded, decode_snapshot};
@@ -60,6 +60,15 @@ pub enum SnapshotFault {
     Damaged(&'static str),
 }
 
+/// What is known of the file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OnDisk {
+    /// The revision that it holds, and when it was written; `None`: there is none yet.
+    pub written: Option<(u64, SystemTime)>,
+    /// Why it can't be written, while it can't.
+    pub error: Option<String>,
+}
+
 /// Writes a snapshot now and then.
 #[derive(Debug)]
 pub struct Saver {
@@ -68,11 +77,18 @@ pub struct Saver {
     _lock: File,
     changed: bool,
     not_before: Instant,
-    /// The write under way and when it began.
-    writing: Option<(JoinHandle<io::Result<()>>, Instant)>,
-    failed: bool,
+    writing: Option<Writing>,
+    on_disk: OnDisk,
     /// Set at the process's end: the writer pauses no more.
     hurry: Arc<AtomicBool>,
+}
+
+/// A write under way.
+#[derive(Debug)]
+struct Writing {
+    ends: JoinHandle<io::Result<()>>,
+    began: Instant,
+    revision: u64,
 }
 
 impl Saver {
@@ -90,8 +106,8 @@ impl Saver {
             Ok(()) => {
                 // What a process that was killed had begun.
                 let _ = fs::remove_file(with_ending(&path, BESIDE));
-                let hurry = Arc::default();
-                Ok(Self { path, _lock: lock, changed: false, not_before: Instant::now(), writing: None, failed: false, hurry })
+                let (hurry, on_disk) = (Arc::default(), OnDisk::default());
+                Ok(Self { path, _lock: lock, changed: false, not_before: Instant::now(), writing: None, on_disk, hurry })
             }
             Err(TryLockError::Error(error)) => Err(format!(
                 "the snapshot's lock {} can't be taken: {}; choose another place with --snapshot",
@@ -123,28 +139,47 @@ impl Saver {
         self.changed = false;
         let began = Instant::now();
         let content = Content::of(applier);
-        let (path, hurry) = (self.path.clone(), Arc::clone(&self.hurry));
-        self.writing = Some((tokio::task::spawn_blocking(move || write(&path, &content, &hurry)), began));
+        let (path, hurry, revision) = (self.path.clone(), Arc::clone(&self.hurry), content.revision);
+        let ends = tokio::task::spawn_blocking(move || write(&path, &content, &hurry));
+        self.writing = Some(Writing { ends, began, revision });
     }
 
     /// Ends with the write under way, and never while there is none. May be dropped and called again. A failure costs only the snapshot,
     /// is said once, and tried again.
     pub async fn written(&mut self) {
-        let Some((writing, began)) = &mut self.writing else { return std::future::pending().await };
-        let written = writing.await.unwrap_or_else(|_| Err(io::Error::other("the writer panicked")));
+        let Some(Writing { ends, began, revision }) = &mut self.writing else { return std::future::pending().await };
+        let written = ends.await.unwrap_or_else(|_| Err(io::Error::other("the writer panicked")));
         self.not_before = Instant::now() + PACE.max(began.elapsed() * PACE_FACTOR);
+        let revision = *revision;
         self.writing = None;
-        if let (Err(error), false) = (&written, self.failed) {
-            tracing::error!(snapshot = %self.path.display(), "the snapshot can't be written: {}; serving goes on, but a start without the store would be from an older table", why(error));
+        let had_failed = self.on_disk.error.is_some();
+        match written {
+            Ok(()) => {
+                self.on_disk = OnDisk { written: Some((revision, SystemTime::now())), error: None };
+                if had_failed {
+                    tracing::info!(snapshot = %self.path.display(), "the snapshot is written again");
+                }
+            }
+            Err(error) => {
+                if !had_failed {
+                    tracing::error!(snapshot = %self.path.display(), "the snapshot can't be written: {}; serving goes on, but a start without the store would be from an older table", why(&error));
+                }
+                self.on_disk.error = Some(why(&error));
+                self.changed = true;
+                self.not_before = Instant::now() + RETRY;
+            }
         }
-        if written.is_ok() && self.failed {
-            tracing::info!(snapshot = %self.path.display(), "the snapshot is written again");
-        }
-        self.failed = written.is_err();
-        if self.failed {
-            self.changed = true;
-            self.not_before = Instant::now() + RETRY;
-        }
+    }
+
+    /// What is known of the file.
+    pub fn on_disk(&self) -> &OnDisk {
+        &self.on_disk
+    }
+
+    /// A file of an earlier process was loaded, at this revision.
+    pub fn loaded(&mut self, revision: u64) {
+        let written = fs::metadata(&self.path).and_then(|meta| meta.modified());
+        self.on_disk.written = written.ok().map(|at| (revision, at));
     }
 
     /// Writes what has changed since the last write, at the process's end.

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use waypost_policy::table::{Source, Table};
+use waypost_watcher::snapshot::OnDisk;
 
 use crate::state::Shared;
 
@@ -31,6 +32,8 @@ pub(super) fn status(shared: &Shared) -> Value {
             "age_ms": gold.age_ms,
             "resyncs": gold.resyncs.values().sum::<u64>(),
             "resyncs_by_reason": gold.resyncs,
+            "publish_ms": gold.last_publish.map(|took| took.as_secs_f64() * 1000.0),
+            "snapshot": gold.snapshot.as_ref().map(snapshot),
             "last_error": gold.last_error,
         }],
         "table": {
@@ -42,7 +45,19 @@ pub(super) fn status(shared: &Shared) -> Value {
         },
         "hints": { "count": shared.hints.len(), "refuted": shared.hints.refuted() },
         "quarantined": quarantined.collect::<Vec<_>>(),
-        "held_back": gold.held_back,
+        "held_back": &*gold.held_back,
+        "held_back_count": gold.held_back_count,
         "warnings": warnings.collect::<Vec<_>>(),
+    })
+}
+
+/// What is known of the snapshot on disk: its revision, how long ago it was written, and why it can't be, while it can't.
+fn snapshot(on_disk: &OnDisk) -> Value {
+    let (revision, written) = on_disk.written.unzip();
+    let age = written.map(|at| at.elapsed().unwrap_or_default());
+    json!({
+        "revision": revision,
+        "age_ms": age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+        "error": on_disk.error,
     })
 }
