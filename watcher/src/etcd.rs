@@ -26,6 +26,7 @@ use crate::{
     change::Change,
     connect::{EtcdPlace, Wanted, say_later},
     machine::{Applied, Effect, Input, Machine},
+    pace::Pace,
     publish::{News, Publisher},
     ranges,
     record::Stored,
@@ -66,6 +67,7 @@ pub(crate) struct EtcdSource {
     work: Option<Work>,
     checks: Checks,
     confirming: Confirming,
+    pace: Pace,
     /// When what is said of very many records may be told again.
     tell_at: Instant,
 }
@@ -108,6 +110,7 @@ impl EtcdSource {
             checks,
             confirming: Confirming::default(),
             tell_at: Instant::now(),
+            pace: Pace::default(),
         };
         let prefix = source.place.prefix.clone();
         source.publisher.report(|status| status.prefix = prefix);
@@ -125,6 +128,7 @@ impl EtcdSource {
             let save = self.saver.as_ref().and_then(Saver::due_in).unwrap_or(Duration::from_secs(3600));
             let tell =
                 if self.applier.has_news() { self.tell_at.saturating_duration_since(Instant::now()) } else { Duration::from_secs(3600) };
+            let publish = self.pace.due_in(Instant::now()).unwrap_or(Duration::from_secs(3600));
             tokio::select! {
                 () = stopping(&mut stopped) => break,
                 done = progress(&mut self.work) => self.worked(done).await,
@@ -132,6 +136,7 @@ impl EtcdSource {
                 Some(ask) = asks.recv() => self.ask(ask),
                 read = self.checks.next() => self.read(read).await,
                 said = self.confirming.next() => self.confirmed(said),
+                () = tokio::time::sleep(publish) => self.put_in_force(Instant::now(), Vec::new()),
                 () = tokio::time::sleep(wake) => self.feed(Input::Tick, Instant::now()).await,
                 () = tokio::time::sleep(save) => self.save(),
                 () = tokio::time::sleep(tell) => self.report_records(),
@@ -184,7 +189,9 @@ impl EtcdSource {
                 self.applier.note_touches(self.publisher.is_watched());
                 self.applier.apply(events);
                 self.applier.advance(revision);
-                self.put_in_force(arrived, Vec::new());
+                if self.pace.changed(arrived, Instant::now()) {
+                    self.put_in_force(arrived, Vec::new());
+                }
                 self.confirm();
                 let id = self.cluster_id.map(|cluster| TableId::etcd(cluster, self.applier.incarnation()));
                 return id.filter(|id| id != self.applier.id()).map(|_| Input::NewIncarnation);
@@ -193,8 +200,12 @@ impl EtcdSource {
             Effect::Advance { revision } => {
                 // No record has changed: the snapshot's cursor may lag behind, its records do not.
                 self.applier.advance(revision);
-                self.publisher.publish(self.applier.publish(), Instant::now(), News::default());
-                self.checks.reached(self.applier.revision());
+                if self.pace.due_in(Instant::now()).is_some() {
+                    self.put_in_force(Instant::now(), Vec::new());
+                } else {
+                    self.publisher.publish(self.applier.publish(), Instant::now(), News::default());
+                    self.checks.reached(self.applier.revision());
+                }
             }
             Effect::Alive => self.publisher.fresh(),
             Effect::AskProgress => return self.ask_progress().await,
@@ -254,6 +265,7 @@ impl EtcdSource {
     fn put_in_force(&mut self, since: Instant, first: Vec<Change>) {
         // Told first: whoever sees the table sees what is to be said of its records.
         self.report_records();
+        let since = self.pace.published(Instant::now()).map_or(since, |first| first.min(since));
         let news = News { first, touches: self.applier.take_touches() };
         self.publisher.publish(self.applier.publish(), since, news);
         self.checks.reached(self.applier.revision());
@@ -365,6 +377,10 @@ impl EtcdSource {
 
     async fn read(&mut self, read: Read) {
         let Read { key, found, .. } = read;
+        // An answer speaks of what is in force.
+        if self.pace.due_in(Instant::now()).is_some() {
+            self.put_in_force(Instant::now(), Vec::new());
+        }
         match found {
             Found::Nothing => self.checks.answer(&key, Checked::Unavailable),
             Found::Record { record, revision, stored } => {

@@ -15,6 +15,7 @@ mod file;
 pub mod files;
 pub mod listing;
 pub mod machine;
+mod pace;
 pub mod publish;
 mod ranges;
 pub mod record;
