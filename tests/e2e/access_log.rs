@@ -145,8 +145,11 @@ async fn a_closed_pipe_costs_only_lines_and_they_are_counted() {
         if lost.is_some_and(|lost| lost != "0") { Ok(()) } else { Err(text) }
     })
     .await;
+    let said = || std::fs::read_to_string(folder.path().join("err")).unwrap();
+    // Counted first, said a moment later.
+    until_true("the loss is said", async || said().contains("the access log can't be written")).await;
     let _ = child.kill();
     let _ = child.wait();
-    let said = std::fs::read_to_string(folder.path().join("err")).unwrap();
+    let said = said();
     assert_eq!(said.matches("the access log can't be written").count(), 1, "said once: {said}");
 }
