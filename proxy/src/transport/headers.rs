@@ -16,6 +16,9 @@ use super::ConnectionInfo;
 
 /// What `Via` says of this proxy (RFC 9110, section 7.6.3); the name is a pseudonym, the same for all.
 pub(crate) const VIA: &str = "1.1 waypost";
+/// What the words on a client begin with, but for the two that do not.
+const FORWARDED_PREFIX: &str = "x-forwarded-";
+const REQUEST_ID: &str = "x-request-id";
 /// The longest request id that is taken from a trusted client.
 const MAX_REQUEST_ID_BYTES: usize = 128;
 
@@ -62,7 +65,7 @@ pub(crate) fn strip_protocol_from_request(head: &mut RequestHeader) {
 
 /// The request's id: a trusted client's, else a new one.
 pub(crate) fn request_id(head: &RequestHeader, connection: &ConnectionInfo) -> String {
-    let given = head.headers.get("x-request-id").filter(|_| connection.trusted).and_then(|id| id.to_str().ok());
+    let given = head.headers.get(REQUEST_ID).filter(|_| connection.trusted).and_then(|id| id.to_str().ok());
     let given = given.filter(|id| !id.is_empty() && id.len() <= MAX_REQUEST_ID_BYTES && id.bytes().all(|b| b.is_ascii_graphic()));
     given.map_or_else(new_request_id, str::to_owned)
 }
@@ -246,8 +249,8 @@ fn strip_hop_by_hop(head: &mut ResponseHeader) {
 
 /// Whether a header says who the client is and how it came. `_` counts as `-`, as backends may take it.
 fn is_word_on_client(name: &str) -> bool {
-    let name = name.replace('_', "-");
-    name.starts_with("x-forwarded-") || name == "forwarded" || name == "x-request-id"
+    let spelt = || name.bytes().map(|b| if b == b'_' { b'-' } else { b });
+    spelt().take(FORWARDED_PREFIX.len()).eq(FORWARDED_PREFIX.bytes()) || name == "forwarded" || spelt().eq(REQUEST_ID.bytes())
 }
 
 fn names(headers: &http::HeaderMap, wanted: impl Fn(&str) -> bool) -> Vec<http::HeaderName> {
