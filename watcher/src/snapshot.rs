@@ -211,6 +211,16 @@ pub fn load_or_set_aside(path: &Path, allow_empty: bool) -> Option<Loaded> {
     }
 }
 
+/// The bytes of a snapshot of what an applier holds now.
+///
+/// # Errors
+/// If something in it is larger than a snapshot can hold.
+pub fn encode_snapshot(applier: &Applier) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    format::write(&Content::of(applier), &mut bytes)?;
+    Ok(bytes)
+}
+
 /// What a snapshot holds, taken from the applier at one moment. Routes are shared with the tables.
 struct Content {
     id: TableId,
@@ -219,6 +229,8 @@ struct Content {
     digest: u128,
     records: Records,
     bad: BTreeMap<Vec<u8>, Bad>,
+    /// Of the records that are held back, those that are to be confirmed.
+    doubted: Vec<Vec<u8>>,
 }
 
 impl Content {
@@ -230,6 +242,7 @@ impl Content {
             digest: applier.digest(),
             records: applier.frozen(),
             bad: applier.bad().clone(),
+            doubted: applier.doubted().to_vec(),
         }
     }
 }

@@ -39,6 +39,8 @@ mod tag {
     pub(super) const ORPHAN: u8 = 5;
     /// A key that cuts the key space into ranges for listing.
     pub(super) const FENCE: u8 = 6;
+    /// A key that is held back and to be confirmed; its record comes before.
+    pub(super) const DOUBT: u8 = 7;
 }
 
 /// States of a route, as they are written.
@@ -88,6 +90,10 @@ pub(super) fn write(content: &Content, out: impl Write) -> io::Result<()> {
         out.bytes(&[tag::ORPHAN])?;
         out.field(upstream.as_bytes())?;
         out.field(&serde_json::to_vec(endpoint)?)?;
+    }
+    for key in &content.doubted {
+        out.bytes(&[tag::DOUBT])?;
+        out.field(key)?;
     }
     samples.sort_unstable();
     for fence in samples.iter().step_by(FENCE_EVERY).skip(1) {
@@ -222,6 +228,7 @@ pub fn decode_snapshot(bytes: &[u8], allow_empty: bool) -> Result<Loaded, Snapsh
                     serde_json::from_slice(from.field()?).map_err(|_| SnapshotFault::Damaged("an endpoint can't be decoded"))?;
                 orphans.push((upstream, endpoint));
             }
+            tag::DOUBT => applier.restore_doubt(from.field()?.to_vec(), revision),
             tag::FENCE => fences.push(from.field()?.to_vec()),
             _ => return Err(SnapshotFault::Damaged("it holds something unknown")),
         }
