@@ -3,7 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 mod checks;
+mod lookups;
+mod model;
+mod network;
+mod shell;
 mod store;
+mod trouble;
 mod world;
 
 use std::thread;
