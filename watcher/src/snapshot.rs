@@ -26,7 +26,8 @@ use tokio::task::JoinHandle;
 use waypost_policy::{TableId, table::Records};
 
 use crate::{
-    applier::{Applier, Bad, LastChange},
+    anchor::LastChanges,
+    applier::{Applier, Bad},
     files::why,
 };
 
@@ -215,10 +216,11 @@ pub fn load_or_set_aside(path: &Path, allow_empty: bool) -> Option<Loaded> {
 struct Content {
     id: TableId,
     revision: u64,
-    anchor: Option<LastChange>,
+    last_changes: LastChanges,
     digest: u128,
     records: Records,
     bad: BTreeMap<Vec<u8>, Bad>,
+    doubted: Vec<Vec<u8>>,
 }
 
 impl Content {
@@ -226,10 +228,11 @@ impl Content {
         Self {
             id: applier.id().clone(),
             revision: applier.revision(),
-            anchor: applier.anchor().cloned(),
+            last_changes: applier.last_changes().clone(),
             digest: applier.digest(),
             records: applier.frozen(),
             bad: applier.bad().clone(),
+            doubted: applier.doubted().cloned().collect(),
         }
     }
 }

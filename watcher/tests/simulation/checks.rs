@@ -29,6 +29,12 @@ impl Checks {
         self.highest_incarnation = self.highest_incarnation.max(incarnation);
     }
 
+    /// Whether the present line has the history that led to the table in force.
+    pub(crate) fn is_same_so_far(&self, store: &Store) -> bool {
+        let digest = |line| store.at(line, self.revision).map(|at| at.digest);
+        digest(self.line) == digest(store.line())
+    }
+
     /// `fresh`: it is the first of its incarnation, so that nothing that was known has a say.
     pub(crate) fn table(&mut self, table: &Table, store: &Store, fresh: bool) {
         let revision = table.revision();
@@ -45,10 +51,8 @@ impl Checks {
 
     /// The store as it is in force; a line may be left only for one that has the same history up to the table before.
     fn find<'a>(&mut self, table: &Table, store: &'a Store) -> &'a std::rc::Rc<Revision> {
-        let digest = |line, revision| store.at(line, revision).map(|at| at.digest);
         let (known, present) = (self.line, store.line());
-        let is_same_so_far = digest(known, self.revision) == digest(present, self.revision);
-        for line in [known].into_iter().chain(is_same_so_far.then_some(present)) {
+        for line in [known].into_iter().chain(self.is_same_so_far(store).then_some(present)) {
             if let Some(at) = store.at(line, table.revision()).filter(|at| at.digest == table.digest()) {
                 self.line = line;
                 return at;

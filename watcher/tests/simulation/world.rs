@@ -10,9 +10,10 @@ use std::{
 use fastrand::Rng;
 use waypost_policy::{Moment, Source, TableId};
 use waypost_watcher::{
-    applier::Applier,
-    machine::{Anchor, Applied, Effect, Hello, Input, Machine},
-    record::Event,
+    anchor::{Anchor, Found, LastChange, Proof, judge, resume_behind},
+    applier::{Applier, Refused},
+    machine::{Applied, Effect, Hello, Input, Machine},
+    record::{Event, digest},
 };
 
 use crate::{checks::Checks, store::Store};
@@ -318,23 +319,32 @@ impl World {
     /// As the shell finds it out.
     fn hello(&mut self) -> Hello {
         let cursor = self.applier.revision();
-        let anchor = match self.applier.anchor().filter(|_| self.has_table && cursor <= self.store.revision()) {
-            None => Anchor::None,
-            Some(_) if cursor < self.store.compacted => Anchor::Compacted,
-            Some(last) => {
-                let there = self.store.at(self.store.line(), cursor).and_then(|at| at.state.get(&last.key));
-                match there {
-                    None if last.deleted => Anchor::Same,
-                    Some(there) if !last.deleted && there.mod_revision == last.mod_revision => Anchor::Same,
-                    _ => Anchor::Differs,
-                }
-            }
-        };
         let (incarnation, revision) = (self.store.incarnation(), self.store.revision());
+        let changes = self.applier.last_changes();
+        let (anchor, resume_behind) = if self.has_table && cursor <= revision {
+            let proofs: Vec<Proof> = changes.iter().map(|change| self.proof(change)).collect();
+            let at_cursor = changes.newest().map(|newest| self.found(&newest.key, cursor));
+            (judge(changes, &proofs, at_cursor), resume_behind(cursor, changes, proofs.last().copied()))
+        } else {
+            (Anchor::None, 0)
+        };
         let is_known = self.has_table && *self.applier.id() == TableId::etcd(CLUSTER, incarnation);
         let is_at_cursor = self.store.at(self.store.line(), cursor).is_some_and(|at| at.digest == self.applier.digest());
-        self.deceived = is_known && cursor <= revision && anchor != Anchor::Differs && !is_at_cursor;
-        Hello { cluster_id: CLUSTER, incarnation, revision, anchor, progress_is_barrier: self.barrier }
+        // What the watch or a list brings from here on may still show it.
+        self.deceived = is_known && cursor <= revision && anchor == Anchor::Same && !is_at_cursor;
+        Hello { cluster_id: CLUSTER, incarnation, revision, anchor, resume_behind, progress_is_barrier: self.barrier }
+    }
+
+    fn proof(&self, change: &LastChange) -> Proof {
+        change.proof(self.found(&change.key, change.mod_revision), Some(self.found(&change.key, change.mod_revision - 1)))
+    }
+
+    fn found(&self, key: &[u8], revision: u64) -> Found {
+        if revision < self.store.compacted {
+            return Found::Compacted;
+        }
+        let there = self.store.at(self.store.line(), revision).and_then(|at| at.state.get(key));
+        there.map_or(Found::Nothing, |there| Found::Record(digest(&there.key, there.mod_revision, &there.value)))
     }
 
     /// Everything that has not been sent yet, a revision or more a response, in fragments cut anywhere.
@@ -389,15 +399,19 @@ impl World {
         while let Some(input) = inputs.pop() {
             let applied = Applied { revision: self.applier.revision(), id: self.has_table.then(|| self.applier.id().clone()) };
             for effect in self.machine.step(input, &applied, self.now, &mut self.rng) {
-                if self.carry_out(effect) {
-                    inputs.push(Input::NewIncarnation);
+                if self.deceived {
+                    return;
+                }
+                if let Some(next) = self.carry_out(effect) {
+                    inputs.push(next);
+                    break;
                 }
             }
         }
     }
 
-    /// Whether what was applied has raised the incarnation.
-    fn carry_out(&mut self, effect: Effect) -> bool {
+    /// What the machine is told of how it went.
+    fn carry_out(&mut self, effect: Effect) -> Option<Input> {
         match effect {
             Effect::Connect { .. } => {
                 self.disconnect();
@@ -407,15 +421,27 @@ impl World {
             Effect::List { revision } => self.ask(Question::List { revision }),
             Effect::Watch { from } => self.ask(Question::Watch { from }),
             Effect::Apply { events, revision } => {
-                self.applier.apply(events);
+                let applied = self.applier.apply(events);
+                self.put_in_force(false);
+                if let Err(refused) = applied {
+                    return Some(refusal(&refused));
+                }
                 self.applier.advance(revision);
                 self.put_in_force(false);
-                return TableId::etcd(CLUSTER, self.applier.incarnation()) != *self.applier.id();
+                let is_raised = TableId::etcd(CLUSTER, self.applier.incarnation()) != *self.applier.id();
+                return is_raised.then_some(Input::NewIncarnation);
             }
             Effect::Resync { revision, records, id, fresh, .. } => {
                 let is_first = !self.has_table;
-                self.applier.resync(revision, records, id, fresh);
+                if let Err(refused) = self.applier.resync(revision, records, id, fresh) {
+                    return Some(refusal(&refused));
+                }
                 self.has_table = true;
+                if !fresh && !is_first && !self.checks.is_same_so_far(&self.store) {
+                    // All that was rolled back has been written anew or forgotten: no list can tell.
+                    self.deceived = true;
+                    return None;
+                }
                 self.put_in_force(fresh || is_first);
             }
             Effect::Advance { revision } => {
@@ -425,7 +451,7 @@ impl World {
             Effect::AskProgress => self.answer_progress(),
             Effect::Alive | Effect::Report { .. } => {}
         }
-        false
+        None
     }
 
     fn disconnect(&mut self) {
@@ -437,4 +463,9 @@ impl World {
         let table = self.applier.publish();
         self.checks.table(&table, &self.store, fresh);
     }
+}
+
+/// As the shell tells it.
+fn refusal(refused: &Refused) -> Input {
+    Input::Refused { why: refused.to_string(), reason: "refused", is_lasting: !matches!(refused, Refused::Late(_)) }
 }
