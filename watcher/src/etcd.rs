@@ -3,6 +3,7 @@
 //! One task owns the applier and the publisher, so that whatever is learnt, by watch, list or check, comes in at one place and in
 //! order. Nothing is decided here.
 
+mod anchored;
 mod checks;
 mod confirm;
 mod list;
@@ -21,11 +22,11 @@ use waypost_policy::{Source, TableId};
 
 use crate::{
     Settings,
-    applier::{Applier, Said, Settled},
+    applier::{Applier, Refused, Said, Settled},
     ask::{Ask, Checked},
     change::Change,
     connect::{EtcdPlace, Wanted, say_later},
-    machine::{Applied, Effect, Input, Machine},
+    machine::{Applied, Effect, Input, Machine, other_history},
     pace::Pace,
     publish::{News, Publisher},
     ranges,
@@ -135,7 +136,7 @@ impl EtcdSource {
                 (input, arrived) = heard(&mut self.stream, self.place.prefix.len() + 1) => self.feed(input, arrived).await,
                 Some(ask) = asks.recv() => self.ask(ask),
                 read = self.checks.next() => self.read(read).await,
-                said = self.confirming.next() => self.confirmed(said),
+                said = self.confirming.next() => self.confirmed(said).await,
                 () = tokio::time::sleep(publish) => self.put_in_force(Instant::now(), Vec::new()),
                 () = tokio::time::sleep(wake) => self.feed(Input::Tick, Instant::now()).await,
                 () = tokio::time::sleep(save) => self.save(),
@@ -155,8 +156,10 @@ impl EtcdSource {
             let applied = Applied { revision: self.applier.revision(), id: self.has_table.then(|| self.applier.id().clone()) };
             let effects = self.machine.step(input, &applied, self.settings.now(), &mut self.rng);
             for effect in effects {
+                // What was to follow an effect that could not be carried out is not done.
                 if let Some(next) = self.carry_out(effect, arrived).await {
                     inputs.push(next);
+                    break;
                 }
             }
         }
@@ -169,7 +172,7 @@ impl EtcdSource {
                 let endpoint = self.place.endpoints.get(endpoint).cloned().unwrap_or_default();
                 let cursor = self.has_table.then(|| Cursor {
                     revision: self.applier.revision(),
-                    anchor: self.applier.anchor().cloned(),
+                    last_changes: self.applier.last_changes().clone(),
                     incarnation: self.applier.incarnation(),
                 });
                 self.work = Some(Box::pin(say_hello(self.place.clone(), endpoint, cursor)));
@@ -187,16 +190,21 @@ impl EtcdSource {
             }
             Effect::Apply { events, revision } => {
                 self.applier.note_touches(self.publisher.is_watched());
-                self.applier.apply(events);
-                self.applier.advance(revision);
+                let applied = self.applier.apply(events);
                 if self.pace.changed(arrived, Instant::now()) {
                     self.put_in_force(arrived, Vec::new());
                 }
+                if let Err(refused) = applied {
+                    return Some(refusal(&refused));
+                }
+                self.applier.advance(revision);
                 self.confirm();
                 let id = self.cluster_id.map(|cluster| TableId::etcd(cluster, self.applier.incarnation()));
                 return id.filter(|id| id != self.applier.id()).map(|_| Input::NewIncarnation);
             }
-            Effect::Resync { revision, records, id, fresh, reason } => self.resync(revision, records, id, fresh, reason, arrived),
+            Effect::Resync { revision, records, id, fresh, reason } => {
+                return self.resync(revision, records, id, fresh, reason, arrived).err().map(|refused| refusal(&refused));
+            }
             Effect::Advance { revision } => {
                 // No record has changed: the snapshot's cursor may lag behind, its records do not.
                 self.applier.advance(revision);
@@ -220,14 +228,22 @@ impl EtcdSource {
         None
     }
 
-    fn resync(&mut self, revision: u64, records: Vec<Stored>, id: TableId, fresh: bool, reason: &'static str, arrived: Instant) {
+    fn resync(
+        &mut self,
+        revision: u64,
+        records: Vec<Stored>,
+        id: TableId,
+        fresh: bool,
+        reason: &'static str,
+        arrived: Instant,
+    ) -> Result<(), Refused> {
         self.applier.note_touches(self.publisher.is_watched());
         let mut first = Vec::new();
         if fresh {
             tracing::warn!(table = %id, "the store is another incarnation than before: epochs start afresh, hints are dropped");
             first.push(Change::NewIncarnation { table: id.to_string() });
         }
-        self.applier.resync(revision, records, id, fresh);
+        self.applier.resync(revision, records, id, fresh)?;
         self.has_table = true;
         let held_back = self.applier.held_back().len();
         if reason != "first" {
@@ -237,6 +253,7 @@ impl EtcdSource {
         self.put_in_force(arrived, first);
         self.confirm();
         tracing::info!(revision, reason, took = ?arrived.elapsed(), "the store was listed");
+        Ok(())
     }
 
     fn disconnect(&mut self) {
@@ -348,7 +365,7 @@ impl EtcdSource {
         self.confirming.begin(self.applier.to_confirm(), reads, &self.place.prefix);
     }
 
-    fn confirmed(&mut self, said: Said) {
+    async fn confirmed(&mut self, said: Said) {
         let since = Instant::now();
         self.applier.note_touches(self.publisher.is_watched());
         match self.applier.settle(said) {
@@ -358,10 +375,10 @@ impl EtcdSource {
                 self.put_in_force(since, Vec::new());
             }
             Settled::Empty(routes) => say_empty(routes),
-            Settled::Contradicted(routes) => tracing::error!(
-                routes,
-                "the store was said to have deleted these routes, but has them: they stay in force, and are listed as held_back in /status"
-            ),
+            Settled::Contradicted(routes) => {
+                tracing::error!(routes, "the watch said that these routes were deleted, but the store has them: it is listed again");
+                self.feed(Input::Distrusted("contradicted"), since).await;
+            }
         }
     }
 
@@ -418,6 +435,16 @@ impl EtcdSource {
             saver.save(&self.applier);
         }
     }
+}
+
+/// What the machine is told of what was not taken.
+fn refusal(refused: &Refused) -> Input {
+    let (why, reason, is_lasting) = match refused {
+        Refused::Late(_) => (format!("{refused}; the store is listed again"), "late", false),
+        Refused::Full(_) => (refused.to_string(), "full", true),
+        Refused::OtherHistory { .. } => (other_history(&refused.to_string()), "history", true),
+    };
+    Input::Refused { why, reason, is_lasting }
 }
 
 fn say_empty(routes: usize) {

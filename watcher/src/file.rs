@@ -103,7 +103,7 @@ impl FileSource {
         });
         self.loads += 1;
         self.applier.note_touches(self.publisher.is_watched());
-        self.applier.resync(self.loads, listed.collect(), TableId::file(), false);
+        self.applier.resync(self.loads, listed.collect(), TableId::file(), false).map_err(|refused| vec![refused.to_string()])?;
         let (place, warnings, quarantined) = (self.path.display().to_string(), self.applier.notes(), self.applier.held(""));
         self.publisher.report(|status| {
             status.endpoint = Some(place);

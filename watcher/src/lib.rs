@@ -5,6 +5,7 @@
 //! `file` are the thin shells that carry their effects out. The live table is never cleared: what can't be read changes nothing.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
+pub mod anchor;
 pub mod applier;
 mod ask;
 pub mod change;

@@ -26,7 +26,8 @@ use tokio::task::JoinHandle;
 use waypost_policy::{TableId, table::Records};
 
 use crate::{
-    applier::{Applier, Bad, LastChange},
+    anchor::LastChanges,
+    applier::{Applier, Bad},
     files::why,
 };
 
@@ -225,11 +226,10 @@ pub fn encode_snapshot(applier: &Applier) -> io::Result<Vec<u8>> {
 struct Content {
     id: TableId,
     revision: u64,
-    anchor: Option<LastChange>,
+    last_changes: LastChanges,
     digest: u128,
     records: Records,
     bad: BTreeMap<Vec<u8>, Bad>,
-    /// Of the records that are held back, those that are to be confirmed.
     doubted: Vec<Vec<u8>>,
 }
 
@@ -238,11 +238,11 @@ impl Content {
         Self {
             id: applier.id().clone(),
             revision: applier.revision(),
-            anchor: applier.anchor().cloned(),
+            last_changes: applier.last_changes().clone(),
             digest: applier.digest(),
             records: applier.frozen(),
             bad: applier.bad().clone(),
-            doubted: applier.doubted().to_vec(),
+            doubted: applier.doubted().cloned().collect(),
         }
     }
 }

@@ -1,8 +1,11 @@
 //! The guard against mass deletes: what would remove more than half of many routes is held back, whether a revision or a list says so.
 //!
-//! All that is deleted with them is held, too: a route without its service or its owner is of no use. What is held stays in force, out
-//! of the digest, until it is put again. If the store still has other routes, the shell is to read it linearizably (a [`Doubt`]); its
-//! [`Said`] then has the deletes taken. If it has none, they are not taken at all.
+//! All that goes with them is held, too: a route without its service or its owner is of no use. What is held stays in force, out of the
+//! digest, until it is put again. If the store still has other routes, the shell is to read it linearizably (a [`Doubt`]); its [`Said`] then
+//! has the deletes taken. If it has none, they are not taken at all, whatever is put or listed later: only a put of the key itself,
+//! another incarnation, or a start that allows an empty store ends such a hold.
+
+use std::collections::HashSet;
 
 use super::{Applier, Event, RecordKey, change, touched};
 use waypost_policy::table::Meta;
@@ -43,7 +46,7 @@ pub enum Settled {
     Taken(usize),
     /// The store holds no routes: so many stay in force.
     Empty(usize),
-    /// The store still has what it was said to have deleted: so many stay in force.
+    /// The store still has what it was said to have deleted: so many stay in force until it has been listed.
     Contradicted(usize),
     /// The doubt is no longer there.
     Past,
@@ -88,10 +91,10 @@ impl Applier {
     /// After deletes were held back: they are in doubt if the store has other routes, else not taken at all.
     pub(super) fn doubt(&mut self, held: Vec<Vec<u8>>, revision: u64) {
         self.news = true;
+        self.is_disputed = false;
         self.doubts += 1;
         self.doubted_at = revision;
-        let held_routes = self.held_back.iter().filter(|key| is_route(key)).count();
-        if self.builder.route_count() > held_routes {
+        if self.builder.route_count() > self.held_back.iter().filter(|key| is_route(key)).count() {
             self.doubted.extend(held);
         } else {
             self.doubted.clear();
@@ -100,7 +103,7 @@ impl Applier {
 
     /// What is to be confirmed by a linearizable read, if anything is.
     pub fn to_confirm(&self) -> Option<Doubt> {
-        if self.doubted.is_empty() {
+        if self.doubted.is_empty() || self.is_disputed {
             return None;
         }
         let step = self.doubted.len().div_ceil(SAMPLES);
@@ -110,32 +113,37 @@ impl Applier {
 
     /// Takes the deletes in doubt, or holds them for good.
     pub fn settle(&mut self, said: Said) -> Settled {
-        if said.number != self.doubts || self.doubted.is_empty() {
+        if said.number != self.doubts || self.doubted.is_empty() || self.is_disputed {
             return Settled::Past;
+        }
+        if said.contradicts {
+            self.is_disputed = true;
+            return Settled::Contradicted(self.doubted().filter(|key| is_route(key)).count());
         }
         let doubted = std::mem::take(&mut self.doubted);
         let still: Vec<_> = doubted.into_iter().filter(|key| self.held_back.contains(key)).collect();
         let routes = still.iter().filter(|key| is_route(key)).count();
-        match said {
-            Said { contradicts: true, .. } => return Settled::Contradicted(routes),
-            Said { has_routes: false, .. } => return Settled::Empty(routes),
-            _ => {}
+        if !said.has_routes {
+            return Settled::Empty(routes);
         }
         still.iter().for_each(|key| self.delete(key));
         Settled::Taken(routes)
     }
 
-    /// The held keys that are to be confirmed.
-    pub(crate) fn doubted(&self) -> &[Vec<u8>] {
-        &self.doubted
+    /// Held keys that are in doubt.
+    pub(crate) fn doubted(&self) -> impl Iterator<Item = &Vec<u8>> {
+        self.doubted.iter().filter(|key| self.held_back.contains(*key))
     }
 
-    /// Puts back what a snapshot kept of a key that was held: it was to be confirmed, and still is. `revision` is the snapshot's.
-    pub(crate) fn restore_doubt(&mut self, key: Vec<u8>, revision: u64) {
-        if self.held_back.contains(&key) {
-            self.doubts = 1;
-            self.doubted_at = revision;
-            self.doubted.push(key);
+    /// A list is about to tell. What a store without routes had lost stays held unless it is another incarnation, for which somebody has
+    /// decided; about the rest the list has the word.
+    pub(super) fn judge_holds_anew(&mut self, fresh: bool) {
+        let doubted: HashSet<Vec<u8>> = std::mem::take(&mut self.doubted).into_iter().collect();
+        self.is_disputed = false;
+        if fresh {
+            self.held_back.clear();
+        } else {
+            self.held_back = std::mem::take(&mut self.held_back).into_iter().filter(|key| !doubted.contains(key)).collect();
         }
     }
 
@@ -148,8 +156,9 @@ impl Applier {
 
     pub(super) fn delete(&mut self, key: &[u8]) {
         self.release(key);
-        let before = self.store_meta(key).map_or(0, |meta| meta.digest);
-        self.digest = self.digest.wrapping_sub(before);
+        let known = self.store_meta(key);
+        self.keys -= usize::from(known.is_some());
+        self.digest = self.digest.wrapping_sub(known.map_or(0, |meta| meta.digest));
         if self.bad.remove(key).is_some() {
             self.news = true;
             self.touch(|_| Some(change::released(key)));

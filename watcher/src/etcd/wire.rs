@@ -4,14 +4,15 @@
 
 use std::time::{Duration, Instant};
 
-use etcd_client::{Client, EventType, GetOptions, KeyValue, WatchOptions, WatchStream};
+use etcd_client::{Client, EventType, KeyValue, WatchOptions, WatchStream};
 
 use waypost_conf::{Record, RecordKey, decode};
 
+use super::anchored::anchored;
 use crate::{
-    applier::LastChange,
+    anchor::{Anchor, LastChanges},
     connect::{EtcdPlace, MAX_MESSAGE_BYTES, Wanted, connect, say, say_later},
-    machine::{Anchor, Hello, Input},
+    machine::{Hello, Input},
     record::{Event, Stored},
 };
 
@@ -22,7 +23,7 @@ pub(super) const READ_LIMIT: Duration = Duration::from_secs(20);
 #[derive(Clone, Debug)]
 pub(super) struct Cursor {
     pub(super) revision: u64,
-    pub(super) anchor: Option<LastChange>,
+    pub(super) last_changes: LastChanges,
     pub(super) incarnation: u64,
 }
 
@@ -108,29 +109,17 @@ async fn hello(place: &EtcdPlace, endpoint: &str, cursor: Option<Cursor>) -> Res
         Some(_) => cursor.as_ref().map_or(0, |cursor| cursor.incarnation),
         None => 0,
     };
-    let anchor = match cursor {
-        Some(Cursor { revision: at, anchor: Some(last), .. }) if at <= revision => {
-            let full_key = [place.prefix.as_bytes(), b"/", &last.key].concat();
-            let options = GetOptions::new().with_revision(i64::try_from(at).unwrap_or(i64::MAX));
-            let found = tokio::time::timeout(READ_LIMIT, kv.get(full_key, Some(options))).await;
-            match found.map_err(slow)? {
-                Ok(found) => match found.kvs().first() {
-                    None if last.deleted => Anchor::Same,
-                    Some(kv) if !last.deleted && u64::try_from(kv.mod_revision()) == Ok(last.mod_revision) => Anchor::Same,
-                    _ => Anchor::Differs,
-                },
-                Err(etcd_client::Error::GRpcStatus(status)) if status.message().contains("compacted") => Anchor::Compacted,
-                Err(error) => return Err(fail(&error)),
-            }
-        }
-        _ => Anchor::None,
+    let (anchor, resume_behind) = match &cursor {
+        // What the store has not come to, it can't be asked for; the machine knows what that means.
+        Some(cursor) if cursor.revision <= revision => anchored(&kv, &place.prefix, cursor).await.map_err(|error| fail(&error))?,
+        _ => (Anchor::None, 0),
     };
     // Not every user may ask for the version; without it progress notices are only signs of life.
     let version = tokio::time::timeout(READ_LIMIT, reads.maintenance_client().status()).await;
     let version = version.ok().and_then(Result::ok).map(|status| status.version().to_owned());
     let cluster_id = header.cluster_id();
     let progress_is_barrier = version.as_deref().is_some_and(progress_is_barrier);
-    Ok(((reads, watches), Hello { cluster_id, incarnation, revision, anchor, progress_is_barrier }))
+    Ok(((reads, watches), Hello { cluster_id, incarnation, revision, anchor, resume_behind, progress_is_barrier }))
 }
 
 /// Below 3.4.25 and 3.5.8 a progress reply can overtake events (measured: always, with 200 undelivered ones).

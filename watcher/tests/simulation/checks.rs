@@ -48,6 +48,12 @@ impl Checks {
         Self { model: Model { allow_empty, ..Model::default() }, ..Self::default() }
     }
 
+    /// Whether the present line has the history that led to the table in force.
+    pub(crate) fn is_same_so_far(&self, store: &Store) -> bool {
+        let digest = |line| store.at(line, self.revision).map(|at| at.digest);
+        digest(self.line) == digest(store.line())
+    }
+
     /// A table was put in force.
     pub(crate) fn table(&mut self, table: &Table, applier: &Applier, store: &Store, way: Way) {
         let (before, revision) = (self.revision, table.revision());
@@ -96,8 +102,7 @@ impl Checks {
     fn find(&self, table: &Table, store: &Store) -> usize {
         let digest = |line, revision| store.at(line, revision).map(|at| at.digest);
         let (known, present) = (self.line, store.line());
-        let is_same_so_far = digest(known, self.revision) == digest(present, self.revision);
-        let mut lines = [known].into_iter().chain(is_same_so_far.then_some(present));
+        let mut lines = [known].into_iter().chain(self.is_same_so_far(store).then_some(present));
         lines.find(|line| digest(*line, table.revision()) == Some(table.digest())).unwrap_or_else(|| {
             panic!("the table at {} (before: {}) is not the store's on line {known} (present: {present})", table.revision(), self.revision)
         })

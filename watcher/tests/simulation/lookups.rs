@@ -24,8 +24,11 @@ pub(crate) fn covering<'a>(model: &'a Model, service: &str, key: &[u8]) -> Optio
     }
 }
 
+/// Of what covers a slot the least one counts: the narrowest, then the newest, then the later key.
+type Rank<'a> = (u64, Reverse<(u64, &'a [u8])>);
+
 /// How wide a record is that covers the slot, then how new. Of two from one transaction the same one must win everywhere: the later key.
-fn rank<'a>((record, kept): (&'a [u8], &Kept), slot: u64, count: u64) -> Option<(u64, Reverse<(u64, &'a [u8])>)> {
+fn rank<'a>((record, kept): (&'a [u8], &Kept), slot: u64, count: u64) -> Option<Rank<'a>> {
     let (first, last) = slots_of(record, count)?;
     let mod_revision = kept.good.as_ref().map(|good| good.version).or(kept.bad)?.mod_revision;
     (first..=last).contains(&slot).then_some((last - first, Reverse((mod_revision, record))))

@@ -39,9 +39,9 @@ pub(crate) struct Version {
 /// In force although the store has deleted it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hold {
-    /// Until the store has been read.
+    /// Until the store has been read, or listed.
     InDoubt,
-    /// Until it is put again, or all is listed.
+    /// Until it is put again.
     ForGood,
 }
 
@@ -119,9 +119,11 @@ impl Model {
 
     /// Everything at one revision; `fresh`: of another incarnation.
     pub(crate) fn list(&mut self, state: &State, fresh: bool) {
-        let gone: Vec<Vec<u8>> = self.keys.keys().filter(|key| !state.contains_key(*key)).cloned().collect();
+        // What was in doubt is judged anew; what an empty store had lost only for another incarnation, for which somebody has decided.
+        self.keys.values_mut().filter(|kept| fresh || kept.held == Some(Hold::InDoubt)).for_each(|kept| kept.held = None);
+        let gone = self.keys.iter().filter(|(key, kept)| !state.contains_key(*key) && kept.held.is_none()).map(|(key, _)| key.clone());
+        let gone: Vec<Vec<u8>> = gone.collect();
         let is_held = self.is_mass_delete(gone.iter().filter(|key| is_route(key)).count());
-        self.keys.values_mut().for_each(|kept| kept.held = None);
         for stored in state.values() {
             let known = self.keys.get(&stored.key).and_then(|kept| kept.bad.or(kept.good.as_ref().map(|good| good.version)));
             if fresh || known != Some(Version::of(stored)) {
@@ -150,11 +152,11 @@ impl Model {
         }
     }
 
-    /// What a linearizable read has said of the deletes in doubt.
+    /// What a linearizable read has said of the deletes in doubt. One that contradicts leaves them to a list.
     pub(crate) fn settle(&mut self, has_routes: bool, contradicts: bool) {
-        let doubted = self.keys.iter().filter(|(_, kept)| kept.held == Some(Hold::InDoubt)).map(|(key, _)| key.clone());
+        let doubted = self.keys.iter().filter(|(_, kept)| kept.held == Some(Hold::InDoubt) && !contradicts).map(|(key, _)| key.clone());
         for key in doubted.collect::<Vec<_>>() {
-            if has_routes && !contradicts {
+            if has_routes {
                 self.delete(&key);
             } else if let Some(kept) = self.keys.get_mut(&key) {
                 kept.held = Some(Hold::ForGood);

@@ -6,8 +6,10 @@ use std::{sync::Arc, time::Duration};
 use fastrand::Rng;
 use waypost_policy::{Source, Table, TableId};
 use waypost_watcher::{
-    applier::{Applier, Doubt, Said, Settled},
-    machine::{Anchor, Applied, Effect, Hello, Input, Machine},
+    anchor::{Anchor, Found, LastChange, Proof, judge, resume_behind},
+    applier::{Applier, Doubt, Refused, Said, Settled},
+    machine::{Applied, Effect, Hello, Input, Machine},
+    record::digest,
     snapshot::{decode_snapshot, encode_snapshot},
 };
 
@@ -64,16 +66,21 @@ impl World {
             let applied = Applied { revision: shell.applier.revision(), id: shell.has_table.then(|| shell.applier.id().clone()) };
             let mut way = Way::Watched;
             for effect in shell.machine.step(input, &applied, self.now, &mut self.rng) {
-                if self.carry_out(effect, way) {
-                    inputs.push(Input::NewIncarnation);
+                if self.deceived {
+                    return;
+                }
+                // What was to follow an effect that could not be carried out is not done.
+                if let Some(next) = self.carry_out(effect, way) {
+                    inputs.push(next);
+                    break;
                 }
                 way = Way::BehindAList;
             }
         }
     }
 
-    /// Whether what was applied has raised the incarnation. `way`: how changes are applied.
-    fn carry_out(&mut self, effect: Effect, way: Way) -> bool {
+    /// What the machine is told of how it went. `way`: how changes are applied.
+    fn carry_out(&mut self, effect: Effect, way: Way) -> Option<Input> {
         let shell = &mut self.shell;
         match effect {
             Effect::Connect { endpoint } => {
@@ -85,16 +92,29 @@ impl World {
             Effect::List { revision } => self.ask(Question::List { revision }),
             Effect::Watch { from } => self.ask(Question::Watch { from }),
             Effect::Apply { events, revision } => {
-                shell.applier.apply(events);
-                shell.applier.advance(revision);
+                let applied = shell.applier.apply(events);
+                if applied.is_ok() {
+                    shell.applier.advance(revision);
+                }
                 self.put_in_force(way);
+                if let Err(refused) = applied {
+                    return Some(refusal(&refused));
+                }
                 self.confirm();
-                return TableId::etcd(self.store.cluster(), self.shell.applier.incarnation()) != *self.shell.applier.id();
+                let is_raised = TableId::etcd(self.store.cluster(), self.shell.applier.incarnation()) != *self.shell.applier.id();
+                return is_raised.then_some(Input::NewIncarnation);
             }
             Effect::Resync { revision, records, id, fresh, .. } => {
                 let is_first = !shell.has_table;
-                shell.applier.resync(revision, records, id, fresh);
+                if let Err(refused) = shell.applier.resync(revision, records, id, fresh) {
+                    return Some(refusal(&refused));
+                }
                 shell.has_table = true;
+                if !fresh && !is_first && !shell.checks.is_same_so_far(&self.store) {
+                    // All that was rolled back has been written anew or forgotten: no list can tell.
+                    self.deceived = true;
+                    return None;
+                }
                 self.put_in_force(Way::Listed { fresh: fresh || is_first });
                 self.confirm();
             }
@@ -105,7 +125,7 @@ impl World {
             Effect::AskProgress => self.answer_progress(),
             Effect::Alive | Effect::Report { .. } => {}
         }
-        false
+        None
     }
 
     fn disconnect(&mut self) {
@@ -131,24 +151,32 @@ impl World {
         self.shell.confirming = None;
         self.confirm();
         let Shell { applier, has_table, .. } = &self.shell;
-        let cursor = applier.revision();
-        let anchor = match applier.anchor().filter(|_| *has_table && cursor <= self.store.revision()) {
-            None => Anchor::None,
-            Some(_) if cursor < self.store.compacted => Anchor::Compacted,
-            Some(last) => {
-                let there = self.store.here(cursor).and_then(|at| at.state.get(&last.key));
-                match there {
-                    None if last.deleted => Anchor::Same,
-                    Some(there) if !last.deleted && there.mod_revision == last.mod_revision => Anchor::Same,
-                    _ => Anchor::Differs,
-                }
-            }
-        };
+        let (cursor, changes) = (applier.revision(), applier.last_changes());
         let (incarnation, revision) = (self.store.incarnation(), self.store.revision());
+        let (anchor, resume_behind) = if *has_table && cursor <= revision {
+            let proofs: Vec<Proof> = changes.iter().map(|change| self.proof(change)).collect();
+            let at_cursor = changes.newest().map(|newest| self.found(&newest.key, cursor));
+            (judge(changes, &proofs, at_cursor), resume_behind(cursor, changes, proofs.last().copied()))
+        } else {
+            (Anchor::None, 0)
+        };
         let is_known = *has_table && *applier.id() == TableId::etcd(self.store.cluster(), incarnation);
         let is_at_cursor = self.store.here(cursor).is_some_and(|at| at.digest == applier.digest());
-        self.deceived = is_known && cursor <= revision && anchor != Anchor::Differs && !is_at_cursor;
-        Hello { cluster_id: self.store.cluster(), incarnation, revision, anchor, progress_is_barrier: self.barrier }
+        // What the watch or a list brings from here on may still show it.
+        self.deceived = is_known && cursor <= revision && anchor == Anchor::Same && !is_at_cursor;
+        Hello { cluster_id: self.store.cluster(), incarnation, revision, anchor, resume_behind, progress_is_barrier: self.barrier }
+    }
+
+    fn proof(&self, change: &LastChange) -> Proof {
+        change.proof(self.found(&change.key, change.mod_revision), Some(self.found(&change.key, change.mod_revision - 1)))
+    }
+
+    fn found(&self, key: &[u8], revision: u64) -> Found {
+        if revision < self.store.compacted {
+            return Found::Compacted;
+        }
+        let there = self.store.here(revision).and_then(|at| at.state.get(key));
+        there.map_or(Found::Nothing, |there| Found::Record(digest(&there.key, there.mod_revision, &there.value)))
     }
 
     // Mass deletes.
@@ -184,12 +212,16 @@ impl World {
             return;
         }
         shell.confirming = None;
-        if shell.applier.settle(said) == Settled::Past {
+        let settled = shell.applier.settle(said);
+        if settled == Settled::Past {
             return;
         }
         let table = shell.applier.publish();
         shell.checks.settled(&table, &shell.applier, &self.store, said.has_routes, said.contradicts);
         self.changed();
+        if matches!(settled, Settled::Contradicted(_)) {
+            self.feed(Input::Distrusted("contradicted"));
+        }
     }
 
     // The process.
@@ -231,4 +263,9 @@ impl World {
         let table = applier.publish();
         checks.end(&table, applier, &self.store);
     }
+}
+
+/// As the shell tells it.
+fn refusal(refused: &Refused) -> Input {
+    Input::Refused { why: refused.to_string(), reason: "refused", is_lasting: !matches!(refused, Refused::Late(_)) }
 }

@@ -11,6 +11,7 @@ use crate::{
         Source,
         histories::{Scene, Store},
     },
+    record::Stored,
     snapshot::tests::{decoded, encode},
 };
 
@@ -52,6 +53,15 @@ fn a_store_that_has_lost_all_of_many_routes_is_not_believed() {
         scene.put("services/orders", SERVICE);
         scene.resync(fresh);
         assert_eq!(scene.owner("t8").as_deref(), Some("a"), "a list without most routes is confirmed first");
+        if !fresh {
+            assert_eq!(
+                (scene.applier.to_confirm(), scene.applier.held_back().len()),
+                (None, GUARDED_ROUTES + OTHERS - 1),
+                "one route more is no reason"
+            );
+            assert_eq!(scene.applier.digest(), scene.store.digest());
+            continue;
+        }
         assert_eq!(scene.applier.settle(said(&scene, true, false)), Settled::Taken(GUARDED_ROUTES));
         assert_eq!((scene.owner("t8"), scene.applier.held_back().len()), (None, 0), "a store that holds routes is believed");
         assert_eq!(scene.applier.digest(), scene.store.digest());
@@ -100,7 +110,22 @@ fn deletes_that_the_store_does_not_confirm_stay_held() {
         assert!(matches!(settled, Settled::Empty(120) | Settled::Contradicted(120)), "{settled:?}");
         assert_eq!((scene.owner("t7").as_deref(), scene.applier.held_back().len()), (Some("a"), 120));
         assert_eq!(scene.applier.to_confirm(), None);
+        // The list that follows has them, or it has not.
+        let kept = |key| Stored { key, value: br#"{"owner":"b"}"#.to_vec(), create_revision: 999, mod_revision: 999, leased: false };
+        let listed = if contradicts { scene.applier.keys().map(kept).collect() } else { scene.store.list() };
+        let id = scene.applier.id().clone();
+        scene.applier.resync(1000, listed, id, false).unwrap();
+        assert_eq!(scene.applier.held_back().len(), if contradicts { 0 } else { 120 });
     }
+}
+
+#[test]
+fn a_list_takes_what_was_in_doubt_and_has_gone() {
+    let mut scene = with_routes(200);
+    delete(&mut scene, 0..120);
+    scene.resync(false);
+    assert_eq!((scene.applier.held_back().len(), scene.applier.to_confirm().is_some()), (120, true), "it is a mass delete as well");
+    assert_eq!(scene.applier.settle(said(&scene, true, false)), Settled::Taken(120));
 }
 
 #[test]
