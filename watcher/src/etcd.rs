@@ -7,6 +7,7 @@ mod anchored;
 mod checks;
 mod confirm;
 mod list;
+mod others;
 mod wire;
 
 use std::{
@@ -25,7 +26,7 @@ use crate::{
     applier::{Applier, Refused, Said, Settled},
     ask::{Ask, Checked},
     change::Change,
-    connect::{EtcdPlace, Wanted, say_later},
+    connect::{EtcdPlace, Reads, Wanted, say_later},
     machine::{Applied, Effect, Input, Machine, other_history},
     pace::Pace,
     publish::{News, Publisher},
@@ -62,7 +63,7 @@ pub(crate) struct EtcdSource {
     has_table: bool,
     cluster_id: Option<u64>,
     /// One connection for reads, one for the watch: a watch that catches up must not starve a check.
-    reads: Option<Client>,
+    reads: Option<Reads>,
     watches: Option<Client>,
     stream: Option<Box<WatchStream>>,
     work: Option<Work>,
@@ -171,6 +172,7 @@ impl EtcdSource {
                 self.disconnect();
                 let endpoint = self.place.endpoints.get(endpoint).cloned().unwrap_or_default();
                 let cursor = self.has_table.then(|| Cursor {
+                    table: self.applier.id().clone(),
                     revision: self.applier.revision(),
                     last_changes: self.applier.last_changes().clone(),
                     incarnation: self.applier.incarnation(),
@@ -179,14 +181,14 @@ impl EtcdSource {
             }
             Effect::Disconnect => self.disconnect(),
             Effect::List { revision } => {
-                let reads = self.reads.as_ref().map(Client::kv_client);
+                let reads = self.reads.clone();
                 // Of the table in force, or of the snapshot's: however old, they only cut.
                 let fences = ranges::fences(self.applier.keys());
                 self.work = Some(Box::pin(list(reads, self.place.prefix.clone(), revision, fences)));
             }
             Effect::Watch { from } => {
                 let watches = self.watches.as_ref().map(Client::watch_client);
-                self.work = Some(Box::pin(open_watch(watches, self.place.prefix.clone(), from)));
+                self.work = Some(Box::pin(open_watch(watches, self.place.clone(), from)));
             }
             Effect::Apply { events, revision } => {
                 self.applier.note_touches(self.publisher.is_watched());
@@ -361,7 +363,7 @@ impl EtcdSource {
 
     /// Has a mass delete confirmed, if there is one in doubt.
     fn confirm(&mut self) {
-        let reads = self.reads.as_ref().map(Client::kv_client);
+        let reads = self.reads.clone();
         self.confirming.begin(self.applier.to_confirm(), reads, &self.place.prefix);
     }
 
@@ -388,7 +390,7 @@ impl EtcdSource {
             Ask::Listing(answer) => return drop(answer.send(self.applier.listing())),
         };
         let is_exact = self.applier.is_exact(&check.service);
-        let reads = self.reads.as_ref().map(Client::kv_client);
+        let reads = self.reads.clone();
         self.checks.ask(check, is_exact, reads, &self.place.prefix, self.settings.now());
     }
 

@@ -3,12 +3,12 @@
 //! At a pinned revision the ranges are one consistent picture, whoever answers them, so they are read serializably. A member that has
 //! not come to the revision yet is asked linearizably, which makes it catch up first.
 
-use etcd_client::{GetOptions, KvClient};
+use etcd_client::GetOptions;
 use tokio::task::JoinSet;
 
 use super::wire::{Done, READ_LIMIT, end_of_prefix, stored};
 use crate::{
-    connect::{Wanted, say_later},
+    connect::{Reads, Wanted, say_later},
     machine::Input,
     ranges::{self, Plan, Range},
     record::Stored,
@@ -34,7 +34,7 @@ struct Answer {
 }
 
 /// All records below a prefix at one revision. `fences` cut what is asked for into parts (`ranges`).
-pub(super) async fn list(reads: Option<KvClient>, prefix: String, revision: u64, fences: Vec<Vec<u8>>) -> Done {
+pub(super) async fn list(reads: Option<Reads>, prefix: String, revision: u64, fences: Vec<Vec<u8>>) -> Done {
     let Some(kv) = reads else { return Done::Only(Input::Failed("there is no connection to list over".to_owned())) };
     let reader = Reader { kv: kv.max_decoding_message_size(MAX_ANSWER_BYTES), prefix: format!("{prefix}/").into_bytes(), revision };
     match reader.all(fences).await {
@@ -45,7 +45,7 @@ pub(super) async fn list(reads: Option<KvClient>, prefix: String, revision: u64,
 
 #[derive(Clone)]
 struct Reader {
-    kv: KvClient,
+    kv: Reads,
     /// With the slash.
     prefix: Vec<u8>,
     revision: u64,
@@ -77,7 +77,7 @@ impl Reader {
     }
 
     /// The first records of a range, as many as one answer may hold.
-    async fn part(mut self, range: Range) -> Result<Answer, Input> {
+    async fn part(self, range: Range) -> Result<Answer, Input> {
         let mut limit = ranges::LIMIT;
         let mut serializable = true;
         loop {
