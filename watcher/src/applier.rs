@@ -53,7 +53,7 @@ pub struct Applier {
     bad: BTreeMap<Vec<u8>, Bad>,
     /// Fields of good records that this version does not know or act on.
     notes: BTreeMap<Vec<u8>, String>,
-    /// Routes that stay in force although the store has deleted them.
+    /// Records that stay in force although the store has deleted them.
     held_back: BTreeSet<Vec<u8>>,
     /// Those of them that are to be confirmed, or were and are to be listed.
     doubted: Vec<Vec<u8>>,
@@ -152,7 +152,7 @@ impl Applier {
         self.notes.iter().map(|(key, note)| format!("{}: {note}", escaped(key))).collect()
     }
 
-    /// Routes that stay in force although the store has deleted them; keys below the prefix.
+    /// Records that stay in force although the store has deleted them; keys below the prefix.
     pub fn held_back(&self) -> &BTreeSet<Vec<u8>> {
         &self.held_back
     }
@@ -260,19 +260,21 @@ impl Applier {
         let metas: Vec<_> = listed.iter().map(Stored::meta).collect();
         self.last_changes = LastChanges::of_list(listed.iter().map(|stored| &*stored.key).zip(metas));
         let mut held = Vec::new();
+        for stored in listed {
+            let unchanged = self
+                .store_meta(&stored.key)
+                .filter(|meta| !fresh && !guard::is_held(*meta))
+                .is_some_and(|meta| (meta.create_revision, meta.mod_revision) == (stored.create_revision, stored.mod_revision));
+            if !unchanged || self.source == Source::File {
+                self.put(&stored, !fresh);
+            }
+        }
+        // Behind the puts: what an upstream has left when its last leased endpoint goes is then known.
         for key in gone {
             if is_held && self.hold(&key) {
                 held.push(key);
             } else {
                 self.delete(&key);
-            }
-        }
-        for stored in listed {
-            let unchanged = self
-                .store_meta(&stored.key)
-                .is_some_and(|meta| (meta.create_revision, meta.mod_revision) == (stored.create_revision, stored.mod_revision) && !fresh);
-            if !unchanged || self.source == Source::File {
-                self.put(&stored, !fresh);
             }
         }
         if is_held {
@@ -330,8 +332,8 @@ impl Applier {
 
     /// Puts back what a snapshot kept.
     pub(crate) fn restore(&mut self, key: &RecordKey, record: Record, meta: Meta) {
-        if meta.create_revision == 0 {
-            // No record of a store has that: it was held back when the snapshot was written, and still is, unless somebody has decided.
+        if guard::is_held(meta) {
+            // It was held back when the snapshot was written, and still is, unless somebody has decided.
             if self.allow_empty {
                 return;
             }
@@ -344,6 +346,8 @@ impl Applier {
 
     /// Puts back a bad value that a snapshot kept; its last good value, if any, was put back before.
     pub(crate) fn restore_bad(&mut self, key: Vec<u8>, bad: Bad) {
+        // What was held was put again, if only with this value.
+        self.held_back.remove(&key);
         let parsed = RecordKey::parse(&key).ok();
         let good = parsed.as_ref().and_then(|key| self.builder.meta(key));
         self.keys += usize::from(good.is_none());
@@ -404,12 +408,19 @@ impl Applier {
                 }
                 self.note(stored, &decoded);
                 self.touch(|builder| touched(builder, &key, Some(&decoded.record)));
-                self.builder.put(&key, decoded.record, meta);
+                // What a restored store lists anew is no change: an upstream's last leased endpoint outlives it.
+                if !ordered && self.builder.holds(&key, &decoded.record) {
+                    self.builder.set_meta(&key, meta);
+                } else {
+                    self.builder.put(&key, decoded.record, meta);
+                }
             }
             Err(reason) => {
                 let has_good_value = self.builder.meta(&key).is_some() && !self.has_only_bad(&key);
                 let mut matches = Vec::new();
-                if !has_good_value || !ordered {
+                // Where epochs start afresh, a route of before has no order any more; anything else that is known is better than nothing.
+                let is_past = !ordered && matches!(key, RecordKey::Route { .. });
+                if !has_good_value || is_past {
                     matches = matches_of(&key, &stored.value);
                     self.touch(|_| touched_route(&key));
                     self.builder.remove(&key);

@@ -6,6 +6,7 @@
 mod anchored;
 mod checks;
 mod confirm;
+mod digest;
 mod list;
 mod others;
 mod wire;
@@ -13,7 +14,7 @@ mod wire;
 use std::{
     collections::HashSet,
     pin::Pin,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use etcd_client::{Client, WatchStream};
@@ -27,9 +28,10 @@ use crate::{
     ask::{Ask, Checked},
     change::Change,
     connect::{EtcdPlace, Reads, Wanted, say_later},
+    digest_check::{Compared, DigestCheck},
     machine::{Applied, Effect, Input, Machine, other_history},
     pace::Pace,
-    publish::{News, Publisher},
+    publish::{DigestChecked, News, Publisher},
     ranges,
     record::Stored,
     snapshot::{self, Saver},
@@ -39,6 +41,9 @@ use confirm::Confirming;
 use list::list;
 use wire::{Cursor, Done, heard, open_watch, say_hello};
 pub(crate) use wire::{end_of_prefix, stored};
+
+/// The longest that the loop waits for something to happen.
+const TURN_EVERY: Duration = Duration::from_secs(1);
 
 /// How many quarantined keys one publish logs; the others are in `/status`.
 const MAX_LOGGED_KEYS: usize = 20;
@@ -69,6 +74,9 @@ pub(crate) struct EtcdSource {
     work: Option<Work>,
     checks: Checks,
     confirming: Confirming,
+    digest_check: DigestCheck,
+    digest_read: digest::Reading,
+    is_watching: bool,
     pace: Pace,
     /// When what is said of very many records may be told again.
     tell_at: Instant,
@@ -78,13 +86,13 @@ impl EtcdSource {
     /// Makes the source; a good snapshot is in force afterwards.
     pub(crate) fn open(place: EtcdPlace, settings: Settings, mut publisher: Publisher) -> Result<Self, String> {
         let mut rng = fastrand::Rng::with_seed(settings.seed);
-        let mut applier = Applier::new(TableId::etcd(0, 0), Source::Watch, settings.allow_empty);
+        let mut applier = Applier::new(TableId::etcd(0, 0), Source::Watch, settings.allow_empty).with_limit(settings.most_records);
         let mut has_table = false;
         let mut saver = settings.snapshot.clone().map(Saver::open).transpose()?;
         if let Some(path) = &settings.snapshot {
             let since = Instant::now();
             if let Some(loaded) = snapshot::load_or_set_aside(path, settings.allow_empty) {
-                applier = loaded.applier;
+                applier = loaded.applier.with_limit(settings.most_records);
                 has_table = true;
                 if let Some(saver) = &mut saver {
                     saver.loaded(applier.revision());
@@ -95,6 +103,7 @@ impl EtcdSource {
         }
         let first = rng.usize(0..place.endpoints.len().max(1));
         let checks = Checks::new(settings.now());
+        let digest_check = DigestCheck::new(settings.digest_check_every, settings.now(), &mut rng);
         let mut source = Self {
             machine: Machine::new(place.endpoints.len(), first),
             place,
@@ -111,6 +120,9 @@ impl EtcdSource {
             work: None,
             checks,
             confirming: Confirming::default(),
+            digest_check,
+            digest_read: digest::Reading::default(),
+            is_watching: false,
             tell_at: Instant::now(),
             pace: Pace::default(),
         };
@@ -126,7 +138,9 @@ impl EtcdSource {
         self.feed(Input::Start, Instant::now()).await;
         loop {
             self.machine.ask_every(self.publisher.freshness_wanted());
-            let wake = self.machine.wake_at().map_or(Duration::from_secs(3600), |at| at.since(self.settings.now()));
+            // At least so often, so that it is seen to be at work.
+            let wake = self.machine.wake_at().map_or(TURN_EVERY, |at| at.since(self.settings.now()).min(TURN_EVERY));
+            self.publisher.turned();
             let save = self.saver.as_ref().and_then(Saver::due_in).unwrap_or(Duration::from_secs(3600));
             let tell =
                 if self.applier.has_news() { self.tell_at.saturating_duration_since(Instant::now()) } else { Duration::from_secs(3600) };
@@ -137,9 +151,13 @@ impl EtcdSource {
                 (input, arrived) = heard(&mut self.stream, self.place.prefix.len() + 1) => self.feed(input, arrived).await,
                 Some(ask) = asks.recv() => self.ask(ask),
                 read = self.checks.next() => self.read(read).await,
+                read = self.digest_read.next() => self.digest_read(read).await,
                 said = self.confirming.next() => self.confirmed(said).await,
                 () = tokio::time::sleep(publish) => self.put_in_force(Instant::now(), Vec::new()),
-                () = tokio::time::sleep(wake) => self.feed(Input::Tick, Instant::now()).await,
+                () = tokio::time::sleep(wake) => {
+                    self.feed(Input::Tick, Instant::now()).await;
+                    self.check_digest().await;
+                }
                 () = tokio::time::sleep(save) => self.save(),
                 () = tokio::time::sleep(tell) => self.report_records(),
                 () = written(&mut self.saver) => self.report_snapshot(),
@@ -220,9 +238,9 @@ impl EtcdSource {
             Effect::Alive => self.publisher.fresh(),
             Effect::AskProgress => return self.ask_progress().await,
             Effect::Report { error, again_in } => {
-                let is_watching = error.is_none();
+                self.is_watching = error.is_none();
                 self.report_contact(error, again_in);
-                if is_watching && self.applier.confirm() {
+                if self.is_watching && self.applier.confirm() {
                     self.put_in_force(Instant::now(), Vec::new());
                 }
             }
@@ -258,7 +276,47 @@ impl EtcdSource {
         Ok(())
     }
 
+    /// Begins a digest check when it is time, and ends one when its answer is known.
+    async fn check_digest(&mut self) {
+        let now = self.settings.now();
+        if self.digest_check.is_due(self.is_watching, now, &mut self.rng) {
+            self.digest_read.revision(self.reads.clone(), &self.place.prefix);
+        }
+        let Some(Compared { revision, is_equal }) = self.digest_check.compare(&self.applier, now, &mut self.rng) else { return };
+        self.publisher.report(|status| {
+            status.digest_checked = Some(DigestChecked { revision, at: SystemTime::now(), is_equal });
+            *status.digest_checks.entry(if is_equal { "equal" } else { "different" }).or_default() += 1;
+        });
+        if is_equal {
+            tracing::info!(revision, "the table is what the store holds: their digests are equal");
+        } else {
+            tracing::error!(
+                revision,
+                "the table is not what the store holds: a change was lost, or the store is another; it is listed again"
+            );
+            self.feed(Input::Distrusted("digest"), Instant::now()).await;
+        }
+    }
+
+    async fn digest_read(&mut self, read: digest::Read) {
+        let now = self.settings.now();
+        match read {
+            digest::Read::Revision(revision) => {
+                if let Some(revision) = self.digest_check.asked(revision, &mut self.applier) {
+                    let reads = self.reads.clone();
+                    self.digest_read.digest(reads, self.place.prefix.clone(), revision, ranges::fences(self.applier.keys()));
+                }
+            }
+            digest::Read::Digest(digest) => self.digest_check.read(digest, &self.applier, now),
+            digest::Read::Nothing => self.digest_check.fail(now, &mut self.rng),
+        }
+        self.check_digest().await;
+    }
+
     fn disconnect(&mut self) {
+        self.is_watching = false;
+        self.digest_read.give_up();
+        self.digest_check.fail(self.settings.now(), &mut self.rng);
         self.stream = None;
         self.work = None;
         self.watches = None;

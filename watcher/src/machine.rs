@@ -326,6 +326,8 @@ impl Machine {
             None => Some("first"),
             Some(_) if fresh => Some("incarnation"),
             Some(_) if hello.anchor == Anchor::Compacted => Some("compacted"),
+            // Nothing is in force that a history could be known by: an empty store was listed. A list costs next to nothing then.
+            Some(_) if hello.anchor == Anchor::None => Some("unproven"),
             Some(_) => self.relist,
         };
         let from = if reason.is_some() { hello.revision } else { hello.resume_behind.min(applied.revision) } + 1;

@@ -212,6 +212,16 @@ pub fn load_or_set_aside(path: &Path, allow_empty: bool) -> Option<Loaded> {
     }
 }
 
+/// The bytes of a snapshot of what an applier holds now.
+///
+/// # Errors
+/// If something in it is larger than a snapshot can hold.
+pub fn encode_snapshot(applier: &Applier) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    format::write(&Content::of(applier), &mut bytes)?;
+    Ok(bytes)
+}
+
 /// What a snapshot holds, taken from the applier at one moment. Routes are shared with the tables.
 struct Content {
     id: TableId,

@@ -146,7 +146,7 @@ impl Chaos {
 }
 
 async fn course(steps: usize, seed: u64) {
-    println!("WAYPOST_SEED={seed}");
+    eprintln!("WAYPOST_SEED={seed}");
     let mut chaos = Chaos::start(seed).await;
     for _ in 0..steps {
         chaos.step().await;

@@ -76,7 +76,7 @@ async fn a_network_that_carries_single_bytes_is_slow_and_no_more() {
 /// Cuts connections at places that chance picks, while the store is written.
 async fn cut_anywhere(rounds: usize) {
     let seed = super::seed();
-    println!("WAYPOST_SEED={seed}");
+    eprintln!("WAYPOST_SEED={seed}");
     let mut rng = fastrand::Rng::with_seed(seed);
     let broken = Broken::start().await;
     let mut revision = 0;

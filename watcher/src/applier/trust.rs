@@ -23,7 +23,7 @@ pub enum Refused {
         known: u64,
     },
     /// There are more records than may be held.
-    #[error("the store holds more than {0} records, the most that this proxy takes ([limits] records)")]
+    #[error("there are more than {0} records, the most that this proxy takes ([limits] records): the last good table stays")]
     Full(usize),
 }
 

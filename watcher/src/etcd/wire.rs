@@ -88,7 +88,7 @@ pub(crate) fn stored(kv: KeyValue, prefix_len: usize) -> Stored {
 }
 
 pub(super) async fn say_hello(place: EtcdPlace, endpoint: String, cursor: Option<Cursor>) -> Done {
-    match hello(&place, &endpoint, cursor).await {
+    match Box::pin(hello(&place, &endpoint, cursor)).await {
         Ok((clients, hello)) => Done::Connected(Box::new(clients), hello, endpoint),
         Err(why) => Done::Only(Input::Failed(why)),
     }

@@ -170,6 +170,15 @@ fn a_lost_watch_is_resumed_from_the_cursor_at_another_endpoint() {
 }
 
 #[test]
+fn what_no_history_can_be_known_by_is_listed() {
+    let mut scene = Scene::new(Some(40));
+    scene.step(Input::Start);
+    assert_eq!(scene.step(Input::Connected(Hello { anchor: Anchor::None, ..hello(50) })), [Effect::Watch { from: 51 }]);
+    assert_eq!(scene.step(Input::Opened { revision: 50 }), [Effect::List { revision: 50 }]);
+    assert!(matches!(&scene.step(listed(50))[0], Effect::Resync { reason: "unproven", fresh: false, .. }));
+}
+
+#[test]
 fn a_compacted_history_is_listed_beside_the_live_table() {
     let mut scene = Scene::watching(40, true);
     assert_eq!(scene.step(Input::Compacted), [Effect::Connect { endpoint: 0 }]);

@@ -19,9 +19,7 @@ use crate::{
 };
 
 pub(crate) fn encode(applier: &Applier) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    format::write(&Content::of(applier), &mut bytes).unwrap();
-    bytes
+    encode_snapshot(applier).unwrap()
 }
 
 pub(crate) fn decoded(bytes: &[u8]) -> Result<Applier, SnapshotFault> {

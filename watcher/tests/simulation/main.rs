@@ -3,7 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 mod checks;
+mod lookups;
+mod model;
+mod network;
+mod shell;
 mod store;
+mod trouble;
 mod world;
 
 use std::thread;
@@ -41,5 +46,6 @@ fn the_table_in_force_is_always_the_stores() {
     let seeds = number("WAYPOST_SEEDS").unwrap_or(SEEDS);
     let parts = [0, 1].map(|part| thread::spawn(move || (part..seeds).step_by(2).filter(|seed| run(*seed)).count() as u64));
     let whole: u64 = parts.map(|part| part.join().expect("all must hold")).iter().sum();
+    eprintln!("{whole} of {seeds} ran to their end");
     assert!(whole * 10 >= seeds * 9, "only {whole} of {seeds} ran to their end");
 }

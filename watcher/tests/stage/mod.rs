@@ -137,6 +137,19 @@ impl Etcd {
     }
 }
 
+impl Etcd {
+    /// Restores the backup and writes to it where the watcher can't see it, until it is back at its known address.
+    pub(crate) async fn restore_hidden(&mut self, write: impl AsyncFnOnce(&Self)) {
+        self.restore();
+        let known_port = std::mem::replace(&mut self.client_port, free_port());
+        self.restart().await;
+        write(self).await;
+        self.kill();
+        self.client_port = known_port;
+        self.restart().await;
+    }
+}
+
 impl Drop for Etcd {
     fn drop(&mut self) {
         self.kill();
@@ -163,14 +176,8 @@ pub(crate) fn spawn(data: &Path, client_port: u16, peer_port: u16) -> Child {
 
 pub(crate) fn settings(url: &str, snapshot: Option<&Path>) -> Settings {
     let endpoints = vec![url.to_owned()];
-    Settings {
-        place: GoldPlace::Etcd(EtcdPlace { endpoints, prefix: PREFIX.to_owned(), credentials: Credentials::default() }),
-        allow_empty: false,
-        snapshot: snapshot.map(Path::to_owned),
-        seed: 1,
-        origin: Instant::now(),
-        on_publish: None,
-    }
+    let place = EtcdPlace { endpoints, prefix: PREFIX.to_owned(), credentials: Credentials::default() };
+    Settings { snapshot: snapshot.map(Path::to_owned), ..Settings::new(GoldPlace::Etcd(place), 1, Instant::now()) }
 }
 
 pub(crate) fn watch(etcd: &Etcd) -> Watcher {
