@@ -4,9 +4,12 @@
 //! have changed. What always holds: a read that is refused for its token is repeated once with a new one; the new one is asked for by
 //! one reader at a time, and in a task of its own, since a reader may give up sooner than etcd can hash a password.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use etcd_client::{Client, Error, GetOptions, GetResponse, KvClient, Txn, TxnResponse};
@@ -14,6 +17,9 @@ use tokio::sync::Mutex;
 
 /// gRPC's code for who is not known.
 const UNAUTHENTICATED: i32 = 16;
+
+/// What is being read. On the heap: what etcd's client holds on the way would make every reader's future large.
+type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
 
 /// The reader; clones share the connection and the token.
 #[derive(Clone)]
@@ -40,8 +46,11 @@ impl Reads {
     ///
     /// # Errors
     /// As etcd's client.
-    pub(crate) async fn get(&self, key: impl Into<Vec<u8>>, options: Option<GetOptions>) -> Result<GetResponse, Error> {
-        let key = key.into();
+    pub(crate) fn get(&self, key: impl Into<Vec<u8>>, options: Option<GetOptions>) -> Answer<'_, GetResponse> {
+        Box::pin(self.get_or_renew(key.into(), options))
+    }
+
+    async fn get_or_renew(&self, key: Vec<u8>, options: Option<GetOptions>) -> Result<GetResponse, Error> {
         let before = self.renewals.load(Ordering::Acquire);
         match self.kv.clone().get(key.clone(), options.clone()).await {
             Err(error) if is_for_its_token(&error) => {
@@ -56,7 +65,11 @@ impl Reads {
     ///
     /// # Errors
     /// As etcd's client.
-    pub(crate) async fn txn(&self, txn: Txn) -> Result<TxnResponse, Error> {
+    pub(crate) fn txn(&self, txn: Txn) -> Answer<'_, TxnResponse> {
+        Box::pin(self.txn_or_renew(txn))
+    }
+
+    async fn txn_or_renew(&self, txn: Txn) -> Result<TxnResponse, Error> {
         let before = self.renewals.load(Ordering::Acquire);
         match self.kv.clone().txn(txn.clone()).await {
             Err(error) if is_for_its_token(&error) => {
