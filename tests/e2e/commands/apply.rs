@@ -160,7 +160,7 @@ async fn what_was_put_is_said_when_it_stops_in_between() {
     assert!(status == 1 && said.contains("wants a user; name one with --gold-user"), "{said}");
     std::fs::write(&password, "wrong").unwrap();
     let (status, _, said) = records.apply(&text, &user).await;
-    assert!(status == 1 && said.contains("does not know this user or its password"), "{said}");
+    assert!(status == 1 && said.contains("does not know user \"editor\", or not by this password"), "{said}");
 }
 
 #[tokio::test]
