@@ -48,15 +48,19 @@ async fn a_member_of_another_cluster_is_not_followed_while_one_of_the_known_clus
     let (mut etcd, other) = (Etcd::start().await, Etcd::start().await);
     let _cells = Cells::of(&etcd).await;
     let mut waypost = Waypost::start(&etcd.url(), &[]).await;
-    waypost.terminate();
-    assert!(waypost.wait(LIMIT).success());
-    // As often as it takes to begin with either, which chance decides.
     waypost.follow(&format!("{},{}", other.url(), etcd.url()));
-    waypost.spawn();
-    waypost.ready().await;
+    // As often as it takes to begin with the stranger, which chance decides.
+    until("it begins with the stranger", async || {
+        waypost.terminate();
+        assert!(waypost.wait(LIMIT).success());
+        waypost.spawn();
+        waypost.ready().await;
+        let gold = waypost.until_connected(true).await;
+        assert_eq!(gold["endpoint"], json!(etcd.url()), "{gold}");
+        if waypost.said().contains("a member of another cluster") { Ok(()) } else { Err(gold.to_string()) }
+    })
+    .await;
     let steady = Steady::start(&waypost, &[("t1", "a")]);
-    let gold = waypost.until_connected(true).await;
-    assert_eq!(gold["endpoint"], json!(etcd.url()), "{gold}");
     moved(&etcd, &waypost, &steady, "b", 2).await;
     steady.stop().await;
     // Once nobody of the known cluster answers, it has been replaced.

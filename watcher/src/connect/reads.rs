@@ -95,8 +95,11 @@ impl Reads {
     }
 }
 
+/// How etcd says that rights have changed since a signed token was given, and how some versions (3.5.1) pass on what their parts say.
+const OLD_TOKEN: [&str; 2] = ["etcdserver: revision of auth store is old", "auth: revision in header is old"];
+
 /// Whether a request was refused before anything was done, for the token that it came with.
 fn is_for_its_token(error: &Error) -> bool {
     let Error::GRpcStatus(status) = error else { return false };
-    status.code() as i32 == UNAUTHENTICATED || status.message() == "etcdserver: revision of auth store is old"
+    status.code() as i32 == UNAUTHENTICATED || OLD_TOKEN.contains(&status.message())
 }
