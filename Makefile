@@ -15,7 +15,7 @@ export PATH := $(PATH):/usr/sbin
 KNOWS_STANDARD_TYPES := printf 'syntax = "proto3"; import "google/protobuf/struct.proto";' | \
 	protoc --proto_path=/dev --descriptor_set_out=/dev/null /dev/stdin >/dev/null 2>&1
 
-.PHONY: demo test soak bench bench-table setup setup-build setup-tests setup-bench build
+.PHONY: demo test soak bench bench-haproxy bench-gold bench-table setup setup-build setup-tests setup-bench build
 
 demo: setup-build
 	$(CARGO) build --release --locked -p waypost
@@ -34,10 +34,18 @@ soak: setup
 	PROPTEST_CASES=20000 $(CARGO) test --workspace --locked --lib
 	for round in 1 2 3 4 5 6 7 8 9 10; do $(CARGO) test --locked -p waypost-tests || exit 1; done
 
+# What was measured, beside its targets; benches/README.md says how. Each part also by itself.
+bench: bench-haproxy bench-gold
+
 # Requests per CPU-second with 1 and 100,000 routes, beside HAProxy, in one run.
-bench: setup-build setup-bench
+bench-haproxy: setup-build setup-bench
 	$(CARGO) build --release --locked -p waypost -p waypost-bench
 	./target/release/compare-haproxy
+
+# A million routes in a real etcd: starts, updates, a resync, memory. Some six minutes.
+bench-gold: setup-build setup-bench
+	$(CARGO) build --release --locked -p waypost -p waypost-bench
+	./target/release/bench-gold
 
 # Ways of keeping routes, side by side: look-up, publish, memory and freeing, at a thousand to a million routes.
 bench-table: setup-build
@@ -64,7 +72,7 @@ setup-tests:
 	$(PYTHON)/bin/python -m pip install -q --disable-pip-version-check -r $(REQUIREMENTS) && cp $(REQUIREMENTS) $(PYTHON)/requirements.txt
 
 setup-bench:
-	@missing=; for tool in haproxy taskset; do command -v $$tool >/dev/null 2>&1 || missing="$$missing $$tool"; done; \
+	@missing=; for tool in haproxy taskset chrt; do command -v $$tool >/dev/null 2>&1 || missing="$$missing $$tool"; done; \
 	$(MAKE) --no-print-directory install-if MISSING="$$missing" WANTED="haproxy util-linux"
 
 # Installs the Debian packages WANTED if any tool is MISSING; elsewhere says exactly what to install.

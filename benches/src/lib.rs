@@ -1,8 +1,9 @@
 //! The load generator: closed and open loop over HTTP/1.1, keys from a range, latency percentiles from an HDR histogram.
 //!
 //! It shares its machine with what it measures, so it is cheap: raw connections on current-thread runtimes, reused buffers, no HTTP
-//! library. In the open loop requests are due on a schedule and a latency counts from when its request was *due*: a server that
-//! stalls is charged for everything that waited behind the stall (coordinated omission).
+//! library. In the open loop requests are due on a schedule and a latency counts from when its request was *due*, if it waited for the last
+//! answer: a server that stalls is charged for everything that waited behind the stall (coordinated omission). If it waited for nothing
+//! but its timer, which has a resolution of a millisecond, it counts from when it was sent.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
 mod connection;
