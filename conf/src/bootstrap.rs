@@ -5,6 +5,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    num::NonZeroU32,
     path::PathBuf,
 };
 
@@ -21,6 +22,10 @@ use crate::{
 
 /// What all keys in etcd start with, unless something else is said.
 pub const DEFAULT_PREFIX: &str = "/waypost/v1";
+/// How often the table is compared with the store unless it is configured, in milliseconds: about once an hour.
+pub const DEFAULT_DIGEST_CHECK_MS: u32 = 3_600_000;
+/// How many records are taken at most unless it is configured. Ten million routes take some 1.3 GB.
+const DEFAULT_RECORDS: NonZeroU32 = NonZeroU32::new(10_000_000).expect("ten million is not zero");
 
 /// What the file says, with defaults filled in.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -54,6 +59,8 @@ pub struct Gold {
     pub prefix: String,
     /// Whether a store without routes is believed.
     pub allow_empty: bool,
+    /// How often, about, the table is compared with all that the store holds, in milliseconds; 0: never.
+    pub digest_check_ms: u32,
     /// The etcd user.
     pub user: Option<String>,
     /// Where the user's password is.
@@ -163,7 +170,7 @@ pub enum LogFormat {
 }
 
 /// What the process as a whole may hold.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct ProcessLimits {
     /// Clients' connections open at once; one more is answered 503 `overloaded` and closed. 0, the default: half of the files that the
@@ -171,6 +178,14 @@ pub struct ProcessLimits {
     pub connections: u32,
     /// Requests on one client connection, after which it is closed; 0, the default: no limit.
     pub requests_per_connection: u32,
+    /// Records of the gold copy, at least one. A store that has more changes nothing: the last good table stays.
+    pub records: NonZeroU32,
+}
+
+impl Default for ProcessLimits {
+    fn default() -> Self {
+        Self { connections: 0, requests_per_connection: 0, records: DEFAULT_RECORDS }
+    }
 }
 
 /// `[gold]` as it is written.
@@ -181,6 +196,7 @@ struct GoldWire {
     prefix: Option<String>,
     #[serde(default)]
     allow_empty: bool,
+    digest_check_ms: Option<u32>,
     user: Option<String>,
     password_file: Option<PathBuf>,
     ca: Option<PathBuf>,
@@ -206,8 +222,9 @@ impl TryFrom<GoldWire> for Gold {
         }
         let prefix = wire.prefix.unwrap_or_else(|| DEFAULT_PREFIX.to_owned());
         check_prefix(&prefix).map_err(|fault| format!("gold.prefix {fault}"))?;
-        let GoldWire { allow_empty, user, password_file, ca, cert, key, .. } = wire;
-        Ok(Self { source, prefix, allow_empty, user, password_file, ca, cert, key })
+        let GoldWire { allow_empty, digest_check_ms, user, password_file, ca, cert, key, .. } = wire;
+        let digest_check_ms = digest_check_ms.unwrap_or(DEFAULT_DIGEST_CHECK_MS);
+        Ok(Self { source, prefix, allow_empty, digest_check_ms, user, password_file, ca, cert, key })
     }
 }
 

@@ -71,7 +71,7 @@ const SHARD: ShardLabel = ShardLabel { shard: "default" };
 type Seconds = Gauge<f64, AtomicU64>;
 
 /// Why a store is listed beside the live table.
-const RESYNC_REASONS: [&str; 2] = ["compacted", "incarnation"];
+const RESYNC_REASONS: [&str; 8] = ["compacted", "unproven", "incarnation", "digest", "contradicted", "late", "history", "full"];
 /// Every state that a stale answer can have.
 const STALE_STATES: [StaleState; 5] = [StaleState::Moved, StaleState::Handoff, StaleState::Behind, StaleState::Ask, StaleState::Unknown];
 /// Every way in which a request that met a stale answer can end.
@@ -108,6 +108,8 @@ pub(crate) struct Metrics {
     snapshot_age: Seconds,
     snapshot_failed: Gauge,
     resyncs: Family<ReasonLabel, Counter>,
+    digest_checks: Family<OutcomeLabel, Counter>,
+    watcher_stalled: Seconds,
     stale: Family<StateLabel, Counter>,
     stale_outcomes: Family<OutcomeLabel, Counter>,
     hops: Histogram,
@@ -155,6 +157,8 @@ impl Metrics {
             snapshot_age: Seconds::default(),
             snapshot_failed: Gauge::default(),
             resyncs: Family::default(),
+            digest_checks: Family::default(),
+            watcher_stalled: Seconds::default(),
             stale: Family::default(),
             stale_outcomes: Family::default(),
             hops: Histogram::new([0.0, 1.0, 2.0, 3.0, 4.0]),
@@ -173,6 +177,9 @@ impl Metrics {
     fn exist_from_the_start(&self) {
         for reason in RESYNC_REASONS {
             let _ = self.resyncs.get_or_create(&ReasonLabel { reason });
+        }
+        for outcome in ["equal", "different"] {
+            let _ = self.digest_checks.get_or_create(&OutcomeLabel { outcome });
         }
         for state in STALE_STATES {
             let _ = self.stale.get_or_create(&StateLabel { state: state.as_str() });
@@ -206,6 +213,16 @@ impl Metrics {
         registry.register("snapshot_age_seconds", "Since the snapshot on disk was written", self.snapshot_age.clone());
         registry.register("snapshot_failed", "1 while the snapshot can't be written, else 0", self.snapshot_failed.clone());
         registry.register("resyncs", "Lists of the whole store beside the live table, by reason", self.resyncs.clone());
+        registry.register(
+            "digest_checks",
+            "Comparisons of the table with all that the store holds, by outcome: equal or different",
+            self.digest_checks.clone(),
+        );
+        registry.register(
+            "watcher_stalled_seconds",
+            "Since the loop that applies changes last came round; more than some seconds: it is stuck",
+            self.watcher_stalled.clone(),
+        );
         registry.register("stale", "Stale answers of backends, by state", self.stale.clone());
         registry.register("stale_outcome", "How requests that met a stale answer ended", self.stale_outcomes.clone());
         registry.register("hops", "Dispatches to another owner or at a newer epoch, a request", self.hops.clone());
@@ -304,6 +321,11 @@ impl Metrics {
             let counter = self.resyncs.get_or_create_owned(&ReasonLabel { reason });
             counter.inc_by(count.saturating_sub(counter.get()));
         }
+        for (outcome, count) in &status.digest_checks {
+            let counter = self.digest_checks.get_or_create_owned(&OutcomeLabel { outcome });
+            counter.inc_by(count.saturating_sub(counter.get()));
+        }
+        self.watcher_stalled.set(shared.view.stalled().as_secs_f64());
         self.hints.set(i64::try_from(shared.hints.len()).unwrap_or(i64::MAX));
         let mut text = String::new();
         if let Err(error) = encode(&mut text, &self.registry) {

@@ -2,9 +2,10 @@
 //!
 //! What always holds: a bad record costs nothing but its own key, and its last good value stays in force; within one
 //! create_revision an epoch never goes down and a change of owner raises it; the digest sums up exactly what the store has,
-//! bad values included; what was applied before is dropped.
+//! bad values included; what was applied before is dropped; what can't be of this history, or is more than may be held, is refused whole.
 
 mod guard;
+mod trust;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -20,12 +21,16 @@ use waypost_policy::{
 use guard::GUARDED_ROUTES;
 pub use guard::{Doubt, Said, Settled};
 
+pub use trust::Refused;
+
 use crate::{
+    anchor::LastChanges,
     change::{self, Change, Touch, Touches, What},
     epoch,
     publish::Held,
     record::{Event, Stored},
 };
+use trust::Mark;
 
 /// How many notes about unknown and inactive fields are kept.
 const MAX_NOTES: usize = 1000;
@@ -41,17 +46,6 @@ pub struct Bad {
     pub matches: Vec<Match>,
 }
 
-/// The change that was applied last: proof that a store is the one that was applied.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LastChange {
-    /// The key below the prefix.
-    pub key: Vec<u8>,
-    /// The revision of the change.
-    pub mod_revision: u64,
-    /// Whether the key went: then the store must not have it at the revision that has been applied.
-    pub deleted: bool,
-}
-
 /// The writer's side of the table.
 #[derive(Debug)]
 pub struct Applier {
@@ -59,10 +53,12 @@ pub struct Applier {
     bad: BTreeMap<Vec<u8>, Bad>,
     /// Fields of good records that this version does not know or act on.
     notes: BTreeMap<Vec<u8>, String>,
-    /// Routes that stay in force although the store has deleted them.
+    /// Records that stay in force although the store has deleted them.
     held_back: BTreeSet<Vec<u8>>,
-    /// Those of them that are to be confirmed.
+    /// Those of them that are to be confirmed, or were and are to be listed.
     doubted: Vec<Vec<u8>>,
+    /// The store has contradicted itself about them.
+    is_disputed: bool,
     /// How many doubts there were, and the revision of the last.
     doubts: u64,
     doubted_at: u64,
@@ -73,7 +69,12 @@ pub struct Applier {
     id: TableId,
     source: Source,
     allow_empty: bool,
-    anchor: Option<LastChange>,
+    last_changes: LastChanges,
+    /// How many keys of the store are known, good or bad or held, and how many may be.
+    keys: usize,
+    most_keys: usize,
+    /// Where the digest is to be remembered.
+    mark: Option<Mark>,
     /// What was touched; only while somebody watches.
     touched: Option<Touches>,
 }
@@ -87,6 +88,7 @@ impl Applier {
             notes: BTreeMap::new(),
             held_back: BTreeSet::new(),
             doubted: Vec::new(),
+            is_disputed: false,
             doubts: 0,
             doubted_at: 0,
             news: true,
@@ -95,9 +97,19 @@ impl Applier {
             id,
             source,
             allow_empty,
-            anchor: None,
+            last_changes: LastChanges::default(),
+            keys: 0,
+            most_keys: usize::MAX,
+            mark: None,
             touched: None,
         }
+    }
+
+    /// The same with a bound on how many records there may be.
+    #[must_use]
+    pub fn with_limit(mut self, most_keys: usize) -> Self {
+        self.most_keys = most_keys;
+        self
     }
 
     /// The revision that has been applied.
@@ -115,9 +127,9 @@ impl Applier {
         self.digest
     }
 
-    /// The change that was applied last.
-    pub fn anchor(&self) -> Option<&LastChange> {
-        self.anchor.as_ref()
+    /// The changes that were applied last.
+    pub fn last_changes(&self) -> &LastChanges {
+        &self.last_changes
     }
 
     /// Keys whose value is bad.
@@ -140,7 +152,7 @@ impl Applier {
         self.notes.iter().map(|(key, note)| format!("{}: {note}", escaped(key))).collect()
     }
 
-    /// Routes that stay in force although the store has deleted them; keys below the prefix.
+    /// Records that stay in force although the store has deleted them; keys below the prefix.
     pub fn held_back(&self) -> &BTreeSet<Vec<u8>> {
         &self.held_back
     }
@@ -174,27 +186,37 @@ impl Applier {
         self.touched.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
-    /// Applies whole revisions, in order. What has been applied before is dropped. What deletes too much is held back:
-    /// [`Applier::to_confirm`].
-    pub fn apply(&mut self, events: Vec<Event>) {
+    /// Applies whole revisions, in order, and moves the cursor. What has been applied before is dropped. What deletes too much is held
+    /// back: [`Applier::to_confirm`].
+    ///
+    /// # Errors
+    /// If one of them is too large for the table, or should have been applied before. From there on nothing is applied.
+    pub fn apply(&mut self, events: Vec<Event>) -> Result<(), Refused> {
         let mut events = events.into_iter().peekable();
         while let Some(first) = events.next() {
             let revision = first.mod_revision();
             let mut whole = vec![first];
             whole.extend(std::iter::from_fn(|| events.next_if(|event| event.mod_revision() == revision)));
-            if revision > self.revision || self.source == Source::File {
+            if self.source == Source::File {
                 self.apply_revision(revision, whole);
+            } else if revision > self.revision {
+                self.fits(&whole)?;
+                self.pass_mark(revision);
+                self.apply_revision(revision, whole);
+                self.revision = revision;
+            } else if whole.iter().any(|event| self.has_missed(event)) {
+                return Err(Refused::Late(revision));
             }
         }
+        Ok(())
     }
 
     fn apply_revision(&mut self, revision: u64, events: Vec<Event>) {
         // Counted only where there are enough: a mass delete is one of more than half of a guarded table.
         let is_held = events.len() * 2 > GUARDED_ROUTES && self.is_mass_delete(self.deleted_routes(&events));
         let mut held = Vec::new();
+        self.last_changes.applied(&events);
         for event in events {
-            let deleted = matches!(event, Event::Delete { .. });
-            self.anchor = Some(LastChange { key: event.key().to_vec(), mod_revision: revision, deleted });
             match event {
                 Event::Put(stored) => self.put(&stored, true),
                 Event::Delete { key, .. } if is_held && self.hold(&key) => held.push(key),
@@ -208,6 +230,7 @@ impl Applier {
 
     /// Moves the cursor: everything up to `revision` has been applied.
     pub fn advance(&mut self, revision: u64) {
+        self.pass_mark(revision);
         self.revision = self.revision.max(revision);
         self.confirm();
     }
@@ -221,32 +244,37 @@ impl Applier {
 
     /// Makes the records what a complete list says, at its revision, by comparison; deletes are found by what is missing.
     /// `fresh`: the store is another incarnation, so that nothing that was known has a say.
-    pub fn resync(&mut self, revision: u64, listed: Vec<Stored>, id: TableId, fresh: bool) {
+    ///
+    /// # Errors
+    /// If the list is too large for the table, or can't be of the history that was applied; then nothing has changed.
+    pub fn resync(&mut self, revision: u64, listed: Vec<Stored>, id: TableId, fresh: bool) -> Result<(), Refused> {
+        self.believe(&listed, fresh)?;
+        self.news |= !self.held_back.is_empty();
+        self.judge_holds_anew(fresh);
         let gone = self.missing_from(&listed);
         let is_held = self.is_mass_delete(gone.iter().filter(|key| key.starts_with(b"routes/")).count());
-        self.news |= !self.held_back.is_empty();
-        // Who is held from before is judged anew.
-        self.held_back.clear();
-        self.doubted.clear();
+        self.mark = None;
         if fresh {
             self.builder.forget_reads();
         }
-        let last = listed.iter().max_by_key(|stored| stored.mod_revision);
-        self.anchor = last.map(|last| LastChange { key: last.key.clone(), mod_revision: last.mod_revision, deleted: false });
+        let metas: Vec<_> = listed.iter().map(Stored::meta).collect();
+        self.last_changes = LastChanges::of_list(revision, listed.iter().map(|stored| &*stored.key).zip(metas));
         let mut held = Vec::new();
+        for stored in listed {
+            let unchanged = self
+                .store_meta(&stored.key)
+                .filter(|meta| !fresh && !guard::is_held(*meta))
+                .is_some_and(|meta| (meta.create_revision, meta.mod_revision) == (stored.create_revision, stored.mod_revision));
+            if !unchanged || self.source == Source::File {
+                self.put(&stored, !fresh);
+            }
+        }
+        // Behind the puts: what an upstream has left when its last leased endpoint goes is then known.
         for key in gone {
             if is_held && self.hold(&key) {
                 held.push(key);
             } else {
                 self.delete(&key);
-            }
-        }
-        for stored in listed {
-            let unchanged = self
-                .store_meta(&stored.key)
-                .is_some_and(|meta| (meta.create_revision, meta.mod_revision) == (stored.create_revision, stored.mod_revision) && !fresh);
-            if !unchanged || self.source == Source::File {
-                self.put(&stored, !fresh);
             }
         }
         if is_held {
@@ -255,6 +283,7 @@ impl Applier {
         self.id = id;
         self.revision = revision;
         self.source = if self.source == Source::File { Source::File } else { Source::Watch };
+        Ok(())
     }
 
     /// Takes what a check read of one route's key, ahead of the watch; false if the table is as new already.
@@ -303,26 +332,38 @@ impl Applier {
 
     /// Puts back what a snapshot kept.
     pub(crate) fn restore(&mut self, key: &RecordKey, record: Record, meta: Meta) {
-        if meta.create_revision == 0 {
-            // No record of a store has that: it was held back when the snapshot was written, and still is, unless somebody has decided.
+        if guard::is_held(meta) {
+            // It was held back when the snapshot was written, and still is, unless somebody has decided.
             if self.allow_empty {
                 return;
             }
             self.held_back.insert(key.suffix());
         }
+        self.keys += 1;
         self.digest = self.digest.wrapping_add(meta.digest);
         self.builder.put(key, record, meta);
     }
 
     /// Puts back a bad value that a snapshot kept; its last good value, if any, was put back before.
     pub(crate) fn restore_bad(&mut self, key: Vec<u8>, bad: Bad) {
+        // What was held was put again, if only with this value.
+        self.held_back.remove(&key);
         let parsed = RecordKey::parse(&key).ok();
         let good = parsed.as_ref().and_then(|key| self.builder.meta(key));
+        self.keys += usize::from(good.is_none());
         self.digest = self.digest.wrapping_sub(good.map_or(0, |meta| meta.digest)).wrapping_add(bad.meta.digest);
         if let Some(parsed) = parsed.filter(|_| good.is_none()) {
             self.builder.quarantine(&parsed, bad.meta, bad.matches.clone());
         }
         self.bad.insert(key, bad);
+    }
+
+    /// Puts back that a held route is in doubt: the process that wrote the snapshot had not heard what the store says.
+    pub(crate) fn restore_doubt(&mut self, key: Vec<u8>) {
+        if self.held_back.contains(&key) {
+            self.doubts = 1;
+            self.doubted.push(key);
+        }
     }
 
     /// Puts back the last leased endpoint of an upstream, behind all records.
@@ -331,23 +372,26 @@ impl Applier {
     }
 
     /// Puts back where a snapshot stood.
-    pub(crate) fn restore_cursor(&mut self, revision: u64, id: TableId, anchor: Option<LastChange>) {
+    pub(crate) fn restore_cursor(&mut self, revision: u64, id: TableId, last_changes: LastChanges) {
         self.revision = revision;
         self.id = id;
-        self.anchor = anchor;
+        self.last_changes = last_changes;
+        self.doubted_at = revision;
         self.source = Source::Snapshot;
     }
 
-    /// Every key in force or bad that a list does not have.
+    /// Every key in force or bad that a list does not have, but for those that are held all the same.
     fn missing_from(&self, listed: &[Stored]) -> Vec<Vec<u8>> {
         let listed: HashSet<&[u8]> = listed.iter().map(|stored| &*stored.key).collect();
         let known = self.builder.keys().map(|key| key.suffix()).chain(self.bad.keys().cloned());
-        known.filter(|key| !listed.contains(&**key)).collect()
+        known.filter(|key| !listed.contains(&**key) && !self.held_back.contains(key)).collect()
     }
 
     fn put(&mut self, stored: &Stored, ordered: bool) {
         let meta = stored.meta();
-        let before = self.store_meta(&stored.key).map_or(0, |meta| meta.digest);
+        let known = self.store_meta(&stored.key);
+        self.keys += usize::from(known.is_none());
+        let before = known.map_or(0, |meta| meta.digest);
         self.digest = self.digest.wrapping_sub(before).wrapping_add(meta.digest);
         self.release(&stored.key);
         let key = match RecordKey::parse(&stored.key) {
@@ -364,12 +408,19 @@ impl Applier {
                 }
                 self.note(stored, &decoded);
                 self.touch(|builder| touched(builder, &key, Some(&decoded.record)));
-                self.builder.put(&key, decoded.record, meta);
+                // What a restored store lists anew is no change: an upstream's last leased endpoint outlives it.
+                if !ordered && self.builder.holds(&key, &decoded.record) {
+                    self.builder.set_meta(&key, meta);
+                } else {
+                    self.builder.put(&key, decoded.record, meta);
+                }
             }
             Err(reason) => {
                 let has_good_value = self.builder.meta(&key).is_some() && !self.has_only_bad(&key);
                 let mut matches = Vec::new();
-                if !has_good_value || !ordered {
+                // Where epochs start afresh, a route of before has no order any more; anything else that is known is better than nothing.
+                let is_past = !ordered && matches!(key, RecordKey::Route { .. });
+                if !has_good_value || is_past {
                     matches = matches_of(&key, &stored.value);
                     self.touch(|_| touched_route(&key));
                     self.builder.remove(&key);

@@ -3,15 +3,18 @@
 //! One task owns the applier and the publisher, so that whatever is learnt, by watch, list or check, comes in at one place and in
 //! order. Nothing is decided here.
 
+mod anchored;
 mod checks;
 mod confirm;
+mod digest;
 mod list;
+mod others;
 mod wire;
 
 use std::{
     collections::HashSet,
     pin::Pin,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use etcd_client::{Client, WatchStream};
@@ -21,13 +24,14 @@ use waypost_policy::{Source, TableId};
 
 use crate::{
     Settings,
-    applier::{Applier, Said, Settled},
+    applier::{Applier, Refused, Said, Settled},
     ask::{Ask, Checked},
     change::Change,
-    connect::{EtcdPlace, Wanted, say_later},
-    machine::{Applied, Effect, Input, Machine},
+    connect::{EtcdPlace, Reads, Wanted, say_later},
+    digest_check::{Compared, DigestCheck},
+    machine::{Applied, Effect, Input, Machine, other_history},
     pace::Pace,
-    publish::{News, Publisher},
+    publish::{DigestChecked, News, Publisher},
     ranges,
     record::Stored,
     snapshot::{self, Saver},
@@ -37,6 +41,9 @@ use confirm::Confirming;
 use list::list;
 use wire::{Cursor, Done, heard, open_watch, say_hello};
 pub(crate) use wire::{end_of_prefix, stored};
+
+/// The longest that the loop waits for something to happen.
+const TURN_EVERY: Duration = Duration::from_secs(1);
 
 /// How many quarantined keys one publish logs; the others are in `/status`.
 const MAX_LOGGED_KEYS: usize = 20;
@@ -61,12 +68,15 @@ pub(crate) struct EtcdSource {
     has_table: bool,
     cluster_id: Option<u64>,
     /// One connection for reads, one for the watch: a watch that catches up must not starve a check.
-    reads: Option<Client>,
+    reads: Option<Reads>,
     watches: Option<Client>,
     stream: Option<Box<WatchStream>>,
     work: Option<Work>,
     checks: Checks,
     confirming: Confirming,
+    digest_check: DigestCheck,
+    digest_read: digest::Reading,
+    is_watching: bool,
     pace: Pace,
     /// When what is said of very many records may be told again.
     tell_at: Instant,
@@ -76,13 +86,13 @@ impl EtcdSource {
     /// Makes the source; a good snapshot is in force afterwards.
     pub(crate) fn open(place: EtcdPlace, settings: Settings, mut publisher: Publisher) -> Result<Self, String> {
         let mut rng = fastrand::Rng::with_seed(settings.seed);
-        let mut applier = Applier::new(TableId::etcd(0, 0), Source::Watch, settings.allow_empty);
+        let mut applier = Applier::new(TableId::etcd(0, 0), Source::Watch, settings.allow_empty).with_limit(settings.most_records);
         let mut has_table = false;
         let mut saver = settings.snapshot.clone().map(Saver::open).transpose()?;
         if let Some(path) = &settings.snapshot {
             let since = Instant::now();
             if let Some(loaded) = snapshot::load_or_set_aside(path, settings.allow_empty) {
-                applier = loaded.applier;
+                applier = loaded.applier.with_limit(settings.most_records);
                 has_table = true;
                 if let Some(saver) = &mut saver {
                     saver.loaded(applier.revision());
@@ -93,6 +103,7 @@ impl EtcdSource {
         }
         let first = rng.usize(0..place.endpoints.len().max(1));
         let checks = Checks::new(settings.now());
+        let digest_check = DigestCheck::new(settings.digest_check_every, settings.now(), &mut rng);
         let mut source = Self {
             machine: Machine::new(place.endpoints.len(), first),
             place,
@@ -109,6 +120,9 @@ impl EtcdSource {
             work: None,
             checks,
             confirming: Confirming::default(),
+            digest_check,
+            digest_read: digest::Reading::default(),
+            is_watching: false,
             tell_at: Instant::now(),
             pace: Pace::default(),
         };
@@ -124,7 +138,9 @@ impl EtcdSource {
         self.feed(Input::Start, Instant::now()).await;
         loop {
             self.machine.ask_every(self.publisher.freshness_wanted());
-            let wake = self.machine.wake_at().map_or(Duration::from_secs(3600), |at| at.since(self.settings.now()));
+            // At least so often, so that it is seen to be at work.
+            let wake = self.machine.wake_at().map_or(TURN_EVERY, |at| at.since(self.settings.now()).min(TURN_EVERY));
+            self.publisher.turned();
             let save = self.saver.as_ref().and_then(Saver::due_in).unwrap_or(Duration::from_secs(3600));
             let tell =
                 if self.applier.has_news() { self.tell_at.saturating_duration_since(Instant::now()) } else { Duration::from_secs(3600) };
@@ -135,9 +151,13 @@ impl EtcdSource {
                 (input, arrived) = heard(&mut self.stream, self.place.prefix.len() + 1) => self.feed(input, arrived).await,
                 Some(ask) = asks.recv() => self.ask(ask),
                 read = self.checks.next() => self.read(read).await,
-                said = self.confirming.next() => self.confirmed(said),
+                read = self.digest_read.next() => self.digest_read(read).await,
+                said = self.confirming.next() => self.confirmed(said).await,
                 () = tokio::time::sleep(publish) => self.put_in_force(Instant::now(), Vec::new()),
-                () = tokio::time::sleep(wake) => self.feed(Input::Tick, Instant::now()).await,
+                () = tokio::time::sleep(wake) => {
+                    self.feed(Input::Tick, Instant::now()).await;
+                    self.check_digest().await;
+                }
                 () = tokio::time::sleep(save) => self.save(),
                 () = tokio::time::sleep(tell) => self.report_records(),
                 () = written(&mut self.saver) => self.report_snapshot(),
@@ -155,8 +175,10 @@ impl EtcdSource {
             let applied = Applied { revision: self.applier.revision(), id: self.has_table.then(|| self.applier.id().clone()) };
             let effects = self.machine.step(input, &applied, self.settings.now(), &mut self.rng);
             for effect in effects {
+                // What was to follow an effect that could not be carried out is not done.
                 if let Some(next) = self.carry_out(effect, arrived).await {
                     inputs.push(next);
+                    break;
                 }
             }
         }
@@ -168,35 +190,41 @@ impl EtcdSource {
                 self.disconnect();
                 let endpoint = self.place.endpoints.get(endpoint).cloned().unwrap_or_default();
                 let cursor = self.has_table.then(|| Cursor {
+                    table: self.applier.id().clone(),
                     revision: self.applier.revision(),
-                    anchor: self.applier.anchor().cloned(),
+                    last_changes: self.applier.last_changes().clone(),
                     incarnation: self.applier.incarnation(),
                 });
                 self.work = Some(Box::pin(say_hello(self.place.clone(), endpoint, cursor)));
             }
             Effect::Disconnect => self.disconnect(),
             Effect::List { revision } => {
-                let reads = self.reads.as_ref().map(Client::kv_client);
+                let reads = self.reads.clone();
                 // Of the table in force, or of the snapshot's: however old, they only cut.
                 let fences = ranges::fences(self.applier.keys());
                 self.work = Some(Box::pin(list(reads, self.place.prefix.clone(), revision, fences)));
             }
             Effect::Watch { from } => {
                 let watches = self.watches.as_ref().map(Client::watch_client);
-                self.work = Some(Box::pin(open_watch(watches, self.place.prefix.clone(), from)));
+                self.work = Some(Box::pin(open_watch(watches, self.place.clone(), from)));
             }
             Effect::Apply { events, revision } => {
                 self.applier.note_touches(self.publisher.is_watched());
-                self.applier.apply(events);
-                self.applier.advance(revision);
+                let applied = self.applier.apply(events);
                 if self.pace.changed(arrived, Instant::now()) {
                     self.put_in_force(arrived, Vec::new());
                 }
+                if let Err(refused) = applied {
+                    return Some(refusal(&refused));
+                }
+                self.applier.advance(revision);
                 self.confirm();
                 let id = self.cluster_id.map(|cluster| TableId::etcd(cluster, self.applier.incarnation()));
                 return id.filter(|id| id != self.applier.id()).map(|_| Input::NewIncarnation);
             }
-            Effect::Resync { revision, records, id, fresh, reason } => self.resync(revision, records, id, fresh, reason, arrived),
+            Effect::Resync { revision, records, id, fresh, reason } => {
+                return self.resync(revision, records, id, fresh, reason, arrived).err().map(|refused| refusal(&refused));
+            }
             Effect::Advance { revision } => {
                 // No record has changed: the snapshot's cursor may lag behind, its records do not.
                 self.applier.advance(revision);
@@ -210,9 +238,9 @@ impl EtcdSource {
             Effect::Alive => self.publisher.fresh(),
             Effect::AskProgress => return self.ask_progress().await,
             Effect::Report { error, again_in } => {
-                let is_watching = error.is_none();
+                self.is_watching = error.is_none();
                 self.report_contact(error, again_in);
-                if is_watching && self.applier.confirm() {
+                if self.is_watching && self.applier.confirm() {
                     self.put_in_force(Instant::now(), Vec::new());
                 }
             }
@@ -220,14 +248,22 @@ impl EtcdSource {
         None
     }
 
-    fn resync(&mut self, revision: u64, records: Vec<Stored>, id: TableId, fresh: bool, reason: &'static str, arrived: Instant) {
+    fn resync(
+        &mut self,
+        revision: u64,
+        records: Vec<Stored>,
+        id: TableId,
+        fresh: bool,
+        reason: &'static str,
+        arrived: Instant,
+    ) -> Result<(), Refused> {
         self.applier.note_touches(self.publisher.is_watched());
         let mut first = Vec::new();
         if fresh {
             tracing::warn!(table = %id, "the store is another incarnation than before: epochs start afresh, hints are dropped");
             first.push(Change::NewIncarnation { table: id.to_string() });
         }
-        self.applier.resync(revision, records, id, fresh);
+        self.applier.resync(revision, records, id, fresh)?;
         self.has_table = true;
         let held_back = self.applier.held_back().len();
         if reason != "first" {
@@ -237,9 +273,50 @@ impl EtcdSource {
         self.put_in_force(arrived, first);
         self.confirm();
         tracing::info!(revision, reason, took = ?arrived.elapsed(), "the store was listed");
+        Ok(())
+    }
+
+    /// Begins a digest check when it is time, and ends one when its answer is known.
+    async fn check_digest(&mut self) {
+        let now = self.settings.now();
+        if self.digest_check.is_due(self.is_watching, now, &mut self.rng) {
+            self.digest_read.revision(self.reads.clone(), &self.place.prefix);
+        }
+        let Some(Compared { revision, is_equal }) = self.digest_check.compare(&self.applier, now, &mut self.rng) else { return };
+        self.publisher.report(|status| {
+            status.digest_checked = Some(DigestChecked { revision, at: SystemTime::now(), is_equal });
+            *status.digest_checks.entry(if is_equal { "equal" } else { "different" }).or_default() += 1;
+        });
+        if is_equal {
+            tracing::info!(revision, "the table is what the store holds: their digests are equal");
+        } else {
+            tracing::error!(
+                revision,
+                "the table is not what the store holds: a change was lost, or the store is another; it is listed again"
+            );
+            self.feed(Input::Distrusted("digest"), Instant::now()).await;
+        }
+    }
+
+    async fn digest_read(&mut self, read: digest::Read) {
+        let now = self.settings.now();
+        match read {
+            digest::Read::Revision(revision) => {
+                if let Some(revision) = self.digest_check.asked(revision, &mut self.applier) {
+                    let reads = self.reads.clone();
+                    self.digest_read.digest(reads, self.place.prefix.clone(), revision, ranges::fences(self.applier.keys()));
+                }
+            }
+            digest::Read::Digest(digest) => self.digest_check.read(digest, &self.applier, now),
+            digest::Read::Nothing => self.digest_check.fail(now, &mut self.rng),
+        }
+        self.check_digest().await;
     }
 
     fn disconnect(&mut self) {
+        self.is_watching = false;
+        self.digest_read.give_up();
+        self.digest_check.fail(self.settings.now(), &mut self.rng);
         self.stream = None;
         self.work = None;
         self.watches = None;
@@ -344,11 +421,11 @@ impl EtcdSource {
 
     /// Has a mass delete confirmed, if there is one in doubt.
     fn confirm(&mut self) {
-        let reads = self.reads.as_ref().map(Client::kv_client);
+        let reads = self.reads.clone();
         self.confirming.begin(self.applier.to_confirm(), reads, &self.place.prefix);
     }
 
-    fn confirmed(&mut self, said: Said) {
+    async fn confirmed(&mut self, said: Said) {
         let since = Instant::now();
         self.applier.note_touches(self.publisher.is_watched());
         match self.applier.settle(said) {
@@ -358,10 +435,10 @@ impl EtcdSource {
                 self.put_in_force(since, Vec::new());
             }
             Settled::Empty(routes) => say_empty(routes),
-            Settled::Contradicted(routes) => tracing::error!(
-                routes,
-                "the store was said to have deleted these routes, but has them: they stay in force, and are listed as held_back in /status"
-            ),
+            Settled::Contradicted(routes) => {
+                tracing::error!(routes, "the watch said that these routes were deleted, but the store has them: it is listed again");
+                self.feed(Input::Distrusted("contradicted"), since).await;
+            }
         }
     }
 
@@ -371,7 +448,7 @@ impl EtcdSource {
             Ask::Listing(answer) => return drop(answer.send(self.applier.listing())),
         };
         let is_exact = self.applier.is_exact(&check.service);
-        let reads = self.reads.as_ref().map(Client::kv_client);
+        let reads = self.reads.clone();
         self.checks.ask(check, is_exact, reads, &self.place.prefix, self.settings.now());
     }
 
@@ -418,6 +495,16 @@ impl EtcdSource {
             saver.save(&self.applier);
         }
     }
+}
+
+/// What the machine is told of what was not taken.
+fn refusal(refused: &Refused) -> Input {
+    let (why, reason, is_lasting) = match refused {
+        Refused::Late(_) => (format!("{refused}; the store is listed again"), "late", false),
+        Refused::Full(_) => (refused.to_string(), "full", true),
+        Refused::OtherHistory { .. } => (other_history(&refused.to_string()), "history", true),
+    };
+    Input::Refused { why, reason, is_lasting }
 }
 
 fn say_empty(routes: usize) {

@@ -39,8 +39,8 @@ pub(crate) struct FileSource {
 
 impl FileSource {
     /// Loads for the first time.
-    pub(crate) fn open(path: PathBuf, publisher: Publisher) -> Result<Self, String> {
-        let applier = Applier::new(TableId::file(), Source::File, true);
+    pub(crate) fn open(path: PathBuf, most_records: usize, publisher: Publisher) -> Result<Self, String> {
+        let applier = Applier::new(TableId::file(), Source::File, true).with_limit(most_records);
         let mut source = Self { seen: Traces::new(), path, applier, publisher, loads: 0 };
         source.seen = source.traces().map_err(|error| format!("{}: can't be read: {}", source.path.display(), why(&error)))?;
         source.load().map_err(|faults| faults.join("\n"))?;
@@ -51,6 +51,7 @@ impl FileSource {
     pub(crate) async fn run(mut self, mut asks: mpsc::Receiver<Ask>, mut stopped: watch::Receiver<bool>) {
         let mut poll = tokio::time::interval(POLL);
         loop {
+            self.publisher.turned();
             tokio::select! {
                 _ = stopped.wait_for(|stopped| *stopped) => return,
                 // Nothing is newer than what was loaded.
@@ -103,7 +104,7 @@ impl FileSource {
         });
         self.loads += 1;
         self.applier.note_touches(self.publisher.is_watched());
-        self.applier.resync(self.loads, listed.collect(), TableId::file(), false);
+        self.applier.resync(self.loads, listed.collect(), TableId::file(), false).map_err(|refused| vec![refused.to_string()])?;
         let (place, warnings, quarantined) = (self.path.display().to_string(), self.applier.notes(), self.applier.held(""));
         self.publisher.report(|status| {
             status.endpoint = Some(place);

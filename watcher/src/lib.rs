@@ -5,10 +5,12 @@
 //! `file` are the thin shells that carry their effects out. The live table is never cleared: what can't be read changes nothing.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
+pub mod anchor;
 pub mod applier;
 mod ask;
 pub mod change;
 mod connect;
+pub mod digest_check;
 pub mod epoch;
 mod etcd;
 mod file;
@@ -34,7 +36,7 @@ use std::{
 
 pub use ask::{Asker, Checked};
 pub use connect::{Credentials, EtcdPlace};
-pub use publish::{GoldStatus, Held, View};
+pub use publish::{DigestChecked, GoldStatus, Held, View};
 use tokio::{sync::watch, task::JoinHandle};
 pub use told::{Changes, Heard, Told};
 use waypost_policy::Moment;
@@ -67,6 +69,10 @@ pub struct Settings {
     pub place: GoldPlace,
     /// Whether a store that has lost all of more than a hundred routes is believed.
     pub allow_empty: bool,
+    /// How many records are taken at most.
+    pub most_records: usize,
+    /// How often, about, the table is compared with all that the store holds; zero: never. Only for etcd.
+    pub digest_check_every: Duration,
     /// Where the table is kept for a start without the store; only for etcd.
     pub snapshot: Option<PathBuf>,
     /// The seed of the backoff's jitter.
@@ -84,6 +90,20 @@ impl fmt::Debug for Settings {
 }
 
 impl Settings {
+    /// Follows a gold copy, whatever its size, with no snapshot and no digest checks.
+    pub fn new(place: GoldPlace, seed: u64, origin: Instant) -> Self {
+        Self {
+            place,
+            allow_empty: false,
+            most_records: usize::MAX,
+            digest_check_every: Duration::ZERO,
+            snapshot: None,
+            seed,
+            origin,
+            on_publish: None,
+        }
+    }
+
     /// The present moment, counted from the origin.
     pub(crate) fn now(&self) -> Moment {
         Moment::after_origin(self.origin.elapsed())
@@ -120,7 +140,7 @@ pub fn start(settings: Settings) -> Result<Watcher, String> {
     let (stop, stopped) = watch::channel(false);
     let task = match settings.place.clone() {
         GoldPlace::File(path) => {
-            let source = file::FileSource::open(path, publisher)?;
+            let source = file::FileSource::open(path, settings.most_records, publisher)?;
             tokio::spawn(source.run(asks, stopped))
         }
         GoldPlace::Etcd(place) => {

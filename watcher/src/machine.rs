@@ -12,13 +12,18 @@ use std::time::Duration;
 
 use waypost_policy::{Moment, TableId};
 
-use crate::record::{Event, Stored};
+use crate::{
+    anchor::Anchor,
+    record::{Event, Stored},
+};
 use whole::{Buffer, Whole};
 
 /// The first backoff's upper bound; each doubles the last.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 /// The longest backoff.
 const BACKOFF_MOST: Duration = Duration::from_secs(30);
+/// What lasts until somebody has done something counts as so many failures: the backoff's bound is its longest.
+const FAILURES_WHEN_LASTING: u32 = 9;
 /// How long a watch must have stood for the backoff to start over.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 /// How often a quiet watch is asked for progress, at least.
@@ -43,21 +48,10 @@ pub struct Hello {
     pub revision: u64,
     /// Whether the store's history holds what was applied last.
     pub anchor: Anchor,
+    /// Behind which revision a watch would be resumed: not above the cursor ([`anchor::resume_behind`](crate::anchor::resume_behind)).
+    pub resume_behind: u64,
     /// Whether a progress notice means that everything before it has been sent: not below 3.4.25 and 3.5.8.
     pub progress_is_barrier: bool,
-}
-
-/// What the store says of the key that was applied last, at the cursor's revision.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Anchor {
-    /// Nothing was applied yet.
-    None,
-    /// As it was applied.
-    Same,
-    /// The history before the cursor has gone, so nothing can be said: list again.
-    Compacted,
-    /// Otherwise than it was applied: the store was restored from a backup or replaced.
-    Differs,
 }
 
 /// What has been applied.
@@ -104,6 +98,17 @@ pub enum Input {
     Compacted,
     /// What was applied last raised the incarnation.
     NewIncarnation,
+    /// What is in force can't be what the store has, or may not be: it is listed again. The reason is a metric's label.
+    Distrusted(&'static str),
+    /// What the store said was not taken. It is listed again after a backoff.
+    Refused {
+        /// A sentence for a person.
+        why: String,
+        /// The list's reason, a metric's label.
+        reason: &'static str,
+        /// Whether another list changes nothing until somebody has done something.
+        is_lasting: bool,
+    },
     /// Something broke; a sentence for a person.
     Failed(String),
     /// Time has passed.
@@ -168,6 +173,14 @@ pub enum Effect {
     },
 }
 
+/// What is to be said of a store whose history is not the one in force.
+pub fn other_history(seen: &str) -> String {
+    format!(
+        "the store's history is not the one that is in force ({seen}): it was restored or replaced; raise the integer at \
+         <prefix>/incarnation above any value ever used, then its records are taken"
+    )
+}
+
 #[derive(Debug)]
 enum State {
     Waiting { until: Moment },
@@ -205,6 +218,8 @@ pub struct Machine {
     ask_every: Duration,
     /// Why the next connection lists although it could resume; owed until a list is whole.
     relist: Option<&'static str>,
+    /// The store was seen to have another history. It stays so when what showed it has been forgotten.
+    is_other: bool,
 }
 
 impl Machine {
@@ -218,6 +233,7 @@ impl Machine {
             failures: 0,
             ask_every: PROGRESS_EVERY,
             relist: None,
+            is_other: false,
         }
     }
 
@@ -271,6 +287,15 @@ impl Machine {
                 self.connect()
             }
             (State::Watching { .. }, Input::NewIncarnation) => self.connect(),
+            (State::Watching { .. }, Input::Distrusted(reason)) => {
+                self.relist = Some(reason);
+                self.connect()
+            }
+            (State::Watching { .. }, Input::Refused { why, reason, is_lasting }) => {
+                self.relist = Some(reason);
+                self.failures = self.failures.max(if is_lasting { FAILURES_WHEN_LASTING } else { 0 });
+                self.failed(why, now, rng)
+            }
             (State::Watching { .. } | State::Listing { .. }, Input::Tick) => self.tick(now, rng),
             (State::Waiting { .. }, _) => Vec::new(),
             (_, Input::Failed(why)) => self.failed(why, now, rng),
@@ -286,21 +311,26 @@ impl Machine {
     fn connected(&mut self, hello: Hello, applied: &Applied, now: Moment, rng: &mut fastrand::Rng) -> Vec<Effect> {
         let id = TableId::etcd(hello.cluster_id, hello.incarnation);
         let fresh = applied.id.as_ref().is_some_and(|known| *known != id);
-        if !fresh && applied.id.is_some() && (hello.anchor == Anchor::Differs || hello.revision < applied.revision) {
-            let why = format!(
-                "the store's history is not the one that is in force (cursor {}, store at {}): it was restored or replaced; raise the \
-                 integer at <prefix>/incarnation above any value ever used, then its records are taken",
-                applied.revision, hello.revision
-            );
-            return self.failed(why, now, rng);
+        self.is_other = match hello.anchor {
+            _ if fresh || applied.id.is_none() => false,
+            _ if hello.revision < applied.revision => true,
+            Anchor::Differs => true,
+            Anchor::Compacted => self.is_other,
+            Anchor::Same | Anchor::None => false,
+        };
+        if self.is_other {
+            let seen = format!("cursor {}, store at {}", applied.revision, hello.revision);
+            return self.failed(other_history(&seen), now, rng);
         }
         let reason = match &applied.id {
             None => Some("first"),
             Some(_) if fresh => Some("incarnation"),
             Some(_) if hello.anchor == Anchor::Compacted => Some("compacted"),
+            // Nothing is in force that a history could be known by: an empty store was listed. A list costs next to nothing then.
+            Some(_) if hello.anchor == Anchor::None => Some("unproven"),
             Some(_) => self.relist,
         };
-        let from = if reason.is_some() { hello.revision } else { applied.revision } + 1;
+        let from = if reason.is_some() { hello.revision } else { hello.resume_behind.min(applied.revision) } + 1;
         self.state = State::Opening { barrier: hello.progress_is_barrier, from, then: reason.map(|reason| Listing { id, fresh, reason }) };
         vec![Effect::Watch { from }]
     }

@@ -11,7 +11,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
@@ -40,6 +40,17 @@ pub struct Held {
     pub reason: String,
 }
 
+/// The last comparison of the table with all that the store holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DigestChecked {
+    /// The revision of both.
+    pub revision: u64,
+    /// When.
+    pub at: SystemTime,
+    /// Whether they were equal.
+    pub is_equal: bool,
+}
+
 /// What is known of the gold copy. Clones share the lists.
 #[derive(Clone, Debug, Default)]
 pub struct GoldStatus {
@@ -55,6 +66,10 @@ pub struct GoldStatus {
     pub age_ms: Option<u64>,
     /// Lists beside the live table, by reason.
     pub resyncs: BTreeMap<&'static str, u64>,
+    /// Comparisons with all that the store holds: the last, and how many there were, by outcome.
+    pub digest_checked: Option<DigestChecked>,
+    /// `equal` and `different`.
+    pub digest_checks: BTreeMap<&'static str, u64>,
     /// Keys whose value is bad.
     pub quarantined: Arc<[Held]>,
     /// Routes that stay in force although the store has deleted them; the first of them, where there are very many.
@@ -80,6 +95,8 @@ struct Inner {
     fresh_at: AtomicU64,
     /// How long the last publish took, in nanoseconds, or [`NEVER`].
     published_in: AtomicU64,
+    /// When the watcher's loop last came round, in nanoseconds since the origin.
+    turned_at: AtomicU64,
     origin: Instant,
 }
 
@@ -117,8 +134,14 @@ impl std::fmt::Debug for Publisher {
 
 /// Both sides, with no table in force. `origin` is what moments are counted from.
 pub fn channel(origin: Instant, on_publish: Option<OnPublish>) -> (Publisher, View) {
-    let inner =
-        Inner { table: ArcSwapOption::empty(), status: ArcSwap::default(), fresh_at: NEVER.into(), published_in: NEVER.into(), origin };
+    let inner = Inner {
+        table: ArcSwapOption::empty(),
+        status: ArcSwap::default(),
+        fresh_at: NEVER.into(),
+        published_in: NEVER.into(),
+        turned_at: 0.into(),
+        origin,
+    };
     let inner = Arc::new(inner);
     let (publishes, changed) = watch::channel(0);
     let teller = Teller::default();
@@ -159,6 +182,13 @@ impl View {
             NEVER => now.since(Moment::default()),
             fresh_at => now.since(Moment::from_nanos(fresh_at)),
         }
+    }
+
+    /// How long ago the loop that applies changes last came round. Whatever the store does, it does so every second or two; more says that
+    /// it is stuck, and that the table no longer follows.
+    pub fn stalled(&self) -> Duration {
+        let now = Moment::after_origin(self.inner.origin.elapsed());
+        now.since(Moment::from_nanos(self.inner.turned_at.load(Ordering::Relaxed)))
     }
 
     /// Whether the watch stands.
@@ -218,6 +248,12 @@ impl Publisher {
         self.inner.status.store(Arc::new(after));
         let revision = self.inner.table.load().as_ref().map_or(0, |table| table.revision());
         self.teller.tell(contact, 0, revision, None);
+    }
+
+    /// The loop that applies changes comes round.
+    pub fn turned(&mut self) {
+        let now = Moment::after_origin(self.inner.origin.elapsed());
+        self.inner.turned_at.store(now.as_nanos(), Ordering::Relaxed);
     }
 
     /// The store has nothing newer now.

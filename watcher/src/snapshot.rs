@@ -26,7 +26,8 @@ use tokio::task::JoinHandle;
 use waypost_policy::{TableId, table::Records};
 
 use crate::{
-    applier::{Applier, Bad, LastChange},
+    anchor::LastChanges,
+    applier::{Applier, Bad},
     files::why,
 };
 
@@ -211,14 +212,25 @@ pub fn load_or_set_aside(path: &Path, allow_empty: bool) -> Option<Loaded> {
     }
 }
 
+/// The bytes of a snapshot of what an applier holds now.
+///
+/// # Errors
+/// If something in it is larger than a snapshot can hold.
+pub fn encode_snapshot(applier: &Applier) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    format::write(&Content::of(applier), &mut bytes)?;
+    Ok(bytes)
+}
+
 /// What a snapshot holds, taken from the applier at one moment. Routes are shared with the tables.
 struct Content {
     id: TableId,
     revision: u64,
-    anchor: Option<LastChange>,
+    last_changes: LastChanges,
     digest: u128,
     records: Records,
     bad: BTreeMap<Vec<u8>, Bad>,
+    doubted: Vec<Vec<u8>>,
 }
 
 impl Content {
@@ -226,10 +238,11 @@ impl Content {
         Self {
             id: applier.id().clone(),
             revision: applier.revision(),
-            anchor: applier.anchor().cloned(),
+            last_changes: applier.last_changes().clone(),
             digest: applier.digest(),
             records: applier.frozen(),
             bad: applier.bad().clone(),
+            doubted: applier.doubted().cloned().collect(),
         }
     }
 }

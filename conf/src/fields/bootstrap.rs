@@ -34,6 +34,12 @@ pub const BOOTSTRAP: Kind = Kind {
             "What all keys in etcd start with.",
         ),
         flag("gold.allow_empty", "Believe a store that has lost all of more than a hundred routes."),
+        whole(
+            "gold.digest_check_ms",
+            (0, u32::MAX as u64, "milliseconds"),
+            "3600000",
+            "How often, about, all that the store holds is read, slowly, and compared with the table; a difference leads to a resync. 0: never.",
+        ),
         form("gold.user", "text", &[r#""waypost""#], Means("no user"), "The etcd user."),
         form("gold.password_file", "a path", &[r#""/etc/waypost/etcd.password""#], Means("no password"), "Where the user's password is."),
         form(
@@ -106,6 +112,12 @@ pub const BOOTSTRAP: Kind = Kind {
             (0, u32::MAX as u64, "requests"),
             "0",
             "Requests on one client connection, which is then closed; 0: no limit.",
+        ),
+        whole(
+            "limits.records",
+            (1, u32::MAX as u64, "records"),
+            "10000000",
+            "Records of the gold copy. A store that has more changes nothing: the last good table stays, and `/status` says so.",
         ),
     ],
 };

@@ -155,12 +155,27 @@ impl Builder {
         }
     }
 
-    /// Changes what is said of a route in force, and nothing else of it.
-    pub fn set_meta(&mut self, service: &Name, key: &[u8], meta: Meta) {
-        let Some(mut route) = self.route(service, key) else { return };
-        route.meta = meta;
-        let service = self.service_id(service);
-        self.routes.insert(service, key, route);
+    /// Changes what is said of a value in force, and nothing else of it.
+    pub fn set_meta(&mut self, key: &RecordKey, meta: Meta) {
+        match key {
+            RecordKey::Route { service, key } => {
+                let Some(route) = self.route(service, key) else { return };
+                let service = self.service_id(service);
+                self.routes.insert(service, key, Route { meta, ..route });
+            }
+            RecordKey::Service(name) => {
+                self.services_touched = true;
+                set(self.services.get_mut(name), meta);
+            }
+            RecordKey::Upstream(name) => set(self.upstreams.get_mut(name), meta),
+            RecordKey::Endpoint { upstream, id } => {
+                self.upstreams_touched.insert(upstream.clone());
+                set(self.endpoints.get_mut(upstream).and_then(|ids| ids.get_mut(id)), meta);
+            }
+            RecordKey::Policy(name) => set(self.policies.get_mut(name), meta),
+            RecordKey::Certificate(name) => set(self.certificates.get_mut(name), meta),
+            RecordKey::Incarnation => set(self.incarnation.as_mut(), meta),
+        }
     }
 
     /// Takes a record out of force.
@@ -513,6 +528,12 @@ impl Builder {
             })
         });
         clashes.chain(services).chain(endpoints).chain(routes).collect()
+    }
+}
+
+fn set<T>(kept: Option<&mut Kept<T>>, meta: Meta) {
+    if let Some(kept) = kept {
+        kept.meta = meta;
     }
 }
 

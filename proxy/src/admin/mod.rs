@@ -11,7 +11,7 @@ mod route;
 mod status;
 mod watch;
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
@@ -38,7 +38,7 @@ pub(crate) async fn serve_admin(shared: Arc<Shared>, listener: TcpListener) {
             Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::warn!(%error, "an admin connection could not be accepted");
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             }
         };
@@ -57,6 +57,9 @@ pub(crate) async fn serve_admin(shared: Arc<Shared>, listener: TcpListener) {
     }
 }
 
+/// When the loop that applies changes has not come round for so long, it is said to be stuck. The longest thing it does, comparing a list with a
+/// table of a million routes, takes a second or two.
+const STALLED: Duration = Duration::from_secs(10);
 /// What is escaped in a routing key that is part of a path: all but the unreserved (RFC 3986, section 2.3).
 const KEY_IN_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
@@ -87,6 +90,8 @@ async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Answer {
     match request.uri().path() {
         "/healthz" => text(StatusCode::OK, "ok\n"),
         "/readyz" => match shared.readiness() {
+            // Ready also while it is stuck: what it knows is served. Who restarts on that looks at the detail.
+            Ok(()) if shared.view.stalled() > STALLED => text(StatusCode::OK, "ready, but changes are no longer applied\n"),
             Ok(()) => text(StatusCode::OK, "ready\n"),
             Err(code) => problem(code),
         },

@@ -1,8 +1,10 @@
 //! `GET /status`: what this proxy knows, and how fresh that is.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use waypost_policy::table::{Source, Table};
-use waypost_watcher::snapshot::OnDisk;
+use waypost_watcher::{DigestChecked, snapshot::OnDisk};
 
 use crate::state::Shared;
 
@@ -19,7 +21,7 @@ pub(super) fn status(shared: &Shared) -> Value {
     json!({
         "proxy": shared.id,
         "version": env!("CARGO_PKG_VERSION"),
-        "uptime_ms": u64::try_from(shared.clock.origin().elapsed().as_millis()).unwrap_or(u64::MAX),
+        "uptime_ms": millis(shared.clock.origin().elapsed()),
         "gold": [{
             "shard": "default",
             "cluster_id": gold.cluster_id,
@@ -33,6 +35,8 @@ pub(super) fn status(shared: &Shared) -> Value {
             "resyncs": gold.resyncs.values().sum::<u64>(),
             "resyncs_by_reason": gold.resyncs,
             "publish_ms": gold.last_publish.map(|took| took.as_secs_f64() * 1000.0),
+            "digest_check": gold.digest_checked.as_ref().map(digest_check),
+            "stalled_ms": millis(shared.view.stalled()),
             "snapshot": gold.snapshot.as_ref().map(snapshot),
             "last_error": gold.last_error,
         }],
@@ -51,13 +55,23 @@ pub(super) fn status(shared: &Shared) -> Value {
     })
 }
 
+/// The last comparison of the table with all that the store holds.
+fn digest_check(checked: &DigestChecked) -> Value {
+    let age = checked.at.elapsed().unwrap_or_default();
+    json!({ "revision": checked.revision, "equal": checked.is_equal, "age_ms": millis(age) })
+}
+
 /// What is known of the snapshot on disk: its revision, how long ago it was written, and why it can't be, while it can't.
 fn snapshot(on_disk: &OnDisk) -> Value {
     let (revision, written) = on_disk.written.unzip();
     let age = written.map(|at| at.elapsed().unwrap_or_default());
     json!({
         "revision": revision,
-        "age_ms": age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+        "age_ms": age.map(millis),
         "error": on_disk.error,
     })
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }

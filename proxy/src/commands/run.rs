@@ -13,7 +13,7 @@ use std::{
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing_subscriber::EnvFilter;
-use waypost_conf::{AccessTarget, LogFormat, Name, ProcessLimits};
+use waypost_conf::{AccessTarget, DEFAULT_DIGEST_CHECK_MS, LogFormat, Name, ProcessLimits};
 use waypost_policy::{Hints, table::Example};
 use waypost_watcher::{GoldPlace, Settings, files::why};
 
@@ -87,17 +87,18 @@ pub(crate) fn run(args: RunArgs) -> Outcome {
         let clock = Clock::start();
         let told: Arc<OnceLock<Arc<Shared>>> = Arc::default();
         let publishes = Arc::clone(&told);
+        let gold = bootstrap.gold.as_ref();
         let watcher = waypost_watcher::start(Settings {
-            place,
-            allow_empty: bootstrap.gold.as_ref().is_some_and(|gold| gold.allow_empty),
+            allow_empty: gold.is_some_and(|gold| gold.allow_empty),
+            most_records: usize::try_from(bootstrap.limits.records.get()).unwrap_or(usize::MAX),
+            digest_check_every: Duration::from_millis(gold.map_or(DEFAULT_DIGEST_CHECK_MS, |gold| gold.digest_check_ms).into()),
             snapshot,
-            seed: fastrand::u64(..),
-            origin: clock.origin(),
             on_publish: Some(Arc::new(move |report| {
                 if let Some(shared) = publishes.get() {
                     shared.metrics.published(report.took);
                 }
             })),
+            ..Settings::new(place, fastrand::u64(..), clock.origin())
         })
         .map_err(|why| if is_file { Failed::unusable(why) } else { Failed::not_done(why) })?;
         let shared = Arc::new(Shared {

@@ -54,6 +54,10 @@ fn show(status: &Value) {
             gold["resyncs"],
             text(&gold["table"]),
         ));
+        if let Some(checked) = gold["digest_check"].as_object() {
+            let says = if checked["equal"] == true { "equal to the store's" } else { "DIFFERENT from the store's" };
+            print::line(format_args!("      digest {says} at revision {}, {}", checked["revision"], seconds(&checked["age_ms"])));
+        }
         if let Some(error) = gold["last_error"].as_str() {
             print::line(format_args!("      {error}"));
         }

@@ -43,14 +43,7 @@ pub(super) struct Cell {
 impl Cell {
     /// Starts a cell on a free port.
     pub(super) async fn start(name: &str, gold: EtcdPlace, data: Data) -> Result<Self, String> {
-        let settings = Settings {
-            place: GoldPlace::Etcd(gold),
-            allow_empty: false,
-            snapshot: None,
-            seed: fastrand::u64(..),
-            origin: Instant::now(),
-            on_publish: None,
-        };
+        let settings = Settings::new(GoldPlace::Etcd(gold), fastrand::u64(..), Instant::now());
         let watcher = waypost_watcher::start(settings)?;
         let listener = TcpListener::bind("127.0.0.1:0").await.map_err(|error| error.to_string())?;
         let address = listener.local_addr().map_err(|error| error.to_string())?.to_string();

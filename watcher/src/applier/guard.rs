@@ -1,13 +1,19 @@
 //! The guard against mass deletes: what would remove more than half of many routes is held back, whether a revision or a list says so.
 //!
-//! Held routes stay in force, out of the digest, until they are put again. If the store still has other routes, the shell is to read it
-//! linearizably (a [`Doubt`]); its [`Said`] then has the deletes taken. If it has none, they are not taken at all.
+//! All that goes with them is held, too: a route without its service or its owner is of no use. What is held stays in force, out of the
+//! digest, until it is put again. If the store still has other routes, the shell is to read it linearizably (a [`Doubt`]); its [`Said`] then
+//! has the deletes taken. If it has none, they are not taken at all, whatever is put or listed later: only a put of the key itself,
+//! another incarnation, or a start that allows an empty store ends such a hold.
 
-use super::{Applier, Event, RecordKey, State, change, touched};
+use std::collections::HashSet;
+
+use super::{Applier, Event, RecordKey, change, touched};
 use waypost_policy::table::Meta;
 
 /// A table of no more routes than this is believed to be emptied.
 pub(super) const GUARDED_ROUTES: usize = 100;
+/// The share in the digest of what is held back. No record of a store has it, but one in 2^128.
+const NOT_COUNTED: u128 = 0;
 /// How many of the keys in doubt are looked for in the store.
 const SAMPLES: usize = 16;
 
@@ -40,7 +46,7 @@ pub enum Settled {
     Taken(usize),
     /// The store holds no routes: so many stay in force.
     Empty(usize),
-    /// The store still has what it was said to have deleted: so many stay in force.
+    /// The store still has what it was said to have deleted: so many stay in force until it has been listed.
     Contradicted(usize),
     /// The doubt is no longer there.
     Past,
@@ -60,23 +66,24 @@ impl Applier {
     }
 
     fn has_route(&self, key: &[u8]) -> bool {
-        key.starts_with(b"routes/") && RecordKey::parse(key).is_ok_and(|key| self.builder.meta(&key).is_some())
+        is_route(key) && RecordKey::parse(key).is_ok_and(|key| self.builder.meta(&key).is_some())
     }
 
-    /// Keeps a route in force although the store has it no more; false if it has no good value to keep. It no longer counts in the digest,
-    /// which is over what the store has, and a put starts its epochs afresh.
+    /// Keeps a record in force although the store has it no more; false if it has no good value to keep. It no longer counts in the digest,
+    /// which is over what the store has, and a put of a route starts its epochs afresh. The incarnation is what the store says it is.
     pub(super) fn hold(&mut self, key: &[u8]) -> bool {
-        let Ok(RecordKey::Route { service, key: routing_key }) = RecordKey::parse(key) else { return false };
-        let Some(route) = self.builder.route(&service, &routing_key).filter(|route| route.state != State::Quarantined) else {
+        let Ok(parsed) = RecordKey::parse(key) else { return false };
+        if parsed == RecordKey::Incarnation || self.has_only_bad(&parsed) {
             return false;
-        };
-        let meta = Meta { create_revision: 0, digest: 0, ..route.meta };
+        }
+        let Some(meta) = self.builder.meta(&parsed) else { return false };
+        let create_revision = if is_route(key) { 0 } else { meta.create_revision };
         let counted = self.store_meta(key).map_or(0, |meta| meta.digest);
         self.digest = self.digest.wrapping_sub(counted);
         if self.bad.remove(key).is_some() {
             self.touch(|_| Some(change::released(key)));
         }
-        self.builder.set_meta(&service, &routing_key, meta);
+        self.builder.set_meta(&parsed, Meta { create_revision, digest: NOT_COUNTED, ..meta });
         self.held_back.insert(key.to_vec());
         true
     }
@@ -84,9 +91,10 @@ impl Applier {
     /// After deletes were held back: they are in doubt if the store has other routes, else not taken at all.
     pub(super) fn doubt(&mut self, held: Vec<Vec<u8>>, revision: u64) {
         self.news = true;
+        self.is_disputed = false;
         self.doubts += 1;
         self.doubted_at = revision;
-        if self.builder.route_count() > self.held_back.len() {
+        if self.builder.route_count() > self.held_back.iter().filter(|key| is_route(key)).count() {
             self.doubted.extend(held);
         } else {
             self.doubted.clear();
@@ -95,7 +103,7 @@ impl Applier {
 
     /// What is to be confirmed by a linearizable read, if anything is.
     pub fn to_confirm(&self) -> Option<Doubt> {
-        if self.doubted.is_empty() {
+        if self.doubted.is_empty() || self.is_disputed {
             return None;
         }
         let step = self.doubted.len().div_ceil(SAMPLES);
@@ -105,18 +113,38 @@ impl Applier {
 
     /// Takes the deletes in doubt, or holds them for good.
     pub fn settle(&mut self, said: Said) -> Settled {
-        if said.number != self.doubts || self.doubted.is_empty() {
+        if said.number != self.doubts || self.doubted.is_empty() || self.is_disputed {
             return Settled::Past;
+        }
+        if said.contradicts {
+            self.is_disputed = true;
+            return Settled::Contradicted(self.doubted().filter(|key| is_route(key)).count());
         }
         let doubted = std::mem::take(&mut self.doubted);
         let still: Vec<_> = doubted.into_iter().filter(|key| self.held_back.contains(key)).collect();
-        match said {
-            Said { contradicts: true, .. } => return Settled::Contradicted(still.len()),
-            Said { has_routes: false, .. } => return Settled::Empty(still.len()),
-            _ => {}
+        let routes = still.iter().filter(|key| is_route(key)).count();
+        if !said.has_routes {
+            return Settled::Empty(routes);
         }
         still.iter().for_each(|key| self.delete(key));
-        Settled::Taken(still.len())
+        Settled::Taken(routes)
+    }
+
+    /// Held keys that are in doubt.
+    pub(crate) fn doubted(&self) -> impl Iterator<Item = &Vec<u8>> {
+        self.doubted.iter().filter(|key| self.held_back.contains(*key))
+    }
+
+    /// A list is about to tell. What a store without routes had lost stays held unless it is another incarnation, for which somebody has
+    /// decided; about the rest the list has the word.
+    pub(super) fn judge_holds_anew(&mut self, fresh: bool) {
+        let doubted: HashSet<Vec<u8>> = std::mem::take(&mut self.doubted).into_iter().collect();
+        self.is_disputed = false;
+        if fresh {
+            self.held_back.clear();
+        } else {
+            self.held_back = std::mem::take(&mut self.held_back).into_iter().filter(|key| !doubted.contains(key)).collect();
+        }
     }
 
     /// Ends the hold of a key; true if it was held.
@@ -128,8 +156,9 @@ impl Applier {
 
     pub(super) fn delete(&mut self, key: &[u8]) {
         self.release(key);
-        let before = self.store_meta(key).map_or(0, |meta| meta.digest);
-        self.digest = self.digest.wrapping_sub(before);
+        let known = self.store_meta(key);
+        self.keys -= usize::from(known.is_some());
+        self.digest = self.digest.wrapping_sub(known.map_or(0, |meta| meta.digest));
         if self.bad.remove(key).is_some() {
             self.news = true;
             self.touch(|_| Some(change::released(key)));
@@ -140,6 +169,15 @@ impl Applier {
             self.builder.remove(&key);
         }
     }
+}
+
+/// Whether this is said of a record that is held back.
+pub(super) fn is_held(meta: Meta) -> bool {
+    meta.digest == NOT_COUNTED
+}
+
+fn is_route(key: &[u8]) -> bool {
+    key.starts_with(b"routes/")
 }
 
 #[cfg(test)]

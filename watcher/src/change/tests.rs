@@ -27,7 +27,7 @@ fn told(applier: &mut Applier, events: Vec<Event>) -> (Vec<Change>, u64) {
     let before = applier.publish();
     let revision = events.last().map_or(0, Event::mod_revision);
     applier.note_touches(true);
-    applier.apply(events);
+    applier.apply(events).unwrap();
     applier.advance(revision);
     let Touches { list, omitted } = applier.take_touches();
     (difference(Some(&before), &applier.publish(), list), omitted)
@@ -35,7 +35,9 @@ fn told(applier: &mut Applier, events: Vec<Event>) -> (Vec<Change>, u64) {
 
 fn applier() -> Applier {
     let mut applier = Applier::new(TableId::etcd(7, 0), Source::Watch, false);
-    applier.apply(vec![put("services/s", r#"{"match":[{}],"key":{"header":"k"}}"#, 1), put("routes/s/k", r#"{"owner":"a","epoch":5}"#, 1)]);
+    applier
+        .apply(vec![put("services/s", r#"{"match":[{}],"key":{"header":"k"}}"#, 1), put("routes/s/k", r#"{"owner":"a","epoch":5}"#, 1)])
+        .unwrap();
     applier.advance(1);
     applier
 }
@@ -108,7 +110,7 @@ fn a_mass_change_is_bounded_and_counted_and_without_watchers_nothing_is_kept() {
     let (changes, omitted) = told(&mut applier, mass(2));
     assert_eq!((changes.len(), omitted), (MAX_TOUCHES, 100_000 - MAX_TOUCHES as u64));
     applier.note_touches(false);
-    applier.apply(mass(3));
+    applier.apply(mass(3)).unwrap();
     assert_eq!(applier.take_touches(), Touches::default());
 }
 

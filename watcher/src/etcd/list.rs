@@ -3,12 +3,14 @@
 //! At a pinned revision the ranges are one consistent picture, whoever answers them, so they are read serializably. A member that has
 //! not come to the revision yet is asked linearizably, which makes it catch up first.
 
-use etcd_client::{GetOptions, KvClient};
+use std::time::Instant;
+
+use etcd_client::GetOptions;
 use tokio::task::JoinSet;
 
 use super::wire::{Done, READ_LIMIT, end_of_prefix, stored};
 use crate::{
-    connect::{Wanted, say_later},
+    connect::{Reads, Wanted, say_later},
     machine::Input,
     ranges::{self, Plan, Range},
     record::Stored,
@@ -34,24 +36,47 @@ struct Answer {
 }
 
 /// All records below a prefix at one revision. `fences` cut what is asked for into parts (`ranges`).
-pub(super) async fn list(reads: Option<KvClient>, prefix: String, revision: u64, fences: Vec<Vec<u8>>) -> Done {
+pub(super) async fn list(reads: Option<Reads>, prefix: String, revision: u64, fences: Vec<Vec<u8>>) -> Done {
     let Some(kv) = reads else { return Done::Only(Input::Failed("there is no connection to list over".to_owned())) };
-    let reader = Reader { kv: kv.max_decoding_message_size(MAX_ANSWER_BYTES), prefix: format!("{prefix}/").into_bytes(), revision };
+    let reader = Reader::new(kv, &prefix, revision);
     match reader.all(fences).await {
         Ok(records) => Done::Only(Input::Listed { revision, records }),
         Err(input) => Done::Only(input),
     }
 }
 
+/// Reads ranges at one revision.
 #[derive(Clone)]
-struct Reader {
-    kv: KvClient,
+pub(super) struct Reader {
+    kv: Reads,
     /// With the slash.
     prefix: Vec<u8>,
     revision: u64,
 }
 
 impl Reader {
+    pub(super) fn new(kv: Reads, prefix: &str, revision: u64) -> Self {
+        Self { kv: kv.max_decoding_message_size(MAX_ANSWER_BYTES), prefix: format!("{prefix}/").into_bytes(), revision }
+    }
+
+    /// The digest of all records. One range at a time, with a pause as long as each read took: nobody waits for it, and others use the store.
+    pub(super) async fn digest(&self, fences: Vec<Vec<u8>>) -> Result<u128, Input> {
+        let mut plan = Plan::new();
+        plan.cut(fences);
+        let mut digest: u128 = 0;
+        while let Some(range) = plan.next() {
+            let began = Instant::now();
+            let answer = self.clone().part(range).await?;
+            let took = began.elapsed();
+            digest = answer.records.iter().fold(digest, |sum, stored| sum.wrapping_add(stored.meta().digest));
+            if answer.more {
+                plan.more(answer.range, &answer.records, answer.total).map_err(|_| astray())?;
+            }
+            tokio::time::sleep(took).await;
+        }
+        Ok(digest)
+    }
+
     async fn all(&self, fences: Vec<Vec<u8>>) -> Result<Vec<Stored>, Input> {
         let mut plan = Plan::new();
         plan.cut(fences);
@@ -68,16 +93,14 @@ impl Reader {
             let Some(answer) = under_way.join_next().await else { return Ok(records) };
             let answer = answer.unwrap_or_else(|_| Err(Input::Failed("reading the records failed".to_owned())))?;
             if answer.more {
-                plan.more(answer.range, &answer.records, answer.total).map_err(|_| {
-                    Input::Failed("the records could not be listed: the store's answer is not what was asked for".to_owned())
-                })?;
+                plan.more(answer.range, &answer.records, answer.total).map_err(|_| astray())?;
             }
             records.extend(answer.records);
         }
     }
 
     /// The first records of a range, as many as one answer may hold.
-    async fn part(mut self, range: Range) -> Result<Answer, Input> {
+    async fn part(self, range: Range) -> Result<Answer, Input> {
         let mut limit = ranges::LIMIT;
         let mut serializable = true;
         loop {
@@ -115,6 +138,10 @@ impl Reader {
     fn key(&self, below_prefix: &[u8]) -> Vec<u8> {
         [&self.prefix, below_prefix].concat()
     }
+}
+
+fn astray() -> Input {
+    Input::Failed("the records could not be listed: the store's answer is not what was asked for".to_owned())
 }
 
 /// Why there is no answer.

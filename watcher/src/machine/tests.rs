@@ -48,7 +48,7 @@ impl Scene {
 }
 
 fn hello(revision: u64) -> Hello {
-    Hello { cluster_id: 7, incarnation: 0, revision, anchor: Anchor::Same, progress_is_barrier: true }
+    Hello { cluster_id: 7, incarnation: 0, revision, anchor: Anchor::Same, resume_behind: 40, progress_is_barrier: true }
 }
 
 fn event(revision: u64) -> Event {
@@ -170,6 +170,15 @@ fn a_lost_watch_is_resumed_from_the_cursor_at_another_endpoint() {
 }
 
 #[test]
+fn what_no_history_can_be_known_by_is_listed() {
+    let mut scene = Scene::new(Some(40));
+    scene.step(Input::Start);
+    assert_eq!(scene.step(Input::Connected(Hello { anchor: Anchor::None, ..hello(50) })), [Effect::Watch { from: 51 }]);
+    assert_eq!(scene.step(Input::Opened { revision: 50 }), [Effect::List { revision: 50 }]);
+    assert!(matches!(&scene.step(listed(50))[0], Effect::Resync { reason: "unproven", fresh: false, .. }));
+}
+
+#[test]
 fn a_compacted_history_is_listed_beside_the_live_table() {
     let mut scene = Scene::watching(40, true);
     assert_eq!(scene.step(Input::Compacted), [Effect::Connect { endpoint: 0 }]);
@@ -195,6 +204,35 @@ fn another_incarnation_starts_afresh_and_a_silent_restore_changes_nothing() {
         scene.step(Input::Start);
         let effects = scene.step(Input::Connected(restored));
         assert!(matches!(&effects[..], [Effect::Disconnect, Effect::Report { error: Some(why), .. }] if why.contains("incarnation")));
+    }
+}
+
+#[test]
+fn another_history_stays_one_when_what_showed_it_has_been_forgotten() {
+    let mut scene = Scene::new(Some(40));
+    scene.step(Input::Start);
+    let connected = |anchor| Input::Connected(Hello { anchor, ..hello(60) });
+    for anchor in [Anchor::Differs, Anchor::Compacted] {
+        assert!(is_failure(&scene.step(connected(anchor))));
+        scene.again();
+    }
+    assert_eq!(scene.step(connected(Anchor::Same)), [Effect::Watch { from: 41 }], "the right store is back");
+}
+
+#[test]
+fn what_is_not_trusted_is_listed_at_once_and_what_was_refused_after_a_while() {
+    let refused = |is_lasting| Input::Refused { why: "too much".to_owned(), reason: "refused", is_lasting };
+    let mut scene = Scene::watching(40, true);
+    assert_eq!(scene.step(Input::Distrusted("digest")), [Effect::Connect { endpoint: 0 }]);
+    for (is_lasting, trouble) in [(false, None), (false, Some(refused(false))), (true, Some(refused(true)))] {
+        if let Some(trouble) = trouble {
+            assert!(is_failure(&scene.step(trouble)));
+            assert_eq!(scene.machine.failures >= FAILURES_WHEN_LASTING, is_lasting);
+            scene.again();
+        }
+        assert_eq!(scene.step(Input::Connected(hello(50))), [Effect::Watch { from: 51 }]);
+        scene.step(Input::Opened { revision: 50 });
+        assert!(matches!(&scene.step(listed(50))[0], Effect::Resync { reason: "digest" | "refused", fresh: false, .. }));
     }
 }
 

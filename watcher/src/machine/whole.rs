@@ -49,25 +49,23 @@ impl Whole {
 /// Whole revisions that came while a list was under way: of each key the last change.
 #[derive(Debug, Default)]
 pub(super) struct Buffer {
-    /// The last change of a key, and how manieth it was to come.
-    last: HashMap<Vec<u8>, (u64, Event)>,
-    count: u64,
+    last: HashMap<Vec<u8>, Event>,
     bytes: usize,
-    revision: u64,
 }
 
 impl Buffer {
-    /// Adds whole revisions; those that have been added before are dropped.
+    /// Adds whole revisions, in whatever order they come.
     pub(super) fn add(&mut self, events: Vec<Event>) {
-        let Some(revision) = events.last().map(Event::mod_revision) else { return };
-        for event in events.into_iter().filter(|event| event.mod_revision() > self.revision) {
-            self.count += 1;
+        for event in events {
+            let known = self.last.get(event.key());
+            if known.is_some_and(|known| known.mod_revision() >= event.mod_revision()) {
+                continue;
+            }
             self.bytes += bytes(&event);
-            if let Some((_, before)) = self.last.insert(event.key().to_vec(), (self.count, event)) {
+            if let Some(before) = self.last.insert(event.key().to_vec(), event) {
                 self.bytes -= bytes(&before);
             }
         }
-        self.revision = self.revision.max(revision);
     }
 
     /// What it takes in memory, about.
@@ -75,11 +73,12 @@ impl Buffer {
         self.bytes
     }
 
-    /// The changes in the order in which they came, and the revision that they lead to; `None` if there are none.
+    /// The changes in the order of their revisions, and the last of these; `None` if there are none.
     pub(super) fn into_events(self) -> Option<(Vec<Event>, u64)> {
-        let mut last: Vec<(u64, Event)> = self.last.into_values().collect();
-        last.sort_unstable_by_key(|(count, _)| *count);
-        (!last.is_empty()).then(|| (last.into_iter().map(|(_, event)| event).collect(), self.revision))
+        let mut last: Vec<Event> = self.last.into_values().collect();
+        last.sort_unstable_by(|one, other| (one.mod_revision(), one.key()).cmp(&(other.mod_revision(), other.key())));
+        let revision = last.last()?.mod_revision();
+        Some((last, revision))
     }
 }
 
@@ -117,15 +116,17 @@ mod tests {
     }
 
     #[test]
-    fn a_buffer_keeps_the_last_change_of_each_key_in_the_order_of_changes() {
+    fn a_buffer_keeps_the_last_change_of_each_key_in_the_order_of_revisions() {
         let event = |key: &str, mod_revision| Event::Delete { key: key.as_bytes().to_vec(), mod_revision };
         let mut buffer = Buffer::default();
         buffer.add(vec![event("a", 5), event("b", 5), event("c", 6)]);
         let bytes = buffer.bytes();
         buffer.add(vec![event("a", 7)]);
-        buffer.add(vec![event("c", 6), event("b", 5)]);
+        buffer.add(vec![event("b", 5), event("c", 4)]);
         assert_eq!(buffer.bytes(), bytes, "a key counts once");
-        assert_eq!(buffer.into_events(), Some((vec![event("b", 5), event("c", 6), event("a", 7)], 7)));
+        buffer.add(vec![event("d", 3)]);
+        let wanted = vec![event("d", 3), event("b", 5), event("c", 6), event("a", 7)];
+        assert_eq!(buffer.into_events(), Some((wanted, 7)), "what comes late is not lost");
         assert_eq!(Buffer::default().into_events(), None);
     }
 

@@ -1,8 +1,9 @@
 //! A snapshot's bytes: written as a stream, so that it is never whole in memory, and read with every length and number checked.
 //!
 //! Layout, integers little-endian, byte strings behind their length (u32): magic, version (u32), table id (cluster id and incarnation),
-//! revision, the last change, digest; then entries, each behind a tag (u8), in any order but that a name comes before its first use; at
-//! the end the XXH3-128 of everything before it. A route is some forty bytes beside its key: names have numbers, by their order.
+//! revision, the last changes behind the revision of the list that they begin with and their count, digest; then entries, each behind a
+//! tag (u8), in any order but that a name comes before its first use; at the end the XXH3-128 of everything before it. A route is some
+//! forty bytes beside its key: names have numbers, by their order.
 
 use std::{
     collections::HashMap,
@@ -14,10 +15,13 @@ use waypost_policy::{Source, TableId, table::Meta};
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use super::{Content, SnapshotFault};
-use crate::applier::{Applier, Bad, LastChange};
+use crate::{
+    anchor::{LastChange, LastChanges},
+    applier::{Applier, Bad},
+};
 
 pub(super) const MAGIC: &[u8; 8] = b"WAYPOST\n";
-pub(super) const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 3;
 
 /// Of so many keys one is looked at for fences, and of those, in order, each [`FENCE_EVERY`]th is one: ranges of some 5,000 keys.
 const SAMPLE_EVERY: usize = 50;
@@ -39,6 +43,8 @@ mod tag {
     pub(super) const ORPHAN: u8 = 5;
     /// A key that cuts the key space into ranges for listing.
     pub(super) const FENCE: u8 = 6;
+    /// The key of a held route that is in doubt; the route comes before.
+    pub(super) const DOUBT: u8 = 7;
 }
 
 /// States of a route, as they are written.
@@ -63,12 +69,15 @@ pub(super) fn write(content: &Content, out: impl Write) -> io::Result<()> {
     out.bytes(&VERSION.to_le_bytes())?;
     out.field(content.id.as_str().as_bytes())?;
     out.bytes(&content.revision.to_le_bytes())?;
-    // An empty key stands for none: no record has one.
-    let none = LastChange { key: Vec::new(), mod_revision: 0, deleted: false };
-    let anchor = content.anchor.as_ref().unwrap_or(&none);
-    out.field(&anchor.key)?;
-    out.bytes(&anchor.mod_revision.to_le_bytes())?;
-    out.bytes(&[u8::from(anchor.deleted)])?;
+    out.bytes(&content.last_changes.begin_at().to_le_bytes())?;
+    let count = u32::try_from(content.last_changes.iter().count()).map_err(io::Error::other)?;
+    out.bytes(&count.to_le_bytes())?;
+    for LastChange { key, mod_revision, digest } in content.last_changes.iter() {
+        out.field(key)?;
+        out.bytes(&mod_revision.to_le_bytes())?;
+        out.bytes(&[u8::from(digest.is_some())])?;
+        out.bytes(&digest.unwrap_or(0).to_le_bytes())?;
+    }
     out.bytes(&content.digest.to_le_bytes())?;
     let mut samples = Vec::new();
     for (number, (key, record, meta)) in content.records.iter().enumerate() {
@@ -83,6 +92,10 @@ pub(super) fn write(content: &Content, out: impl Write) -> io::Result<()> {
         out.meta(bad.meta)?;
         out.field(bad.reason.as_bytes())?;
         out.field(&serde_json::to_vec(&bad.matches)?)?;
+    }
+    for key in &content.doubted {
+        out.bytes(&[tag::DOUBT])?;
+        out.field(key)?;
     }
     for (upstream, endpoint) in content.records.orphans() {
         out.bytes(&[tag::ORPHAN])?;
@@ -187,7 +200,12 @@ pub fn decode_snapshot(bytes: &[u8], allow_empty: bool) -> Result<Loaded, Snapsh
     let id = TableId::from(&*String::from_utf8_lossy(from.field()?));
     let mut applier = Applier::new(id.clone(), Source::Watch, allow_empty);
     let revision = from.u64()?;
-    let anchor = LastChange { key: from.field()?.to_vec(), mod_revision: from.u64()?, deleted: from.flag()? };
+    let mut last_changes = LastChanges::listed_at(from.u64()?);
+    for _ in 0..from.u32()? {
+        let (key, mod_revision) = (from.field()?.to_vec(), from.u64()?);
+        let (is_put, digest) = (from.flag()?, from.u128()?);
+        last_changes.add(LastChange { key, mod_revision, digest: is_put.then_some(digest) });
+    }
     let digest = from.u128()?;
     let mut fences = Vec::new();
     let mut orphans = Vec::new();
@@ -222,6 +240,7 @@ pub fn decode_snapshot(bytes: &[u8], allow_empty: bool) -> Result<Loaded, Snapsh
                     serde_json::from_slice(from.field()?).map_err(|_| SnapshotFault::Damaged("an endpoint can't be decoded"))?;
                 orphans.push((upstream, endpoint));
             }
+            tag::DOUBT => applier.restore_doubt(from.field()?.to_vec()),
             tag::FENCE => fences.push(from.field()?.to_vec()),
             _ => return Err(SnapshotFault::Damaged("it holds something unknown")),
         }
@@ -234,7 +253,7 @@ pub fn decode_snapshot(bytes: &[u8], allow_empty: bool) -> Result<Loaded, Snapsh
     }
     // Behind all records: one of the upstream's would end it.
     orphans.into_iter().for_each(|(upstream, endpoint)| applier.restore_orphan(upstream, endpoint));
-    applier.restore_cursor(revision, id, Some(anchor).filter(|anchor| !anchor.key.is_empty()));
+    applier.restore_cursor(revision, id, last_changes);
     Ok(Loaded { applier, fences })
 }
 

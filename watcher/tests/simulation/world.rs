@@ -1,5 +1,7 @@
-//! The world around the machine: a store that is written to, compacted, restarted and restored; a network that delays, repeats, stalls
-//! and cuts; and the shell's part, which carries effects out. One seed, one course of events, in virtual time.
+//! The world around the machine: what is to happen when, in virtual time. One seed, one course of events.
+//!
+//! What the store and its operators do is in `trouble`, what the network and its members make of it in `network`, and what the watcher's
+//! shell does in `shell`.
 
 use std::{
     cmp::Reverse,
@@ -8,114 +10,133 @@ use std::{
 };
 
 use fastrand::Rng;
-use waypost_policy::{Moment, Source, TableId};
-use waypost_watcher::{
-    applier::Applier,
-    machine::{Anchor, Applied, Effect, Hello, Input, Machine},
-    record::Event,
+use waypost_policy::Moment;
+use waypost_watcher::{applier::Said, machine::Input};
+
+use crate::{
+    network::{Lag, Question, Sender},
+    shell::Shell,
+    store::Store,
 };
 
-use crate::{checks::Checks, store::Store};
-
-const CLUSTER: u64 = 7;
 /// For how long there is trouble, and how long it may then take until all is well.
 const TROUBLE: Duration = Duration::from_secs(120);
 const RECOVERY: Duration = Duration::from_secs(300);
-/// After this an unanswered question counts as failed; the shell's limit.
-const ANSWER_LIMIT: Duration = Duration::from_secs(20);
+/// How many members the store has.
+pub(crate) const MEMBERS: usize = 3;
 
 /// What is to happen at a time.
-enum What {
+pub(crate) enum What {
     /// The machine is told something over a connection.
     Tell(Input),
     /// The store answers what a connection asked; it has been started so many times before.
     Answer(Question, u64),
-    /// Something happens to the store or the network.
+    /// Something happens to the store, the network or the proxy.
     Trouble,
     /// A store that was down serves again.
     Up,
     /// The watch sends what it has.
     Send,
-}
-
-enum Question {
-    Hello,
-    Watch { from: u64 },
-    List { revision: u64 },
-}
-
-/// The store's side of a watch.
-struct Sender {
-    connection: u64,
-    /// The next revision to be sent.
-    next: u64,
-    /// When the last that was sent arrives: nothing overtakes on a stream.
-    arrives: Moment,
-    sent: Vec<Vec<Event>>,
-    /// Nothing comes through any more, and nobody is told.
-    stalled: bool,
+    /// The store is read to confirm a mass delete of this number.
+    Confirm(u64),
+    /// What it said.
+    Said(Said),
+    /// The store's revision is read for a digest check.
+    AskRevision,
+    /// All records are read for a digest check, as of this revision.
+    ReadAll { revision: u64 },
+    /// A snapshot is due.
+    Save,
 }
 
 pub(crate) struct World {
-    rng: Rng,
-    now: Moment,
-    /// By time and number; on which connection.
+    pub(crate) rng: Rng,
+    pub(crate) now: Moment,
+    /// By time and number.
     due: BinaryHeap<Reverse<(Moment, u64)>>,
+    /// On which connection.
     what: BTreeMap<u64, (u64, What)>,
     numbers: u64,
-    store: Store,
-    values: u64,
+    pub(crate) store: Store,
+    /// How many values were written.
+    pub(crate) values: u64,
+    /// Whether there are so many routes that mass deletes are guarded.
+    pub(crate) is_large: bool,
+    pub(crate) highest_incarnation: u64,
+    pub(crate) clusters: u64,
     /// Whether a progress notice is a barrier on this store.
-    barrier: bool,
-    up: bool,
-    starts: u64,
-    calm: bool,
+    pub(crate) barrier: bool,
+    pub(crate) up: bool,
+    pub(crate) starts: u64,
+    pub(crate) calm: bool,
+    /// What each member lags behind, if it does.
+    pub(crate) lags: [Option<Lag>; MEMBERS],
+    pub(crate) member: usize,
     /// The present connection; what comes over another is not heard.
-    connection: u64,
-    sender: Option<Sender>,
-    machine: Machine,
-    applier: Applier,
-    has_table: bool,
-    /// A backup was restored without raising the incarnation, and what was applied last happens to be in its history all the same.
-    deceived: bool,
-    checks: Checks,
+    pub(crate) connection: u64,
+    pub(crate) sender: Option<Sender>,
+    pub(crate) shell: Shell,
+    /// The watch loses, repeats, delays and reorders events, as some versions of etcd do.
+    pub(crate) is_faulty: bool,
+    /// The table is not always the store's: the watch is faulty, or a backup was restored without raising the incarnation, and nothing that
+    /// a new connection looks at shows it. What it comes to must be right in the end all the same.
+    pub(crate) astray: bool,
+    /// Something was sent again.
+    pub(crate) has_repeated: bool,
+    /// How often a digest check found a difference.
+    pub(crate) differences: u64,
+    /// Since when nothing is wrong any more, by revision.
+    pub(crate) calm_from: u64,
+}
+
+/// How a course of events went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Course {
+    /// Every table was the store's.
+    Whole,
+    /// A restore without a raised incarnation was not seen at once.
+    Deceived,
+    /// The watch was faulty; whether a digest check had to mend the table.
+    Faulty { was_mended: bool },
 }
 
 impl World {
     pub(crate) fn new(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
-        let mut store = Store::new();
-        let first = [
-            ("services/orders", r#"{"match":[{"hosts":["a.example"]}],"key":{"header":"x"}}"#),
-            ("upstreams/a", "{}"),
-            ("upstreams/b", "{}"),
-        ];
-        store.transact(first.map(|(key, value)| (key.as_bytes().to_vec(), Some(value.to_owned()))).into());
-        store.back_up();
-        Self {
-            machine: Machine::new(3, rng.usize(..3)),
+        let (is_large, is_faulty, allow_empty) = (rng.u32(0..4) == 0, rng.u32(0..5) == 0, rng.u32(0..5) == 0);
+        let mut world = Self {
+            shell: Shell::new(allow_empty, &mut rng),
             barrier: rng.bool(),
             rng,
             now: Moment::default(),
             due: BinaryHeap::new(),
             what: BTreeMap::new(),
             numbers: 0,
-            store,
+            store: Store::new(1),
             values: 0,
+            is_large,
+            highest_incarnation: 0,
+            clusters: 1,
             up: true,
             starts: 0,
             calm: false,
+            lags: [None; MEMBERS],
+            member: 0,
             connection: 0,
             sender: None,
-            applier: Applier::new(TableId::etcd(0, 0), Source::Watch, false),
-            has_table: false,
-            deceived: false,
-            checks: Checks::default(),
-        }
+            is_faulty,
+            astray: is_faulty,
+            has_repeated: false,
+            differences: 0,
+            calm_from: 0,
+        };
+        world.fill();
+        world.store.back_up();
+        world
     }
 
-    /// Runs to the end. Panics if something that must hold does not. False if it came to what can't be noticed at a reconnection.
-    pub(crate) fn run(mut self) -> bool {
+    /// Runs to the end. Panics if something that must hold does not.
+    pub(crate) fn run(mut self) -> Course {
         let (calm_at, end) = (Moment::default() + TROUBLE, Moment::default() + TROUBLE + RECOVERY);
         self.later(Duration::ZERO, What::Trouble);
         self.feed(Input::Start);
@@ -124,41 +145,39 @@ impl World {
                 self.become_calm();
             }
             let due = self.due.peek().map(|Reverse((at, _))| *at);
-            let wake = self.machine.wake_at();
-            match (due, wake) {
+            match (due, self.shell.wake_at()) {
                 (Some(due), wake) if wake.is_none_or(|wake| due <= wake) => self.happen(),
                 (_, Some(wake)) => {
                     self.now = self.now.max(wake);
                     self.feed(Input::Tick);
+                    self.check_digest();
                 }
                 _ => panic!("nothing will ever happen again"),
             }
-            if self.deceived {
-                return false;
-            }
         }
-        let line = self.store.line();
-        let (revision, id) = (self.store.revision(), TableId::etcd(CLUSTER, self.store.incarnation()));
-        assert!(self.has_table && *self.applier.id() == id, "not followed: {:?} for {id:?}", self.applier.id());
-        assert_eq!(self.applier.digest(), self.store.now().digest, "at {} of {revision} on line {line}", self.applier.revision());
-        true
+        self.at_the_end();
+        match (self.is_faulty, self.astray) {
+            (true, _) => Course::Faulty { was_mended: self.differences > 0 },
+            (_, true) => Course::Deceived,
+            _ => Course::Whole,
+        }
     }
 
-    fn later(&mut self, by: Duration, what: What) {
+    pub(crate) fn later(&mut self, by: Duration, what: What) {
         self.at(self.now + by, self.connection, what);
     }
 
-    fn at(&mut self, at: Moment, connection: u64, what: What) {
+    pub(crate) fn at(&mut self, at: Moment, connection: u64, what: What) {
         self.numbers += 1;
         self.due.push(Reverse((at, self.numbers)));
         self.what.insert(self.numbers, (connection, what));
     }
 
-    fn some_time(&mut self, most_ms: u64) -> Duration {
+    pub(crate) fn some_time(&mut self, most_ms: u64) -> Duration {
         Duration::from_micros(self.rng.u64(10..=most_ms * 1000))
     }
 
-    fn chance(&mut self, percent: u32) -> bool {
+    pub(crate) fn chance(&mut self, percent: u32) -> bool {
         !self.calm && self.rng.u32(0..100) < percent
     }
 
@@ -171,270 +190,17 @@ impl World {
             What::Answer(question, starts) if connection == self.connection => self.answer(question, starts),
             What::Send => self.send(),
             What::Up => self.up = true,
+            What::Confirm(number) => self.read_to_confirm(number),
+            What::Said(said) => self.said(said),
+            What::AskRevision if connection == self.connection => self.read_revision(),
+            What::ReadAll { revision } if connection == self.connection => self.read_all(revision),
+            What::Save => self.save(),
             What::Trouble if !self.calm => {
                 self.trouble();
                 let pause = if self.rng.bool() { self.some_time(50) } else { self.some_time(6000) };
                 self.later(pause, What::Trouble);
             }
-            What::Tell(_) | What::Answer(..) | What::Trouble => {}
+            What::Tell(_) | What::Answer(..) | What::Trouble | What::AskRevision | What::ReadAll { .. } => {}
         }
-    }
-
-    /// From now on the store is up, the network is quick, and a restore that was not told is told.
-    fn become_calm(&mut self) {
-        self.calm = true;
-        self.up = true;
-        let raised = self.checks.highest_incarnation() + 1;
-        self.checks.raised(raised);
-        self.write(vec![(b"incarnation".to_vec(), Some(raised.to_string()))]);
-        if self.sender.as_ref().is_some_and(|sender| sender.stalled) {
-            self.sender = None;
-        }
-    }
-
-    // The store.
-
-    fn trouble(&mut self) {
-        match self.rng.u32(0..100) {
-            0..60 => {
-                let changes = self.changes();
-                self.write(changes);
-            }
-            60..68 => {
-                let back = self.rng.u64(0..4);
-                self.store.compact(self.store.revision().saturating_sub(back));
-            }
-            68..73 => self.cut(),
-            73..77 => {
-                if let Some(sender) = &mut self.sender {
-                    sender.stalled = true;
-                }
-            }
-            77..82 => self.store.back_up(),
-            82..88 => self.go_down(),
-            88..91 => {
-                let raise = self.checks.highest_incarnation() + 1;
-                self.go_down();
-                self.checks.raised(raise);
-                self.store.restore(Some(raise));
-            }
-            91 => {
-                self.go_down();
-                self.store.restore(None);
-            }
-            92..95 => {
-                let raise = self.checks.highest_incarnation() + 1;
-                self.checks.raised(raise);
-                self.write(vec![(b"incarnation".to_vec(), Some(raise.to_string()))]);
-            }
-            _ => self.repeat(),
-        }
-    }
-
-    /// A transaction over a few keys: owners and epochs, bad values, deletes; or a change below another prefix.
-    fn changes(&mut self) -> Vec<(Vec<u8>, Option<String>)> {
-        let mut changes = BTreeMap::new();
-        for _ in 0..self.rng.usize(0..6) {
-            self.values += 1;
-            let key = format!("routes/orders/t{}", self.rng.u32(0..12)).into_bytes();
-            let owner = if self.rng.bool() { "a" } else { "b" };
-            // Mostly upwards, so that most are good.
-            let epoch = if self.rng.u32(0..10) == 0 { self.rng.u64(1..=self.values) } else { self.values };
-            let value = match self.rng.u32(0..10) {
-                0..2 => None,
-                2 => Some(format!("bad {}", self.values)),
-                _ => Some(format!(r#"{{"owner":"{owner}","epoch":{epoch}}}"#)),
-            };
-            changes.insert(key, value);
-        }
-        changes.into_iter().collect()
-    }
-
-    fn write(&mut self, changes: Vec<(Vec<u8>, Option<String>)>) {
-        self.store.transact(changes);
-        let slow = self.chance(20);
-        let by = self.some_time(if slow { 2000 } else { 2 });
-        self.later(by, What::Send);
-    }
-
-    fn go_down(&mut self) {
-        self.up = false;
-        self.starts += 1;
-        self.cut();
-        let by = self.some_time(4000);
-        self.later(by, What::Up);
-    }
-
-    // The network.
-
-    /// The connection ends; perhaps nobody hears of it.
-    fn cut(&mut self) {
-        if self.sender.take().is_none() || self.chance(70) {
-            let by = self.some_time(100);
-            self.later(by, What::Tell(Input::Failed("cut".to_owned())));
-        }
-    }
-
-    /// Something that was sent is sent again.
-    fn repeat(&mut self) {
-        let Some(sender) = &self.sender else { return };
-        let Some(events) = (!sender.sent.is_empty()).then(|| sender.sent[self.rng.usize(..sender.sent.len())].clone()) else { return };
-        let (at, connection) = (sender.arrives.max(self.now), sender.connection);
-        self.at(at, connection, What::Tell(Input::Events { events, more: false }));
-    }
-
-    fn ask(&mut self, question: Question) {
-        let by = self.some_time(if matches!(question, Question::List { .. }) { 800 } else { 20 });
-        if self.chance(5) {
-            self.later(ANSWER_LIMIT, What::Tell(Input::Failed("no answer".to_owned())));
-        } else {
-            self.later(by, What::Answer(question, self.starts));
-        }
-    }
-
-    fn answer(&mut self, question: Question, starts: u64) {
-        if !self.up || starts != self.starts || self.chance(3) {
-            return self.feed(Input::Failed("not there".to_owned()));
-        }
-        let input = match question {
-            Question::Hello => Input::Connected(self.hello()),
-            Question::Watch { from } if from <= self.store.compacted => Input::Compacted,
-            Question::Watch { from } => {
-                self.sender = Some(Sender { connection: self.connection, next: from, arrives: self.now, sent: Vec::new(), stalled: false });
-                self.later(Duration::ZERO, What::Send);
-                Input::Opened { revision: self.store.revision() }
-            }
-            Question::List { revision } if revision < self.store.compacted => Input::Compacted,
-            Question::List { revision } => {
-                let Some(found) = self.store.at(self.store.line(), revision) else {
-                    return self.feed(Input::Failed("a future revision".to_owned()));
-                };
-                Input::Listed { revision, records: found.state.values().cloned().collect() }
-            }
-        };
-        self.feed(input);
-    }
-
-    /// As the shell finds it out.
-    fn hello(&mut self) -> Hello {
-        let cursor = self.applier.revision();
-        let anchor = match self.applier.anchor().filter(|_| self.has_table && cursor <= self.store.revision()) {
-            None => Anchor::None,
-            Some(_) if cursor < self.store.compacted => Anchor::Compacted,
-            Some(last) => {
-                let there = self.store.at(self.store.line(), cursor).and_then(|at| at.state.get(&last.key));
-                match there {
-                    None if last.deleted => Anchor::Same,
-                    Some(there) if !last.deleted && there.mod_revision == last.mod_revision => Anchor::Same,
-                    _ => Anchor::Differs,
-                }
-            }
-        };
-        let (incarnation, revision) = (self.store.incarnation(), self.store.revision());
-        let is_known = self.has_table && *self.applier.id() == TableId::etcd(CLUSTER, incarnation);
-        let is_at_cursor = self.store.at(self.store.line(), cursor).is_some_and(|at| at.digest == self.applier.digest());
-        self.deceived = is_known && cursor <= revision && anchor != Anchor::Differs && !is_at_cursor;
-        Hello { cluster_id: CLUSTER, incarnation, revision, anchor, progress_is_barrier: self.barrier }
-    }
-
-    /// Everything that has not been sent yet, a revision or more a response, in fragments cut anywhere.
-    fn send(&mut self) {
-        let Some(mut sender) = self.sender.take() else { return };
-        if sender.next <= self.store.compacted {
-            self.at(sender.arrives.max(self.now), sender.connection, What::Tell(Input::Compacted));
-            return;
-        }
-        while sender.next <= self.store.revision() && !sender.stalled {
-            let mut events = Vec::new();
-            let last = self.rng.u64(sender.next..=self.store.revision());
-            for revision in sender.next..=last {
-                events.extend(self.store.at(self.store.line(), revision).map(|at| at.events.clone()).unwrap_or_default());
-            }
-            sender.next = last + 1;
-            if events.is_empty() {
-                continue;
-            }
-            sender.sent.push(events.clone());
-            while !events.is_empty() {
-                let rest = events.split_off(if self.rng.bool() { events.len() } else { self.rng.usize(1..=events.len()) });
-                sender.arrives = sender.arrives.max(self.now + self.some_time(3));
-                let part = Input::Events { events, more: !rest.is_empty() };
-                self.at(sender.arrives, sender.connection, What::Tell(part));
-                events = rest;
-                if self.chance(2) {
-                    self.at(sender.arrives, sender.connection, What::Tell(Input::Failed("cut".to_owned())));
-                    return;
-                }
-            }
-        }
-        self.sender = Some(sender);
-    }
-
-    fn answer_progress(&mut self) {
-        let revision = self.store.revision();
-        let Some(sender) = self.sender.as_ref().filter(|sender| !sender.stalled && self.up) else { return };
-        let (arrives, connection, has_sent_all) = (sender.arrives.max(self.now), sender.connection, sender.next > revision);
-        if !self.barrier {
-            // It overtakes what has not been sent.
-            self.at(self.now, connection, What::Tell(Input::Progress { revision }));
-        } else if has_sent_all {
-            self.at(arrives, connection, What::Tell(Input::Progress { revision }));
-        }
-    }
-
-    // The shell.
-
-    fn feed(&mut self, input: Input) {
-        let mut inputs = vec![input];
-        while let Some(input) = inputs.pop() {
-            let applied = Applied { revision: self.applier.revision(), id: self.has_table.then(|| self.applier.id().clone()) };
-            for effect in self.machine.step(input, &applied, self.now, &mut self.rng) {
-                if self.carry_out(effect) {
-                    inputs.push(Input::NewIncarnation);
-                }
-            }
-        }
-    }
-
-    /// Whether what was applied has raised the incarnation.
-    fn carry_out(&mut self, effect: Effect) -> bool {
-        match effect {
-            Effect::Connect { .. } => {
-                self.disconnect();
-                self.ask(Question::Hello);
-            }
-            Effect::Disconnect => self.disconnect(),
-            Effect::List { revision } => self.ask(Question::List { revision }),
-            Effect::Watch { from } => self.ask(Question::Watch { from }),
-            Effect::Apply { events, revision } => {
-                self.applier.apply(events);
-                self.applier.advance(revision);
-                self.put_in_force(false);
-                return TableId::etcd(CLUSTER, self.applier.incarnation()) != *self.applier.id();
-            }
-            Effect::Resync { revision, records, id, fresh, .. } => {
-                let is_first = !self.has_table;
-                self.applier.resync(revision, records, id, fresh);
-                self.has_table = true;
-                self.put_in_force(fresh || is_first);
-            }
-            Effect::Advance { revision } => {
-                self.applier.advance(revision);
-                self.put_in_force(false);
-            }
-            Effect::AskProgress => self.answer_progress(),
-            Effect::Alive | Effect::Report { .. } => {}
-        }
-        false
-    }
-
-    fn disconnect(&mut self) {
-        self.connection += 1;
-        self.sender = None;
-    }
-
-    fn put_in_force(&mut self, fresh: bool) {
-        let table = self.applier.publish();
-        self.checks.table(&table, &self.store, fresh);
     }
 }

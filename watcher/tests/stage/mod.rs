@@ -102,19 +102,20 @@ impl Etcd {
         self.put("routes/orders/t1", r#"{"owner":"a"}"#).await
     }
 
-    pub(crate) fn etcdctl(&self, arguments: &[&str]) {
-        let done = Command::new("etcdctl")
+    /// Runs the tool of this name that came with the etcd that runs.
+    fn tool(&self, name: &str, arguments: &[&str]) {
+        let beside = std::env::var_os("ETCD_BIN").map(|etcd| Path::new(&etcd).with_file_name(name)).filter(|tool| tool.exists());
+        let done = Command::new(beside.unwrap_or_else(|| name.into()))
             .env("ETCDCTL_API", "3")
-            .args(["--endpoints", &self.url()])
             .args(arguments)
             .current_dir(self.directory.path())
             .output();
         let done = done.unwrap();
-        assert!(done.status.success(), "etcdctl {arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+        assert!(done.status.success(), "{name} {arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
     }
 
     pub(crate) fn backup(&self) {
-        self.etcdctl(&["snapshot", "save", "backup"]);
+        self.tool("etcdctl", &["--endpoints", &self.url(), "snapshot", "save", "backup"]);
     }
 
     /// Stops, and puts the backup's data in place of the present ones, with unchanged flags: the cluster's id stays.
@@ -122,7 +123,9 @@ impl Etcd {
         self.kill();
         let peer = format!("http://127.0.0.1:{}", self.peer_port);
         let cluster = format!("default={peer}");
-        self.etcdctl(&[
+        // From 3.5 on a tool of its own, which 3.4 does not have.
+        let is_apart = std::env::var_os("ETCD_BIN").is_some_and(|etcd| Path::new(&etcd).with_file_name("etcdutl").exists());
+        let arguments = [
             "snapshot",
             "restore",
             "backup",
@@ -132,8 +135,22 @@ impl Etcd {
             &cluster,
             "--initial-advertise-peer-urls",
             &peer,
-        ]);
+        ];
+        self.tool(if is_apart { "etcdutl" } else { "etcdctl" }, &arguments);
         self.data = "restored".to_owned();
+    }
+}
+
+impl Etcd {
+    /// Restores the backup and writes to it where the watcher can't see it, until it is back at its known address.
+    pub(crate) async fn restore_hidden(&mut self, write: impl AsyncFnOnce(&Self)) {
+        self.restore();
+        let known_port = std::mem::replace(&mut self.client_port, free_port());
+        self.restart().await;
+        write(self).await;
+        self.kill();
+        self.client_port = known_port;
+        self.restart().await;
     }
 }
 
@@ -163,14 +180,8 @@ pub(crate) fn spawn(data: &Path, client_port: u16, peer_port: u16) -> Child {
 
 pub(crate) fn settings(url: &str, snapshot: Option<&Path>) -> Settings {
     let endpoints = vec![url.to_owned()];
-    Settings {
-        place: GoldPlace::Etcd(EtcdPlace { endpoints, prefix: PREFIX.to_owned(), credentials: Credentials::default() }),
-        allow_empty: false,
-        snapshot: snapshot.map(Path::to_owned),
-        seed: 1,
-        origin: Instant::now(),
-        on_publish: None,
-    }
+    let place = EtcdPlace { endpoints, prefix: PREFIX.to_owned(), credentials: Credentials::default() };
+    Settings { snapshot: snapshot.map(Path::to_owned), ..Settings::new(GoldPlace::Etcd(place), 1, Instant::now()) }
 }
 
 pub(crate) fn watch(etcd: &Etcd) -> Watcher {

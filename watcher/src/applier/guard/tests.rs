@@ -6,12 +6,19 @@ use proptest::prelude::*;
 use waypost_policy::TableId;
 
 use super::*;
-use crate::applier::{
-    Source,
-    histories::{Scene, Store},
+use crate::{
+    applier::{
+        Source,
+        histories::{Scene, Store},
+    },
+    record::Stored,
+    snapshot::tests::{decoded, encode},
 };
 
 const SERVICE: &str = r#"{"match":[{"hosts":["orders.example.com"]}],"key":{"header":"x-tenant"}}"#;
+
+/// The service and the two upstreams of a scene.
+const OTHERS: usize = 3;
 
 fn with_routes(count: usize) -> Scene {
     let mut scene = Scene::new();
@@ -35,16 +42,26 @@ fn a_store_that_has_lost_all_of_many_routes_is_not_believed() {
         let mut scene = with_routes(GUARDED_ROUTES + 1);
         scene.store = Store { revision: scene.store.revision + 1, records: BTreeMap::new() };
         scene.resync(fresh);
-        scene.put("services/orders", SERVICE);
         assert_eq!(scene.owner("t7").as_deref(), Some("a"), "fresh: {fresh}");
-        assert_eq!(scene.applier.held_back().len(), GUARDED_ROUTES + 1);
+        assert!(scene.applier.publish().upstream_named("a").is_some(), "what routes need is held with them");
+        assert_eq!(scene.applier.held_back().len(), GUARDED_ROUTES + 1 + OTHERS);
         assert_eq!(scene.applier.to_confirm(), None, "there is nothing to ask");
         assert_eq!(scene.applier.digest(), scene.store.digest(), "the digest is over what the store has");
         scene.put("routes/orders/t7", r#"{"owner":"b","epoch":1}"#);
         assert_eq!(scene.owner("t7").as_deref(), Some("b"), "a put ends the hold, and its epochs start afresh");
-        assert_eq!(scene.applier.held_back().len(), GUARDED_ROUTES);
+        assert_eq!(scene.applier.held_back().len(), GUARDED_ROUTES + OTHERS);
+        scene.put("services/orders", SERVICE);
         scene.resync(fresh);
         assert_eq!(scene.owner("t8").as_deref(), Some("a"), "a list without most routes is confirmed first");
+        if !fresh {
+            assert_eq!(
+                (scene.applier.to_confirm(), scene.applier.held_back().len()),
+                (None, GUARDED_ROUTES + OTHERS - 1),
+                "one route more is no reason"
+            );
+            assert_eq!(scene.applier.digest(), scene.store.digest());
+            continue;
+        }
         assert_eq!(scene.applier.settle(said(&scene, true, false)), Settled::Taken(GUARDED_ROUTES));
         assert_eq!((scene.owner("t8"), scene.applier.held_back().len()), (None, 0), "a store that holds routes is believed");
         assert_eq!(scene.applier.digest(), scene.store.digest());
@@ -93,7 +110,37 @@ fn deletes_that_the_store_does_not_confirm_stay_held() {
         assert!(matches!(settled, Settled::Empty(120) | Settled::Contradicted(120)), "{settled:?}");
         assert_eq!((scene.owner("t7").as_deref(), scene.applier.held_back().len()), (Some("a"), 120));
         assert_eq!(scene.applier.to_confirm(), None);
+        // The list that follows has them, or it has not.
+        let kept = |key| Stored { key, value: br#"{"owner":"b"}"#.to_vec(), create_revision: 999, mod_revision: 999, leased: false };
+        let listed = if contradicts { scene.applier.keys().map(kept).collect() } else { scene.store.list() };
+        let id = scene.applier.id().clone();
+        scene.applier.resync(1000, listed, id, false).unwrap();
+        assert_eq!(scene.applier.held_back().len(), if contradicts { 0 } else { 120 });
     }
+}
+
+#[test]
+fn a_list_takes_what_was_in_doubt_and_has_gone() {
+    let mut scene = with_routes(200);
+    delete(&mut scene, 0..120);
+    scene.resync(false);
+    assert_eq!((scene.applier.held_back().len(), scene.applier.to_confirm().is_some()), (120, true), "it is a mass delete as well");
+    assert_eq!(scene.applier.settle(said(&scene, true, false)), Settled::Taken(120));
+}
+
+#[test]
+fn a_doubt_outlives_the_process() {
+    let mut scene = with_routes(200);
+    let most: Vec<String> = (0..120).map(|n| format!("routes/orders/t{n}")).chain(["upstreams/b".to_owned()]).collect();
+    scene.change(&most.iter().map(|key| (&**key, None)).collect::<Vec<_>>());
+    scene.put("routes/orders/t7", "{");
+    scene.applier = decoded(&encode(&scene.applier)).unwrap();
+    assert_eq!((scene.owner("t7").as_deref(), scene.applier.held_back().len()), (Some("a"), 120), "one was put again");
+    assert!(scene.applier.publish().upstream_named("b").is_some());
+    assert_eq!(scene.applier.settle(said(&scene, true, false)), Settled::Taken(119));
+    assert_eq!((scene.owner("t8"), scene.owner("t7").as_deref()), (None, Some("a")));
+    assert!(scene.applier.publish().upstream_named("b").is_none());
+    assert_eq!(scene.applier.digest(), scene.store.digest());
 }
 
 #[test]

@@ -1,0 +1,103 @@
+//! What is not believed: events that come too late, lists of another history, more records than may be held. And the mark at which the
+//! digest is remembered, so that it can be compared with the store's.
+
+use waypost_policy::Source;
+
+use super::Applier;
+use crate::record::{Event, Stored};
+
+/// Why what the store says is not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// The watch has left out what it sends now.
+    #[error("the watch brought a change of revision {0} too late")]
+    Late(u64),
+    /// A key has another value than it had at the same revision, or an older one.
+    #[error("the store has {key} as of revision {found}, but what is in force is of revision {known}: its history is another")]
+    OtherHistory {
+        /// The key below the prefix, readable.
+        key: String,
+        /// The revision of the value that the list has.
+        found: u64,
+        /// The revision of the value in force.
+        known: u64,
+    },
+    /// There are more records than may be held.
+    #[error("there are more than {0} records, the most that this proxy takes ([limits] records): the last good table stays")]
+    Full(usize),
+}
+
+/// Where the digest is remembered.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mark {
+    revision: u64,
+    /// Once something newer has been applied.
+    digest: Option<u128>,
+}
+
+impl Applier {
+    /// From now on remembers the digest as of this revision, which must not be below the cursor.
+    pub fn set_mark(&mut self, revision: u64) {
+        self.mark = Some(Mark { revision, digest: (self.revision > revision).then_some(0) });
+    }
+
+    /// The digest as of the mark, and whether it is certain: it is once something newer was applied or the cursor has come there. `None` if there is no mark any
+    /// more: the whole store has been listed since.
+    pub fn digest_at_mark(&self) -> Option<(u128, bool)> {
+        let mark = self.mark?;
+        Some(mark.digest.map_or((self.digest, self.revision >= mark.revision), |digest| (digest, true)))
+    }
+
+    /// Before something of a revision is applied.
+    pub(super) fn pass_mark(&mut self, revision: u64) {
+        if let Some(mark) = &mut self.mark
+            && revision > mark.revision
+        {
+            mark.digest.get_or_insert(self.digest);
+        }
+    }
+
+    /// Whether a change that is not newer than the cursor was not applied. One that was comes to nothing.
+    pub(super) fn has_missed(&self, event: &Event) -> bool {
+        let known = self.store_meta(event.key()).filter(|_| !self.held_back.contains(event.key()));
+        match event {
+            Event::Put(stored) => known.is_none_or(|known| {
+                known.mod_revision < stored.mod_revision
+                    || (known.mod_revision == stored.mod_revision && known.digest != stored.meta().digest)
+            }),
+            Event::Delete { mod_revision, .. } => known.is_some_and(|known| known.mod_revision < *mod_revision),
+        }
+    }
+
+    /// Whether the table can hold what one revision puts.
+    pub(super) fn fits(&self, events: &[Event]) -> Result<(), Refused> {
+        if self.keys + events.len() <= self.most_keys {
+            return Ok(());
+        }
+        let new = events.iter().filter(|event| matches!(event, Event::Put(_)) && self.store_meta(event.key()).is_none()).count();
+        if new > 0 && self.keys + new > self.most_keys { Err(Refused::Full(self.most_keys)) } else { Ok(()) }
+    }
+
+    /// Whether a list can be of the history that was applied, and the table can hold it.
+    pub(super) fn believe(&self, listed: &[Stored], fresh: bool) -> Result<(), Refused> {
+        if listed.len() > self.most_keys {
+            return Err(Refused::Full(self.most_keys));
+        }
+        if fresh || self.keys == 0 || self.source == Source::File {
+            return Ok(());
+        }
+        // What is held back the store has deleted: there it may be made anew, but not be older either.
+        let other = listed.iter().find_map(|stored| {
+            let known = self.store_meta(&stored.key)?;
+            let is_other = stored.mod_revision < known.mod_revision
+                || stored.create_revision < known.create_revision
+                || (stored.mod_revision == known.mod_revision && known.digest != 0 && known.digest != stored.meta().digest);
+            is_other.then(|| Refused::OtherHistory {
+                key: waypost_conf::escaped(&stored.key),
+                found: stored.mod_revision,
+                known: known.mod_revision,
+            })
+        });
+        other.map_or(Ok(()), Err)
+    }
+}
