@@ -119,7 +119,8 @@ async fn a_dead_connection_for_reads_is_replaced_while_the_watch_goes_on() {
     let mut checked = Checked::start(&etcd, &[]).await;
     let steady = Steady::start(&checked.waypost, &[("t1", "a")]);
     checked.between.hold_one(1);
-    checked.asks_until_reconnected(2).await;
+    checked.asks_in_vain().await;
+    until_true("the dead connection is given up", async || checked.between.ended() == 1).await;
     moved(&etcd, &checked.waypost, &steady, "b", 2).await;
     steady.may("t2", "c");
     checked.reads_while(&etcd, &steady, 2).await;
