@@ -182,7 +182,8 @@ async fn figures_of_a_list_of_a_million_routes() {
         first.push(began.elapsed());
         watcher.stop().await;
     }
-    let (bare, first) = (median("a bare list by ranges of 5,000 keys, two at once", bare), median("a first start, to the table in force", first));
+    let (bare, first) =
+        (median("a bare list by ranges of 5,000 keys, two at once", bare), median("a first start, to the table in force", first));
     eprintln!("the start is {:.2} times the bare list", first.as_secs_f64() / bare.as_secs_f64());
     let mut loads = Vec::new();
     for _ in 0..ROUNDS {
@@ -237,4 +238,3 @@ async fn bare_list(etcd: &Etcd, fences: &[Vec<u8>], revision: u64) -> usize {
     }
     readers.join_all().await.into_iter().sum()
 }
-
