@@ -95,6 +95,12 @@ impl Cluster {
         .await
     }
 
+    /// Takes a member out of the cluster for good, by word of another: its process ends.
+    pub async fn remove(&self, number: usize, by: usize) {
+        let id = u64::from_str_radix(&self.ids[number], 16).unwrap();
+        self.members[by].client().await.cluster_client().member_remove(id).await.unwrap();
+    }
+
     /// Cuts a member off from the others; clients reach it as before.
     pub fn part(&self, number: usize) {
         for (other, links) in self.links.iter().enumerate() {

@@ -136,6 +136,17 @@ async fn a_member_that_is_cut_off_from_the_others_is_neither_believed_nor_taken_
     three.ends().await;
 }
 
+#[tokio::test]
+async fn a_member_that_is_removed_is_left() {
+    let mut three = Three::start().await;
+    let followed = three.followed().await;
+    let other = Three::others(followed)[0];
+    three.cluster.remove(followed, other).await;
+    three.moves(other).await;
+    assert_ne!(three.followed().await, followed);
+    three.ends().await;
+}
+
 /// A proxy that knows only a member that is behind waits for it, and goes neither back nor anywhere else.
 #[tokio::test]
 async fn a_lone_member_that_is_behind_is_waited_for() {
