@@ -15,6 +15,7 @@ pub mod explain;
 pub mod head;
 pub mod hints;
 pub mod matching;
+pub mod parking;
 pub mod problem;
 pub mod routing_key;
 pub mod table;
