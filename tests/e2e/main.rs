@@ -31,5 +31,6 @@ mod scene;
 mod snapshot;
 mod stage;
 mod stale;
+mod store;
 mod upgrades;
 mod watch;

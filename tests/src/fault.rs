@@ -1,4 +1,4 @@
-//! A loopback TCP proxy that makes faults: holds bytes back, cuts connections, refuses new ones.
+//! A loopback TCP proxy that makes faults: holds bytes back, slows them down, cuts and resets connections, refuses new ones.
 
 use std::{
     net::SocketAddr,
@@ -6,11 +6,15 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
     sync::watch,
 };
 
@@ -22,8 +26,25 @@ enum Mode {
     Hold,
     /// The same, only on the connection that was made last before it was said.
     HoldNewest,
+    /// Bytes are held back in both directions; new connections are accepted, and nothing comes of them.
+    Stall,
+    /// Bytes from the server arrive a few at a time, with a pause behind each.
+    Trickle {
+        bytes: usize,
+        pause: Duration,
+    },
+    /// Connections are cut when the server has said so much from now on.
+    CutAfter(usize),
     /// Connections are cut, and new ones too.
     Cut,
+    /// Connections are reset, and new ones too: what was under way is lost on both sides.
+    Reset,
+}
+
+impl Mode {
+    fn is_end(self) -> bool {
+        matches!(self, Self::Cut | Self::Reset)
+    }
 }
 
 /// The proxy; gone when dropped.
@@ -56,6 +77,11 @@ impl FaultProxy {
         format!("http://{}", self.address)
     }
 
+    /// How many connections there were.
+    pub fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::Relaxed)
+    }
+
     /// Relays everything.
     pub fn pass(&self) {
         self.mode.send_replace(Mode::Pass);
@@ -68,13 +94,33 @@ impl FaultProxy {
 
     /// Holds back what the server says on the newest connection only. A proxy's first connection is for reads, its second for the watch.
     pub fn hold_newest(&self) {
-        assert!(self.accepted.load(Ordering::Relaxed) >= 2, "there is no second connection");
+        assert!(self.accepted() >= 2, "there is no second connection");
         self.mode.send_replace(Mode::HoldNewest);
+    }
+
+    /// Holds everything back, as a network does that drops packets.
+    pub fn stall(&self) {
+        self.mode.send_replace(Mode::Stall);
+    }
+
+    /// Lets what the server says through a few bytes at a time.
+    pub fn trickle(&self, bytes: usize, pause: Duration) {
+        self.mode.send_replace(Mode::Trickle { bytes, pause });
+    }
+
+    /// Cuts each connection when the server has said so many bytes on it from now on.
+    pub fn cut_after(&self, bytes: usize) {
+        self.mode.send_replace(Mode::CutAfter(bytes));
     }
 
     /// Cuts what there is and what comes.
     pub fn cut(&self) {
         self.mode.send_replace(Mode::Cut);
+    }
+
+    /// Resets what there is and what comes.
+    pub fn reset(&self) {
+        self.mode.send_replace(Mode::Reset);
     }
 }
 
@@ -85,43 +131,80 @@ impl Drop for FaultProxy {
 }
 
 async fn relay(client: TcpStream, to: SocketAddr, mut modes: watch::Receiver<Mode>, newest: Arc<AtomicUsize>, number: usize) {
-    if *modes.borrow() == Mode::Cut {
+    let mode = *modes.borrow();
+    if mode == Mode::Reset {
+        let _ = client.set_zero_linger();
+    }
+    if mode.is_end() {
         return;
     }
     let Ok(server) = TcpStream::connect(to).await else { return };
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
-    let holding = Holding { modes: modes.clone(), newest, number };
-    tokio::select! {
-        () = copy(from_client, to_server, None) => {}
-        () = copy(from_server, to_client, Some(holding)) => {}
-        _ = modes.wait_for(|mode| *mode == Mode::Cut) => {}
+    let mut up = Way { from: from_client, to: to_server, modes: modes.clone(), is_held: Box::new(|mode| mode == Mode::Stall) };
+    let held = move |mode| match mode {
+        Mode::HoldNewest => newest.load(Ordering::Relaxed) == number,
+        mode => matches!(mode, Mode::Hold | Mode::Stall),
+    };
+    let mut down = Way { from: from_server, to: to_client, modes: modes.clone(), is_held: Box::new(held) };
+    let ended = tokio::select! {
+        () = up.carry(false) => Mode::Pass,
+        () = down.carry(true) => Mode::Pass,
+        mode = modes.wait_for(|mode| mode.is_end()) => mode.map_or(Mode::Pass, |mode| *mode),
+    };
+    if ended == Mode::Reset {
+        let _ = (down.to.as_ref().set_zero_linger(), up.to.as_ref().set_zero_linger());
     }
 }
 
-/// Whether one connection's bytes are held back.
-struct Holding {
+/// One direction of a connection.
+struct Way {
+    from: OwnedReadHalf,
+    to: OwnedWriteHalf,
     modes: watch::Receiver<Mode>,
-    newest: Arc<AtomicUsize>,
-    number: usize,
+    is_held: Box<dyn Fn(Mode) -> bool + Send + Sync>,
 }
 
-impl Holding {
-    async fn passed(&mut self) {
-        let is_newest = self.newest.load(Ordering::Relaxed) == self.number;
-        let _ = self.modes.wait_for(|mode| !(*mode == Mode::Hold || (*mode == Mode::HoldNewest && is_newest))).await;
+impl Way {
+    /// Carries bytes until either end has had enough.
+    async fn carry(&mut self, from_server: bool) {
+        let mut bytes = vec![0; 64 * 1024];
+        let mut said = 0;
+        loop {
+            let Ok(read) = self.from.read(&mut bytes).await else { return };
+            let _ = self.modes.wait_for(|mode| !(self.is_held)(*mode)).await;
+            let mode = *self.modes.borrow_and_update();
+            let done = match mode {
+                _ if read == 0 => return,
+                Mode::Trickle { bytes: few, pause } if from_server => self.trickle(&bytes[..read], few, pause).await,
+                Mode::CutAfter(limit) if from_server => {
+                    let passed = read.min(limit.saturating_sub(said));
+                    said += read;
+                    let done = self.to.write_all(&bytes[..passed]).await;
+                    if said >= limit {
+                        return;
+                    }
+                    done
+                }
+                _ => self.to.write_all(&bytes[..read]).await,
+            };
+            said = if matches!(mode, Mode::CutAfter(_)) { said } else { 0 };
+            if done.is_err() {
+                return;
+            }
+        }
     }
-}
 
-async fn copy(mut from: tokio::net::tcp::OwnedReadHalf, mut to: tokio::net::tcp::OwnedWriteHalf, mut holding: Option<Holding>) {
-    let mut bytes = vec![0; 64 * 1024];
-    while let Ok(read) = from.read(&mut bytes).await {
-        if let Some(holding) = &mut holding {
-            holding.passed().await;
+    /// A few at a time, until something else is wanted.
+    async fn trickle(&mut self, bytes: &[u8], few: usize, pause: Duration) -> std::io::Result<()> {
+        for part in bytes.chunks(few.max(1)) {
+            let is_wanted = matches!(*self.modes.borrow(), Mode::Trickle { .. });
+            self.to.write_all(part).await?;
+            if is_wanted {
+                tokio::time::sleep(pause).await;
+            }
         }
-        if read == 0 || to.write_all(&bytes[..read]).await.is_err() {
-            return;
-        }
+        Ok(())
     }
 }

@@ -7,7 +7,9 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that can't go on ends with the reason")]
 
 mod backend;
+mod certificates;
 mod client;
+mod cluster;
 mod etcd;
 mod fault;
 mod nginx;
@@ -16,6 +18,7 @@ mod program;
 mod python;
 mod raw;
 mod records;
+mod steady;
 mod usage;
 mod waypost;
 
@@ -26,14 +29,17 @@ use std::{
 };
 
 pub use backend::{Backend, Reply, Seen};
+pub use certificates::{Certificates, Signed};
 pub use client::{Answer, Client};
-pub use etcd::Etcd;
+pub use cluster::Cluster;
+pub use etcd::{Etcd, PREFIX};
 pub use fault::FaultProxy;
 pub use nginx::Nginx;
 pub use program::{Ran, program};
 pub use python::Python;
 pub use raw::{Peer, RawBackend, RawRequest, Received};
 pub use records::RecordFile;
+pub use steady::Steady;
 pub use usage::{Sampler, open_files, raise_open_files, resident_bytes};
 pub use waypost::{Waypost, command};
 

@@ -61,6 +61,11 @@ impl Waypost {
         Self { folder: tempfile::tempdir().unwrap(), gold: gold.to_owned(), extra, listen, admin, process: None }
     }
 
+    /// From its next start on it follows this gold copy, with the snapshot that it has.
+    pub fn follow(&mut self, gold: &str) {
+        gold.clone_into(&mut self.gold);
+    }
+
     /// Starts the process without waiting.
     pub fn spawn(&mut self) {
         let mut command = command(&["run", "--gold", &self.gold, "--id", "edge-1", "--access-log"]);
@@ -123,6 +128,22 @@ impl Waypost {
             if reached { Ok(()) } else { Err(gold.to_string()) }
         })
         .await;
+    }
+
+    /// Asserts that its table is what the store has, by `waypost check --against`. The flags name the store and who may read it.
+    pub async fn equals(&self, gold: &[&str]) {
+        let admin = self.admin.to_string();
+        let (status, out, said) = Self::run(&[&["check", "--against", &admin][..], gold].concat()).await;
+        assert_eq!(status, 0, "{out}{said}");
+    }
+
+    /// Waits until it is in contact with the store, or no longer; what `/status` says of it then.
+    pub async fn until_connected(&self, connected: bool) -> Value {
+        until(&format!("connected is {connected}"), async || {
+            let gold = self.status().await["gold"][0].clone();
+            if gold["connected"] == connected { Ok(gold) } else { Err(gold.to_string()) }
+        })
+        .await
     }
 
     /// A connection to it.

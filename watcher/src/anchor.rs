@@ -30,7 +30,11 @@ pub struct LastChange {
 
 /// The last changes, the newest last.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LastChanges(VecDeque<LastChange>);
+pub struct LastChanges {
+    changes: VecDeque<LastChange>,
+    /// The revision of the list that they begin with: what came and went before it is not known.
+    listed_at: u64,
+}
 
 impl LastChanges {
     /// Adds what one revision changed.
@@ -41,8 +45,13 @@ impl LastChanges {
         }
     }
 
-    /// The newest of the records that a list found.
-    pub(crate) fn of_list<'a>(records: impl Iterator<Item = (&'a [u8], Meta)>) -> Self {
+    /// None yet, behind a list at this revision.
+    pub(crate) fn listed_at(revision: u64) -> Self {
+        Self { changes: VecDeque::new(), listed_at: revision }
+    }
+
+    /// The newest of the records that a list found at a revision.
+    pub(crate) fn of_list<'a>(revision: u64, records: impl Iterator<Item = (&'a [u8], Meta)>) -> Self {
         let mut newest: Vec<(&[u8], Meta)> = Vec::with_capacity(2 * KEPT);
         let keep = |newest: &mut Vec<(&[u8], Meta)>| {
             newest.sort_unstable_by_key(|(_, meta)| std::cmp::Reverse(meta.mod_revision));
@@ -60,30 +69,34 @@ impl LastChanges {
             }
         }
         keep(&mut newest);
-        let oldest_first = newest.into_iter().rev();
-        Self(
-            oldest_first
-                .map(|(key, meta)| LastChange { key: key.to_vec(), mod_revision: meta.mod_revision, digest: Some(meta.digest) })
-                .collect(),
-        )
+        let mut changes = Self::listed_at(revision);
+        for (key, meta) in newest.into_iter().rev() {
+            changes.add(LastChange { key: key.to_vec(), mod_revision: meta.mod_revision, digest: Some(meta.digest) });
+        }
+        changes
     }
 
     /// Adds one that is newer than all others.
     pub(crate) fn add(&mut self, change: LastChange) {
-        if self.0.len() == KEPT {
-            self.0.pop_front();
+        if self.changes.len() == KEPT {
+            self.changes.pop_front();
         }
-        self.0.push_back(change);
+        self.changes.push_back(change);
     }
 
     /// From the oldest to the newest.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &LastChange> {
-        self.0.iter()
+        self.changes.iter()
+    }
+
+    /// The revision of the list that they begin with; 0 if they do not.
+    pub fn begin_at(&self) -> u64 {
+        self.listed_at
     }
 
     /// The newest.
     pub fn newest(&self) -> Option<&LastChange> {
-        self.0.back()
+        self.changes.back()
     }
 }
 
@@ -151,10 +164,13 @@ pub fn judge(changes: &LastChanges, proofs: &[Proof], at_cursor: Option<Found>) 
     }
 }
 
-/// Behind which revision a watch is resumed. `newest` is the proof of the newest change.
+/// Behind which revision a watch is resumed. `newest` is the proof of the newest change. What a list has passed over is not asked for: a key that was put and
+/// deleted before it would look like one that was missed.
 pub fn resume_behind(cursor: u64, changes: &LastChanges, newest: Option<Proof>) -> u64 {
     match (changes.newest(), newest) {
-        (Some(change), Some(Proof::Same)) if cursor.saturating_sub(change.mod_revision) <= MOST_REPLAYED => change.mod_revision.min(cursor),
+        (Some(change), Some(Proof::Same)) if cursor.saturating_sub(change.mod_revision) <= MOST_REPLAYED => {
+            change.mod_revision.max(changes.listed_at).min(cursor)
+        }
         _ => cursor,
     }
 }
@@ -178,7 +194,8 @@ mod tests {
             events.iter().map(|event| if let Event::Put(stored) = event { stored.meta() } else { Meta::default() }).collect();
         let mut records: Vec<(&[u8], Meta)> = events.iter().map(Event::key).zip(metas).collect();
         fastrand::Rng::with_seed(7).shuffle(&mut records);
-        assert_eq!(LastChanges::of_list(records.into_iter()), applied);
+        let listed = LastChanges::of_list(100, records.into_iter());
+        assert!(listed.iter().eq(applied.iter()));
         assert_eq!((applied.iter().count(), applied.newest().unwrap().mod_revision), (KEPT, 100));
         let many: Vec<Event> = (0..50).map(|n| Event::Delete { key: format!("k{n}").into_bytes(), mod_revision: 101 }).collect();
         applied.applied(&many);
@@ -219,6 +236,8 @@ mod tests {
         changes.add(LastChange { key: b"k".to_vec(), mod_revision: 5, digest: Some(1) });
         assert_eq!(resume_behind(9, &changes, Some(Proof::Same)), 5);
         assert_eq!(resume_behind(9, &changes, Some(Proof::Forgotten)), 9);
+        let listed = LastChanges { listed_at: 7, ..changes.clone() };
+        assert_eq!(resume_behind(9, &listed, Some(Proof::Same)), 7, "what came and went before the list is not known");
         assert_eq!(resume_behind(5 + MOST_REPLAYED + 1, &changes, Some(Proof::Same)), 6 + MOST_REPLAYED);
     }
 }

@@ -258,7 +258,7 @@ impl Applier {
             self.builder.forget_reads();
         }
         let metas: Vec<_> = listed.iter().map(Stored::meta).collect();
-        self.last_changes = LastChanges::of_list(listed.iter().map(|stored| &*stored.key).zip(metas));
+        self.last_changes = LastChanges::of_list(revision, listed.iter().map(|stored| &*stored.key).zip(metas));
         let mut held = Vec::new();
         for stored in listed {
             let unchanged = self

@@ -8,6 +8,7 @@ mod checks;
 mod confirm;
 mod digest;
 mod list;
+mod others;
 mod wire;
 
 use std::{
@@ -26,7 +27,7 @@ use crate::{
     applier::{Applier, Refused, Said, Settled},
     ask::{Ask, Checked},
     change::Change,
-    connect::{EtcdPlace, Wanted, say_later},
+    connect::{EtcdPlace, Reads, Wanted, say_later},
     digest_check::{Compared, DigestCheck},
     machine::{Applied, Effect, Input, Machine, other_history},
     pace::Pace,
@@ -67,7 +68,7 @@ pub(crate) struct EtcdSource {
     has_table: bool,
     cluster_id: Option<u64>,
     /// One connection for reads, one for the watch: a watch that catches up must not starve a check.
-    reads: Option<Client>,
+    reads: Option<Reads>,
     watches: Option<Client>,
     stream: Option<Box<WatchStream>>,
     work: Option<Work>,
@@ -189,6 +190,7 @@ impl EtcdSource {
                 self.disconnect();
                 let endpoint = self.place.endpoints.get(endpoint).cloned().unwrap_or_default();
                 let cursor = self.has_table.then(|| Cursor {
+                    table: self.applier.id().clone(),
                     revision: self.applier.revision(),
                     last_changes: self.applier.last_changes().clone(),
                     incarnation: self.applier.incarnation(),
@@ -197,14 +199,14 @@ impl EtcdSource {
             }
             Effect::Disconnect => self.disconnect(),
             Effect::List { revision } => {
-                let reads = self.reads.as_ref().map(Client::kv_client);
+                let reads = self.reads.clone();
                 // Of the table in force, or of the snapshot's: however old, they only cut.
                 let fences = ranges::fences(self.applier.keys());
                 self.work = Some(Box::pin(list(reads, self.place.prefix.clone(), revision, fences)));
             }
             Effect::Watch { from } => {
                 let watches = self.watches.as_ref().map(Client::watch_client);
-                self.work = Some(Box::pin(open_watch(watches, self.place.prefix.clone(), from)));
+                self.work = Some(Box::pin(open_watch(watches, self.place.clone(), from)));
             }
             Effect::Apply { events, revision } => {
                 self.applier.note_touches(self.publisher.is_watched());
@@ -278,7 +280,7 @@ impl EtcdSource {
     async fn check_digest(&mut self) {
         let now = self.settings.now();
         if self.digest_check.is_due(self.is_watching, now, &mut self.rng) {
-            self.digest_read.revision(self.reads.as_ref().map(Client::kv_client), &self.place.prefix);
+            self.digest_read.revision(self.reads.clone(), &self.place.prefix);
         }
         let Some(Compared { revision, is_equal }) = self.digest_check.compare(&self.applier, now, &mut self.rng) else { return };
         self.publisher.report(|status| {
@@ -301,7 +303,7 @@ impl EtcdSource {
         match read {
             digest::Read::Revision(revision) => {
                 if let Some(revision) = self.digest_check.asked(revision, &mut self.applier) {
-                    let reads = self.reads.as_ref().map(Client::kv_client);
+                    let reads = self.reads.clone();
                     self.digest_read.digest(reads, self.place.prefix.clone(), revision, ranges::fences(self.applier.keys()));
                 }
             }
@@ -419,7 +421,7 @@ impl EtcdSource {
 
     /// Has a mass delete confirmed, if there is one in doubt.
     fn confirm(&mut self) {
-        let reads = self.reads.as_ref().map(Client::kv_client);
+        let reads = self.reads.clone();
         self.confirming.begin(self.applier.to_confirm(), reads, &self.place.prefix);
     }
 
@@ -446,7 +448,7 @@ impl EtcdSource {
             Ask::Listing(answer) => return drop(answer.send(self.applier.listing())),
         };
         let is_exact = self.applier.is_exact(&check.service);
-        let reads = self.reads.as_ref().map(Client::kv_client);
+        let reads = self.reads.clone();
         self.checks.ask(check, is_exact, reads, &self.place.prefix, self.settings.now());
     }
 

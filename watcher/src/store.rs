@@ -7,13 +7,13 @@ mod pinned;
 
 use std::time::Duration;
 
-use etcd_client::{Client, Compare, CompareOp, GetOptions, GetResponse, KvClient, Txn, TxnOp, TxnOpResponse};
+use etcd_client::{Client, Compare, CompareOp, GetOptions, GetResponse, Txn, TxnOp, TxnOpResponse};
 use tokio::task::JoinSet;
 
 pub use pinned::{ListFault, Pinned};
 
 use crate::{
-    connect::{EtcdPlace, MAX_MESSAGE_BYTES, OUT_OF_REACH, Wanted, connect, may_have_been_done, say, say_later},
+    connect::{EtcdPlace, MAX_MESSAGE_BYTES, OUT_OF_REACH, Reads, Wanted, connect, may_have_been_done},
     etcd::{end_of_prefix, stored},
     record::Stored,
     transactions::MAX_TXN_OPERATIONS,
@@ -28,7 +28,9 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// A connection to the store.
 #[derive(Clone)]
 pub struct Store {
-    kv: KvClient,
+    kv: Reads,
+    place: EtcdPlace,
+    /// With the slash.
     prefix: String,
     endpoint: String,
 }
@@ -88,7 +90,7 @@ impl Store {
         for endpoint in &place.endpoints {
             // Boxed: what connecting holds on the way would make every command's future large.
             let asked = match Box::pin(connect(place, endpoint)).await {
-                Ok(client) => Box::pin(Self::of(&client, place, endpoint).ask()).await,
+                Ok(client) => Box::pin(Self::of(client, place, endpoint).ask()).await,
                 Err(fault) => Err(fault),
             };
             match asked {
@@ -101,17 +103,17 @@ impl Store {
         Err(format!("{}{elsewhere}", faults.join("; ")))
     }
 
-    fn of(client: &Client, place: &EtcdPlace, endpoint: &str) -> Self {
-        let kv = client.kv_client().max_decoding_message_size(MAX_MESSAGE_BYTES);
-        Self { kv, prefix: format!("{}/", place.prefix), endpoint: endpoint.to_owned() }
+    fn of(client: Client, place: &EtcdPlace, endpoint: &str) -> Self {
+        let kv = Reads::over(client).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        Self { kv, place: place.clone(), prefix: format!("{}/", place.prefix), endpoint: endpoint.to_owned() }
     }
 
     /// Proves that the member answers: connecting alone is lazy.
     async fn ask(self) -> Result<Self, String> {
         let endpoint = &self.endpoint;
-        match tokio::time::timeout(LIMIT, self.kv.clone().get(self.full(b"incarnation"), None)).await {
+        match tokio::time::timeout(LIMIT, self.kv.get(self.full(b"incarnation"), None)).await {
             Ok(Ok(_)) => Ok(self),
-            Ok(Err(error)) => Err(format!("etcd at {endpoint} {}", say(&error, endpoint))),
+            Ok(Err(error)) => Err(format!("etcd at {endpoint} {}", self.place.say(&error, endpoint))),
             Err(_) => Err(format!("etcd at {endpoint} {OUT_OF_REACH}: no answer within {LIMIT:?}")),
         }
     }
@@ -121,7 +123,7 @@ impl Store {
     /// # Errors
     /// A sentence, if the store can't be read.
     pub async fn get(&self, key: &[u8]) -> Result<Option<Stored>, String> {
-        let found = self.read(self.kv.clone().get(self.full(key), None)).await?;
+        let found = self.read(self.kv.get(self.full(key), None)).await?;
         Ok(self.first(found))
     }
 
@@ -153,7 +155,7 @@ impl Store {
 
     async fn get_batch(&self, keys: &[Vec<u8>]) -> Result<Found, String> {
         let reads: Vec<TxnOp> = keys.iter().map(|key| TxnOp::get(self.full(key), None)).collect();
-        let read = self.read(self.kv.clone().txn(Txn::new().and_then(reads))).await?;
+        let read = self.read(self.kv.txn(Txn::new().and_then(reads))).await?;
         let revision = read.header().map_or(0, |header| u64::try_from(header.revision()).unwrap_or(0));
         let answers = read.op_responses().into_iter();
         let records = answers.map(|answer| if let TxnOpResponse::Get(found) = answer { self.first(found) } else { None }).collect();
@@ -189,7 +191,7 @@ impl Store {
         let mut records = Vec::new();
         loop {
             let options = options.clone().with_range(end.clone()).with_limit(PAGE).with_revision(revision);
-            let mut page = self.read(self.kv.clone().get(next, Some(options))).await?;
+            let mut page = self.read(self.kv.get(next, Some(options))).await?;
             if revision == 0 {
                 revision = page.header().map_or(0, |header| header.revision());
             }
@@ -223,7 +225,7 @@ impl Store {
             .collect();
         let looks = expected.iter().map(|(key, _)| TxnOp::get(self.full(key), Some(GetOptions::new().with_keys_only())));
         let txn = Txn::new().when(compares).and_then(operations).or_else(looks.collect::<Vec<_>>());
-        let done = self.limited(self.kv.clone().txn(txn), Wanted::Write).await?;
+        let done = self.limited(self.kv.txn(txn), Wanted::Write).await?;
         let answers = done.op_responses();
         let wrote = answers.iter().any(|answer| matches!(answer, TxnOpResponse::Put(_) | TxnOpResponse::Delete(_)));
         if done.succeeded() && (wrote || changes.is_empty()) {
@@ -251,7 +253,7 @@ impl Store {
     async fn limited<T>(&self, work: impl Future<Output = Result<T, etcd_client::Error>>, wanted: Wanted) -> Result<T, SwapFault> {
         let (why, may_be_written) = match tokio::time::timeout(LIMIT, work).await {
             Ok(Ok(done)) => return Ok(done),
-            Ok(Err(error)) => (format!(" {}", say_later(&error, wanted)), may_have_been_done(&error)),
+            Ok(Err(error)) => (format!(" {}", self.place.say_later(&error, wanted)), may_have_been_done(&error)),
             Err(_) => (format!(" did not answer within {LIMIT:?}"), true),
         };
         Err(SwapFault { message: format!("etcd at {}{why}", self.endpoint), may_be_written })

@@ -44,6 +44,11 @@ impl TableId {
         Self("file-0".into())
     }
 
+    /// Whether it is an incarnation of this etcd cluster.
+    pub fn is_of_cluster(&self, cluster_id: u64) -> bool {
+        self.0.rsplit_once('-').is_some_and(|(cluster, _)| cluster == format!("{cluster_id:x}"))
+    }
+
     /// As it is written in stamps.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -146,7 +146,7 @@ async fn what_was_put_is_said_when_it_stops_in_between() {
     (0..130).for_each(|n| writeln!(text, "upstreams/u{n}: {{}}").unwrap());
     let (status, out, said) = records.apply(&text, &user).await;
     assert_eq!(status, 1, "{said}");
-    assert!(said.contains("does not let this user write; grant one of its roles READWRITE"), "{said}");
+    assert!(said.contains("does not let user \"editor\" write; grant one of its roles READWRITE"), "{said}");
     assert!(said.contains("128 records were put before") && said.contains("3 records were not put, from upstreams/u128 on"), "{said}");
     assert_eq!(out.lines().count(), 128, "the lines are what was put");
     let options = ConnectOptions::new().with_user("root", "secret");
@@ -160,7 +160,7 @@ async fn what_was_put_is_said_when_it_stops_in_between() {
     assert!(status == 1 && said.contains("wants a user; name one with --gold-user"), "{said}");
     std::fs::write(&password, "wrong").unwrap();
     let (status, _, said) = records.apply(&text, &user).await;
-    assert!(status == 1 && said.contains("does not know this user or its password"), "{said}");
+    assert!(status == 1 && said.contains("does not know user \"editor\", or not by this password"), "{said}");
 }
 
 #[tokio::test]

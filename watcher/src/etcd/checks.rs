@@ -6,7 +6,6 @@
 
 use std::collections::HashMap;
 
-use etcd_client::KvClient;
 use tokio::{sync::oneshot, task::JoinSet};
 use waypost_conf::RecordKey;
 use waypost_policy::{
@@ -18,6 +17,7 @@ use waypost_policy::{
 use super::wire::stored;
 use crate::{
     ask::{Check, Checked},
+    connect::Reads,
     record::Stored,
 };
 
@@ -66,13 +66,13 @@ impl Checks {
     }
 
     /// Begins a check, or joins the one that is under way for the key. `prefix`: what all keys in the store start with.
-    pub(super) fn ask(&mut self, check: Check, is_exact: bool, reads: Option<KvClient>, prefix: &str, now: Moment) {
+    pub(super) fn ask(&mut self, check: Check, is_exact: bool, reads: Option<Reads>, prefix: &str, now: Moment) {
         let Check { service, key, answer } = check;
         if let Some(asked) = self.asked.get_mut(&key) {
             asked.askers.push(answer);
             return;
         }
-        let Some(mut reads) = reads else {
+        let Some(reads) = reads else {
             let _ = answer.send(Checked::Unavailable);
             return;
         };

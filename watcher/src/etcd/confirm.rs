@@ -4,10 +4,13 @@
 
 use std::{pin::Pin, time::Duration};
 
-use etcd_client::{GetOptions, KvClient, Txn, TxnOp, TxnOpResponse};
+use etcd_client::{GetOptions, Txn, TxnOp, TxnOpResponse};
 
 use super::wire::{end_of_prefix, stored};
-use crate::applier::{Doubt, Said};
+use crate::{
+    applier::{Doubt, Said},
+    connect::Reads,
+};
 
 /// How long one read may take.
 const READ_LIMIT: Duration = Duration::from_secs(5);
@@ -25,7 +28,7 @@ pub(super) struct Confirming {
 
 impl Confirming {
     /// Reads what is in doubt, unless that is being done.
-    pub(super) fn begin(&mut self, doubt: Option<Doubt>, reads: Option<KvClient>, prefix: &str) {
+    pub(super) fn begin(&mut self, doubt: Option<Doubt>, reads: Option<Reads>, prefix: &str) {
         let is_under_way = self.read.as_ref().map(|(number, _)| *number) == doubt.as_ref().map(|doubt| doubt.number);
         if !is_under_way {
             let begin = |(doubt, reads): (Doubt, _)| (doubt.number, Box::pin(confirm(reads, prefix.to_owned(), doubt)) as Read);
@@ -47,9 +50,9 @@ impl Confirming {
     }
 }
 
-async fn confirm(mut reads: KvClient, prefix: String, doubt: Doubt) -> Said {
+async fn confirm(reads: Reads, prefix: String, doubt: Doubt) -> Said {
     loop {
-        match tokio::time::timeout(READ_LIMIT, read(&mut reads, &prefix, &doubt)).await {
+        match tokio::time::timeout(READ_LIMIT, read(&reads, &prefix, &doubt)).await {
             Ok(Some(said)) => return said,
             Ok(None) | Err(_) => tokio::time::sleep(PAUSE).await,
         }
@@ -57,7 +60,7 @@ async fn confirm(mut reads: KvClient, prefix: String, doubt: Doubt) -> Said {
 }
 
 /// `None` if the store could not be read, or has not come to the doubt's revision.
-async fn read(reads: &mut KvClient, prefix: &str, doubt: &Doubt) -> Option<Said> {
+async fn read(reads: &Reads, prefix: &str, doubt: &Doubt) -> Option<Said> {
     let routes = format!("{prefix}/routes/");
     let any = GetOptions::new().with_range(end_of_prefix(routes.as_bytes())).with_limit(1).with_keys_only();
     let any = TxnOp::get(routes, Some(any));

@@ -2,10 +2,10 @@
 //!
 //! On a task of its own, so that changes do not wait for it; given up with its connection.
 
-use etcd_client::KvClient;
 use tokio::task::JoinSet;
 
 use super::{list::Reader, wire::READ_LIMIT};
+use crate::connect::Reads;
 
 /// What a read ends with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,20 +24,20 @@ pub(super) struct Reading(JoinSet<Read>);
 
 impl Reading {
     /// Reads the store's revision, linearizably.
-    pub(super) fn revision(&mut self, reads: Option<KvClient>, prefix: &str) {
+    pub(super) fn revision(&mut self, reads: Option<Reads>, prefix: &str) {
         let key = format!("{prefix}/incarnation");
-        self.begin(reads, async move |mut kv| {
+        self.begin(reads, async move |kv| {
             let read = tokio::time::timeout(READ_LIMIT, kv.get(key, None)).await.ok()?.ok()?;
             u64::try_from(read.header()?.revision()).ok().map(Read::Revision)
         });
     }
 
     /// Reads all records at a revision.
-    pub(super) fn digest(&mut self, reads: Option<KvClient>, prefix: String, revision: u64, fences: Vec<Vec<u8>>) {
+    pub(super) fn digest(&mut self, reads: Option<Reads>, prefix: String, revision: u64, fences: Vec<Vec<u8>>) {
         self.begin(reads, async move |kv| Reader::new(kv, &prefix, revision).digest(fences).await.ok().map(Read::Digest));
     }
 
-    fn begin<F: Future<Output = Option<Read>> + Send + 'static>(&mut self, reads: Option<KvClient>, read: impl FnOnce(KvClient) -> F) {
+    fn begin<F: Future<Output = Option<Read>> + Send + 'static>(&mut self, reads: Option<Reads>, read: impl FnOnce(Reads) -> F) {
         self.0.abort_all();
         let read = reads.map(read);
         self.0.spawn(async move {

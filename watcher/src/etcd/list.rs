@@ -5,12 +5,12 @@
 
 use std::time::Instant;
 
-use etcd_client::{GetOptions, KvClient};
+use etcd_client::GetOptions;
 use tokio::task::JoinSet;
 
 use super::wire::{Done, READ_LIMIT, end_of_prefix, stored};
 use crate::{
-    connect::{Wanted, say_later},
+    connect::{Reads, Wanted, say_later},
     machine::Input,
     ranges::{self, Plan, Range},
     record::Stored,
@@ -36,7 +36,7 @@ struct Answer {
 }
 
 /// All records below a prefix at one revision. `fences` cut what is asked for into parts (`ranges`).
-pub(super) async fn list(reads: Option<KvClient>, prefix: String, revision: u64, fences: Vec<Vec<u8>>) -> Done {
+pub(super) async fn list(reads: Option<Reads>, prefix: String, revision: u64, fences: Vec<Vec<u8>>) -> Done {
     let Some(kv) = reads else { return Done::Only(Input::Failed("there is no connection to list over".to_owned())) };
     let reader = Reader::new(kv, &prefix, revision);
     match reader.all(fences).await {
@@ -48,14 +48,14 @@ pub(super) async fn list(reads: Option<KvClient>, prefix: String, revision: u64,
 /// Reads ranges at one revision.
 #[derive(Clone)]
 pub(super) struct Reader {
-    kv: KvClient,
+    kv: Reads,
     /// With the slash.
     prefix: Vec<u8>,
     revision: u64,
 }
 
 impl Reader {
-    pub(super) fn new(kv: KvClient, prefix: &str, revision: u64) -> Self {
+    pub(super) fn new(kv: Reads, prefix: &str, revision: u64) -> Self {
         Self { kv: kv.max_decoding_message_size(MAX_ANSWER_BYTES), prefix: format!("{prefix}/").into_bytes(), revision }
     }
 
@@ -100,7 +100,7 @@ impl Reader {
     }
 
     /// The first records of a range, as many as one answer may hold.
-    async fn part(mut self, range: Range) -> Result<Answer, Input> {
+    async fn part(self, range: Range) -> Result<Answer, Input> {
         let mut limit = ranges::LIMIT;
         let mut serializable = true;
         loop {

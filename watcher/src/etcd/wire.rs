@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use etcd_client::{Client, EventType, KeyValue, WatchOptions, WatchStream};
 
 use waypost_conf::{Record, RecordKey, decode};
+use waypost_policy::TableId;
 
-use super::anchored::anchored;
+use super::{anchored::anchored, others::known_by_others};
 use crate::{
     anchor::{Anchor, LastChanges},
-    connect::{EtcdPlace, MAX_MESSAGE_BYTES, Wanted, connect, say, say_later},
+    connect::{EtcdPlace, MAX_MESSAGE_BYTES, Reads, Wanted, connect, say_later},
     machine::{Hello, Input},
     record::{Event, Stored},
 };
@@ -22,6 +23,7 @@ pub(super) const READ_LIMIT: Duration = Duration::from_secs(20);
 /// Where what was applied stands.
 #[derive(Clone, Debug)]
 pub(super) struct Cursor {
+    pub(super) table: TableId,
     pub(super) revision: u64,
     pub(super) last_changes: LastChanges,
     pub(super) incarnation: u64,
@@ -29,7 +31,7 @@ pub(super) struct Cursor {
 
 /// What a piece of work ends with, beside the machine's input.
 pub(super) enum Done {
-    Connected(Box<(Client, Client)>, Hello, String),
+    Connected(Box<(Reads, Client)>, Hello, String),
     Opened(Box<WatchStream>, u64),
     Only(Input),
 }
@@ -86,22 +88,32 @@ pub(crate) fn stored(kv: KeyValue, prefix_len: usize) -> Stored {
 }
 
 pub(super) async fn say_hello(place: EtcdPlace, endpoint: String, cursor: Option<Cursor>) -> Done {
-    match hello(&place, &endpoint, cursor).await {
+    match Box::pin(hello(&place, &endpoint, cursor)).await {
         Ok((clients, hello)) => Done::Connected(Box::new(clients), hello, endpoint),
         Err(why) => Done::Only(Input::Failed(why)),
     }
 }
 
-async fn hello(place: &EtcdPlace, endpoint: &str, cursor: Option<Cursor>) -> Result<((Client, Client), Hello), String> {
+async fn hello(place: &EtcdPlace, endpoint: &str, cursor: Option<Cursor>) -> Result<((Reads, Client), Hello), String> {
     let reads = connect(place, endpoint).await?;
     let watches = connect(place, endpoint).await?;
-    let mut kv = reads.kv_client();
-    let fail = |error: &etcd_client::Error| format!("etcd at {endpoint} {}", say(error, endpoint));
+    let mut maintenance = reads.maintenance_client();
+    let reads = Reads::over(reads);
+    let fail = |error: &etcd_client::Error| format!("etcd at {endpoint} {}", place.say(error, endpoint));
     let slow = |_| format!("etcd at {endpoint} did not answer within {READ_LIMIT:?}");
     // Linearizable: whoever answers this has a majority behind it, however old its own view was.
-    let found = tokio::time::timeout(READ_LIMIT, kv.get(format!("{}/incarnation", place.prefix), None)).await;
+    let found = tokio::time::timeout(READ_LIMIT, reads.get(format!("{}/incarnation", place.prefix), None)).await;
     let found = found.map_err(slow)?.map_err(|error| fail(&error))?;
     let header = found.header().ok_or_else(|| format!("etcd at {endpoint} answered without a header"))?;
+    if let Some(cursor) = &cursor
+        && !cursor.table.is_of_cluster(header.cluster_id())
+        && let Some(other) = Box::pin(known_by_others(place, endpoint, &cursor.table)).await
+    {
+        return Err(format!(
+            "etcd at {endpoint} is a member of another cluster than the one whose records are in force, to which {other} belongs; members of \
+             one cluster would be right"
+        ));
+    }
     let revision = u64::try_from(header.revision()).unwrap_or(0);
     let incarnation = match found.kvs().first().map(|kv| decode(&RecordKey::Incarnation, kv.value()).map(|decoded| decoded.record)) {
         Some(Ok(Record::Incarnation(incarnation))) => incarnation,
@@ -111,11 +123,11 @@ async fn hello(place: &EtcdPlace, endpoint: &str, cursor: Option<Cursor>) -> Res
     };
     let (anchor, resume_behind) = match &cursor {
         // What the store has not come to, it can't be asked for; the machine knows what that means.
-        Some(cursor) if cursor.revision <= revision => anchored(&kv, &place.prefix, cursor).await.map_err(|error| fail(&error))?,
+        Some(cursor) if cursor.revision <= revision => anchored(&reads, &place.prefix, cursor).await.map_err(|error| fail(&error))?,
         _ => (Anchor::None, 0),
     };
     // Not every user may ask for the version; without it progress notices are only signs of life.
-    let version = tokio::time::timeout(READ_LIMIT, reads.maintenance_client().status()).await;
+    let version = tokio::time::timeout(READ_LIMIT, maintenance.status()).await;
     let version = version.ok().and_then(Result::ok).map(|status| status.version().to_owned());
     let cluster_id = header.cluster_id();
     let progress_is_barrier = version.as_deref().is_some_and(progress_is_barrier);
@@ -146,7 +158,7 @@ pub(crate) fn end_of_prefix(prefix: &[u8]) -> Vec<u8> {
     vec![0]
 }
 
-pub(super) async fn open_watch(watches: Option<etcd_client::WatchClient>, prefix: String, from: u64) -> Done {
+pub(super) async fn open_watch(watches: Option<etcd_client::WatchClient>, place: EtcdPlace, from: u64) -> Done {
     let Some(watches) = watches else { return Done::Only(Input::Failed("there is no connection to watch over".to_owned())) };
     let mut watches = watches.max_decoding_message_size(MAX_MESSAGE_BYTES);
     let options = WatchOptions::new()
@@ -155,7 +167,7 @@ pub(super) async fn open_watch(watches: Option<etcd_client::WatchClient>, prefix
         .with_progress_notify()
         .with_fragment();
     let opened = tokio::time::timeout(READ_LIMIT, async {
-        let mut stream = watches.watch(format!("{prefix}/"), Some(options)).await?;
+        let mut stream = watches.watch(format!("{}/", place.prefix), Some(options)).await?;
         let first = stream.message().await?;
         Ok::<_, etcd_client::Error>((stream, first))
     });
@@ -165,9 +177,13 @@ pub(super) async fn open_watch(watches: Option<etcd_client::WatchClient>, prefix
             Done::Opened(Box::new(stream), revision)
         }
         Ok(Ok((_, Some(first)))) if first.compact_revision() > 0 => Done::Only(Input::Compacted),
-        Ok(Ok((_, Some(first)))) => Done::Only(Input::Failed(format!("the store refuses the watch: {}", first.cancel_reason()))),
+        Ok(Ok((_, Some(first)))) => {
+            Done::Only(Input::Failed(format!("the watch is refused: etcd {}", place.say_refusal(first.cancel_reason()))))
+        }
         Ok(Ok((_, None))) => Done::Only(Input::Failed("the store closed the watch at once".to_owned())),
-        Ok(Err(error)) => Done::Only(Input::Failed(format!("the watch could not be opened: etcd {}", say_later(&error, Wanted::Read)))),
+        Ok(Err(error)) => {
+            Done::Only(Input::Failed(format!("the watch could not be opened: etcd {}", place.say_later(&error, Wanted::Read))))
+        }
         Err(_) => Done::Only(Input::Failed(format!("the watch did not open within {READ_LIMIT:?}"))),
     }
 }

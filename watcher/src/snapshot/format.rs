@@ -1,8 +1,9 @@
 //! A snapshot's bytes: written as a stream, so that it is never whole in memory, and read with every length and number checked.
 //!
 //! Layout, integers little-endian, byte strings behind their length (u32): magic, version (u32), table id (cluster id and incarnation),
-//! revision, the last changes behind their count, digest; then entries, each behind a tag (u8), in any order but that a name comes before its first use; at
-//! the end the XXH3-128 of everything before it. A route is some forty bytes beside its key: names have numbers, by their order.
+//! revision, the last changes behind the revision of the list that they begin with and their count, digest; then entries, each behind a
+//! tag (u8), in any order but that a name comes before its first use; at the end the XXH3-128 of everything before it. A route is some
+//! forty bytes beside its key: names have numbers, by their order.
 
 use std::{
     collections::HashMap,
@@ -68,6 +69,7 @@ pub(super) fn write(content: &Content, out: impl Write) -> io::Result<()> {
     out.bytes(&VERSION.to_le_bytes())?;
     out.field(content.id.as_str().as_bytes())?;
     out.bytes(&content.revision.to_le_bytes())?;
+    out.bytes(&content.last_changes.begin_at().to_le_bytes())?;
     let count = u32::try_from(content.last_changes.iter().count()).map_err(io::Error::other)?;
     out.bytes(&count.to_le_bytes())?;
     for LastChange { key, mod_revision, digest } in content.last_changes.iter() {
@@ -198,7 +200,7 @@ pub fn decode_snapshot(bytes: &[u8], allow_empty: bool) -> Result<Loaded, Snapsh
     let id = TableId::from(&*String::from_utf8_lossy(from.field()?));
     let mut applier = Applier::new(id.clone(), Source::Watch, allow_empty);
     let revision = from.u64()?;
-    let mut last_changes = LastChanges::default();
+    let mut last_changes = LastChanges::listed_at(from.u64()?);
     for _ in 0..from.u32()? {
         let (key, mod_revision) = (from.field()?.to_vec(), from.u64()?);
         let (is_put, digest) = (from.flag()?, from.u128()?);

@@ -4,7 +4,7 @@ use etcd_client::{Error, GetOptions};
 
 use super::{LIMIT, Store};
 use crate::{
-    connect::{Wanted, say_later},
+    connect::Wanted,
     etcd::{end_of_prefix, stored},
     record::Stored,
 };
@@ -54,10 +54,10 @@ impl Store {
         loop {
             let options = GetOptions::new().with_range(end.clone()).with_limit(i64::try_from(limit).unwrap_or(i64::MAX));
             let options = options.with_revision(pinned.unwrap_or(0));
-            let page = tokio::time::timeout(LIMIT, self.kv.clone().get(from, Some(options))).await;
+            let page = tokio::time::timeout(LIMIT, self.kv.get(from, Some(options))).await;
             let unreadable = |why: &str| ListFault::Unreadable(format!("etcd at {} {why}", self.endpoint));
             let mut page = match page {
-                Ok(page) => page.map_err(|error| of(&error).unwrap_or_else(|| unreadable(&say_later(&error, Wanted::Read))))?,
+                Ok(page) => page.map_err(|error| of(&error).unwrap_or_else(|| unreadable(&self.place.say_later(&error, Wanted::Read))))?,
                 Err(_) => return Err(unreadable(&format!("did not answer within {LIMIT:?}"))),
             };
             let header = page.header().ok_or_else(|| unreadable("answered without a header"))?;

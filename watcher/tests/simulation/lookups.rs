@@ -20,7 +20,7 @@ pub(crate) fn covering<'a>(model: &'a Model, service: &str, key: &[u8]) -> Optio
             let slot = if slots["hash"] == "crc16" { u64::from(crc16(tag(key))) % count } else { xxh3_64(key) % count };
             records.filter_map(|found| Some((rank(found, slot, count)?, found))).min_by_key(|(rank, _)| *rank).map(|(_, found)| found)
         }
-        _ => records.into_iter().find(|(record, _)| *record == key),
+        _ => model.keys.get_key_value(&[&start, key].concat()).map(|(record, kept)| (&record[start.len()..], kept)),
     }
 }
 

@@ -13,7 +13,9 @@ mod world;
 
 use std::thread;
 
-const SEEDS: u64 = 2000;
+use world::Course;
+
+const SEEDS: u64 = 1000;
 
 /// Says which seed it was.
 struct Running(u64);
@@ -26,7 +28,7 @@ impl Drop for Running {
     }
 }
 
-fn run(seed: u64) -> bool {
+fn run(seed: u64) -> Course {
     let _running = Running(seed);
     world::World::new(seed).run()
 }
@@ -44,8 +46,12 @@ fn the_table_in_force_is_always_the_stores() {
         return;
     }
     let seeds = number("WAYPOST_SEEDS").unwrap_or(SEEDS);
-    let parts = [0, 1].map(|part| thread::spawn(move || (part..seeds).step_by(2).filter(|seed| run(*seed)).count() as u64));
-    let whole: u64 = parts.map(|part| part.join().expect("all must hold")).iter().sum();
-    eprintln!("{whole} of {seeds} ran to their end");
-    assert!(whole * 10 >= seeds * 9, "only {whole} of {seeds} ran to their end");
+    let parts = [0, 1].map(|part| thread::spawn(move || (part..seeds).step_by(2).map(run).collect::<Vec<_>>()));
+    let courses: Vec<Course> = parts.into_iter().flat_map(|part| part.join().expect("all must hold")).collect();
+    let count = |wanted: Course| courses.iter().filter(|course| **course == wanted).count();
+    let [deceived, mended, unharmed] =
+        [Course::Deceived, Course::Faulty { was_mended: true }, Course::Faulty { was_mended: false }].map(count);
+    eprintln!("of {seeds}: {deceived} deceived, {} with a faulty watch, of which a digest check mended {mended}", mended + unharmed);
+    // What is rarely met is not tested.
+    assert!(deceived * 20 < courses.len() && mended * 10 > unharmed, "{deceived}, {mended}, {unharmed} of {seeds}");
 }

@@ -27,6 +27,8 @@ pub(crate) struct Sender {
     /// When the last that was sent arrives: nothing overtakes on a stream.
     arrives: Moment,
     sent: Vec<Vec<Event>>,
+    /// What a faulty watch sends too late.
+    kept_back: Vec<Event>,
     /// Nothing comes through any more, and nobody is told.
     pub(crate) stalled: bool,
 }
@@ -52,6 +54,7 @@ impl World {
         let Some(sender) = &self.sender else { return };
         let Some(events) = (!sender.sent.is_empty()).then(|| sender.sent[self.rng.usize(..sender.sent.len())].clone()) else { return };
         let (at, connection) = (sender.arrives.max(self.now), sender.connection);
+        self.has_repeated = true;
         self.at(at, connection, What::Tell(Input::Events { events, more: false }));
     }
 
@@ -73,7 +76,14 @@ impl World {
             Question::Hello => Input::Connected(self.hello()),
             Question::Watch { from } if from <= self.store.compacted => Input::Compacted,
             Question::Watch { from } => {
-                self.sender = Some(Sender { connection: self.connection, next: from, arrives: self.now, sent: Vec::new(), stalled: false });
+                self.sender = Some(Sender {
+                    connection: self.connection,
+                    next: from,
+                    arrives: self.now,
+                    sent: Vec::new(),
+                    kept_back: Vec::new(),
+                    stalled: false,
+                });
                 self.later(Duration::ZERO, What::Send);
                 Input::Opened { revision: self.reached() }
             }
@@ -114,6 +124,9 @@ impl World {
                 continue;
             }
             sender.sent.push(events.clone());
+            if self.is_faulty && self.chance(20) {
+                events = self.spoil(events, &mut sender.kept_back);
+            }
             while !events.is_empty() {
                 let rest = events.split_off(if self.rng.bool() { events.len() } else { self.rng.usize(1..=events.len()) });
                 sender.arrives = sender.arrives.max(self.now + self.some_time(3));
@@ -130,6 +143,22 @@ impl World {
         if reached < self.store.revision() {
             self.later(LAG_CHECK, What::Send);
         }
+    }
+
+    /// What a faulty watch makes of a response: events are lost, repeated, late, or in another order. Some of etcd's versions do each of these.
+    fn spoil(&mut self, mut events: Vec<Event>, kept_back: &mut Vec<Event>) -> Vec<Event> {
+        let at = self.rng.usize(..events.len());
+        match self.rng.u32(0..5) {
+            0 => drop(events.remove(at)),
+            1 => kept_back.push(events.remove(at)),
+            2 => events.insert(at, events[at].clone()),
+            3 => events.rotate_left(at),
+            _ => events.truncate(at),
+        }
+        if self.rng.bool() {
+            events.append(kept_back);
+        }
+        events
     }
 
     pub(crate) fn answer_progress(&mut self) {

@@ -4,17 +4,18 @@
 use std::{sync::Arc, time::Duration};
 
 use fastrand::Rng;
-use waypost_policy::{Source, Table, TableId};
+use waypost_policy::{Moment, Source, Table, TableId};
 use waypost_watcher::{
     anchor::{Anchor, Found, LastChange, Proof, judge, resume_behind},
     applier::{Applier, Doubt, Refused, Said, Settled},
+    digest_check::DigestCheck,
     machine::{Applied, Effect, Hello, Input, Machine},
     record::digest,
     snapshot::{decode_snapshot, encode_snapshot},
 };
 
 use crate::{
-    checks::{Checks, Way},
+    checks::{Checks, Way, written_since},
     network::Question,
     world::{MEMBERS, What, World},
 };
@@ -23,6 +24,8 @@ use crate::{
 const SAVE_AFTER: Duration = Duration::from_secs(1);
 /// How soon a read that failed is tried again.
 const READ_AGAIN: Duration = Duration::from_millis(500);
+/// How often the table is compared with all that the store holds.
+const CHECK_EVERY: Duration = Duration::from_secs(30);
 /// How many snapshots are remembered: older ones come back when a disk is restored.
 const SNAPSHOTS: usize = 4;
 
@@ -31,6 +34,8 @@ pub(crate) struct Shell {
     pub(crate) applier: Applier,
     pub(crate) has_table: bool,
     confirming: Option<Doubt>,
+    digest_check: DigestCheck,
+    is_watching: bool,
     /// What was written, and what was known of the table then; the newest last.
     snapshots: Vec<(Vec<u8>, Checks)>,
     is_save_due: bool,
@@ -45,11 +50,18 @@ impl Shell {
             applier: Applier::new(TableId::etcd(0, 0), Source::Watch, allow_empty),
             has_table: false,
             confirming: None,
+            digest_check: DigestCheck::new(CHECK_EVERY, Moment::default(), rng),
+            is_watching: false,
             snapshots: Vec::new(),
             is_save_due: false,
             allow_empty,
             checks: Checks::new(allow_empty),
         }
+    }
+
+    /// When time that passes is to be told at the latest.
+    pub(crate) fn wake_at(&self) -> Option<Moment> {
+        self.machine.wake_at().into_iter().chain(self.digest_check.wake_at()).min()
     }
 
     /// The newest ones are not on disk.
@@ -66,9 +78,6 @@ impl World {
             let applied = Applied { revision: shell.applier.revision(), id: shell.has_table.then(|| shell.applier.id().clone()) };
             let mut way = Way::Watched;
             for effect in shell.machine.step(input, &applied, self.now, &mut self.rng) {
-                if self.deceived {
-                    return;
-                }
                 // What was to follow an effect that could not be carried out is not done.
                 if let Some(next) = self.carry_out(effect, way) {
                     inputs.push(next);
@@ -98,7 +107,7 @@ impl World {
                 }
                 self.put_in_force(way);
                 if let Err(refused) = applied {
-                    return Some(refusal(&refused));
+                    return Some(self.refused(&refused));
                 }
                 self.confirm();
                 let is_raised = TableId::etcd(self.store.cluster(), self.shell.applier.incarnation()) != *self.shell.applier.id();
@@ -107,14 +116,11 @@ impl World {
             Effect::Resync { revision, records, id, fresh, .. } => {
                 let is_first = !shell.has_table;
                 if let Err(refused) = shell.applier.resync(revision, records, id, fresh) {
-                    return Some(refusal(&refused));
+                    return Some(self.refused(&refused));
                 }
                 shell.has_table = true;
-                if !fresh && !is_first && !shell.checks.is_same_so_far(&self.store) {
-                    // All that was rolled back has been written anew or forgotten: no list can tell.
-                    self.deceived = true;
-                    return None;
-                }
+                // If all that was rolled back has been written anew or forgotten, no list can tell.
+                self.astray |= !fresh && !is_first && !shell.checks.is_same_so_far(&self.store);
                 self.put_in_force(Way::Listed { fresh: fresh || is_first });
                 self.confirm();
             }
@@ -123,7 +129,8 @@ impl World {
                 self.put_in_force(Way::Watched);
             }
             Effect::AskProgress => self.answer_progress(),
-            Effect::Alive | Effect::Report { .. } => {}
+            Effect::Report { error, .. } => shell.is_watching = error.is_none(),
+            Effect::Alive => {}
         }
         None
     }
@@ -131,13 +138,26 @@ impl World {
     fn disconnect(&mut self) {
         self.connection += 1;
         self.sender = None;
+        self.shell.is_watching = false;
+        self.shell.digest_check.fail(self.now, &mut self.rng);
+    }
+
+    /// As the shell tells it.
+    fn refused(&mut self, refused: &Refused) -> Input {
+        // What is repeated of a key that has been deleted meanwhile looks like something that was missed.
+        let is_like_it = self.astray || self.has_repeated || !self.shell.checks.is_same_so_far(&self.store);
+        assert!(is_like_it, "nothing was late, and the history is the one in force: {refused}");
+        Input::Refused { why: refused.to_string(), reason: "refused", is_lasting: !matches!(refused, Refused::Late(_)) }
     }
 
     fn put_in_force(&mut self, way: Way) {
         let shell = &mut self.shell;
         let table = shell.applier.publish();
-        shell.checks.table(&table, &shell.applier, &self.store, way);
+        if !self.astray {
+            shell.checks.table(&table, &shell.applier, &self.store, way);
+        }
         self.changed();
+        self.check_digest();
     }
 
     fn changed(&mut self) {
@@ -163,7 +183,7 @@ impl World {
         let is_known = *has_table && *applier.id() == TableId::etcd(self.store.cluster(), incarnation);
         let is_at_cursor = self.store.here(cursor).is_some_and(|at| at.digest == applier.digest());
         // What the watch or a list brings from here on may still show it.
-        self.deceived = is_known && cursor <= revision && anchor == Anchor::Same && !is_at_cursor;
+        self.astray |= is_known && cursor <= revision && anchor == Anchor::Same && !is_at_cursor;
         Hello { cluster_id: self.store.cluster(), incarnation, revision, anchor, resume_behind, progress_is_barrier: self.barrier }
     }
 
@@ -217,11 +237,54 @@ impl World {
             return;
         }
         let table = shell.applier.publish();
-        shell.checks.settled(&table, &shell.applier, &self.store, said.has_routes, said.contradicts);
+        if !self.astray {
+            shell.checks.settled(&table, &shell.applier, &self.store, said.has_routes, said.contradicts);
+        }
         self.changed();
         if matches!(settled, Settled::Contradicted(_)) {
             self.feed(Input::Distrusted("contradicted"));
         }
+    }
+
+    // The digest check.
+
+    pub(crate) fn check_digest(&mut self) {
+        let shell = &mut self.shell;
+        if shell.digest_check.is_due(shell.is_watching, self.now, &mut self.rng) {
+            let by = self.some_time(20);
+            self.later(by, What::AskRevision);
+        }
+        let shell = &mut self.shell;
+        let Some(compared) = shell.digest_check.compare(&shell.applier, self.now, &mut self.rng) else { return };
+        if !compared.is_equal {
+            let is_other = self.astray || !shell.checks.is_same_so_far(&self.store);
+            assert!(is_other, "the table was the store's all along: {compared:?}");
+            self.differences += 1;
+            self.feed(Input::Distrusted("digest"));
+        }
+    }
+
+    pub(crate) fn read_revision(&mut self) {
+        let is_answered = self.up && !self.chance(3);
+        let shell = &mut self.shell;
+        match shell.digest_check.asked(self.store.revision(), &mut shell.applier).filter(|_| is_answered) {
+            Some(revision) => {
+                let by = self.some_time(4000);
+                self.later(by, What::ReadAll { revision });
+            }
+            None => shell.digest_check.fail(self.now, &mut self.rng),
+        }
+        self.check_digest();
+    }
+
+    pub(crate) fn read_all(&mut self, revision: u64) {
+        let is_answered = self.up && revision >= self.store.compacted;
+        let shell = &mut self.shell;
+        match self.store.here(revision).filter(|_| is_answered) {
+            Some(at) => shell.digest_check.read(at.digest, &shell.applier, self.now),
+            None => shell.digest_check.fail(self.now, &mut self.rng),
+        }
+        self.check_digest();
     }
 
     // The process.
@@ -242,6 +305,7 @@ impl World {
         let shell = &mut self.shell;
         shell.machine = Machine::new(MEMBERS, self.rng.usize(..MEMBERS));
         shell.confirming = None;
+        shell.digest_check = DigestCheck::new(CHECK_EVERY, self.now, &mut self.rng);
         shell.is_save_due = false;
         shell.has_table = !shell.snapshots.is_empty();
         let Some((bytes, known)) = shell.snapshots.last().cloned() else {
@@ -252,7 +316,9 @@ impl World {
         shell.applier = decode_snapshot(&bytes, shell.allow_empty).unwrap().applier;
         shell.checks = known;
         let table: Arc<Table> = shell.applier.publish();
-        shell.checks.restarted(&table, &shell.applier, &self.store);
+        if !self.astray {
+            shell.checks.restarted(&table, &shell.applier, &self.store);
+        }
     }
 
     pub(crate) fn at_the_end(&mut self) {
@@ -261,11 +327,9 @@ impl World {
         assert!(*has_table && *applier.id() == id, "not followed: {:?} for {id:?}", applier.id());
         assert_eq!(applier.digest(), self.store.now().digest, "at {} of {revision}", applier.revision());
         let table = applier.publish();
-        checks.end(&table, applier, &self.store);
+        written_since(&table, &self.store, self.calm_from);
+        if !self.astray {
+            checks.end(&table, applier, &self.store);
+        }
     }
-}
-
-/// As the shell tells it.
-fn refusal(refused: &Refused) -> Input {
-    Input::Refused { why: refused.to_string(), reason: "refused", is_lasting: !matches!(refused, Refused::Late(_)) }
 }

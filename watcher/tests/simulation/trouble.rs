@@ -69,6 +69,7 @@ impl World {
     pub(crate) fn become_calm(&mut self) {
         self.calm = true;
         self.up = true;
+        self.calm_from = self.store.revision();
         self.lags = [None; MEMBERS];
         let raise = self.raise();
         self.write(vec![(b"incarnation".to_vec(), Some(raise.to_string()))]);
@@ -155,6 +156,7 @@ impl World {
         let owner = if self.rng.bool() { "a" } else { "b" };
         // Mostly upwards, so that most are good.
         let epoch = match self.rng.u32(0..20) {
+            _ if self.calm => format!(r#","epoch":{}"#, 1_000_000 + self.values),
             0..2 => format!(r#","epoch":{}"#, self.rng.u64(1..=self.values)),
             2..4 => String::new(),
             _ => format!(r#","epoch":{}"#, 1000 + self.values),

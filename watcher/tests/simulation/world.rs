@@ -41,6 +41,10 @@ pub(crate) enum What {
     Confirm(u64),
     /// What it said.
     Said(Said),
+    /// The store's revision is read for a digest check.
+    AskRevision,
+    /// All records are read for a digest check, as of this revision.
+    ReadAll { revision: u64 },
     /// A snapshot is due.
     Save,
 }
@@ -72,14 +76,34 @@ pub(crate) struct World {
     pub(crate) connection: u64,
     pub(crate) sender: Option<Sender>,
     pub(crate) shell: Shell,
-    /// A backup was restored without raising the incarnation, and nothing that is looked at shows it.
-    pub(crate) deceived: bool,
+    /// The watch loses, repeats, delays and reorders events, as some versions of etcd do.
+    pub(crate) is_faulty: bool,
+    /// The table is not always the store's: the watch is faulty, or a backup was restored without raising the incarnation, and nothing that
+    /// a new connection looks at shows it. What it comes to must be right in the end all the same.
+    pub(crate) astray: bool,
+    /// Something was sent again.
+    pub(crate) has_repeated: bool,
+    /// How often a digest check found a difference.
+    pub(crate) differences: u64,
+    /// Since when nothing is wrong any more, by revision.
+    pub(crate) calm_from: u64,
+}
+
+/// How a course of events went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Course {
+    /// Every table was the store's.
+    Whole,
+    /// A restore without a raised incarnation was not seen at once.
+    Deceived,
+    /// The watch was faulty; whether a digest check had to mend the table.
+    Faulty { was_mended: bool },
 }
 
 impl World {
     pub(crate) fn new(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
-        let (is_large, allow_empty) = (rng.u32(0..4) == 0, rng.u32(0..5) == 0);
+        let (is_large, is_faulty, allow_empty) = (rng.u32(0..4) == 0, rng.u32(0..5) == 0, rng.u32(0..5) == 0);
         let mut world = Self {
             shell: Shell::new(allow_empty, &mut rng),
             barrier: rng.bool(),
@@ -100,15 +124,19 @@ impl World {
             member: 0,
             connection: 0,
             sender: None,
-            deceived: false,
+            is_faulty,
+            astray: is_faulty,
+            has_repeated: false,
+            differences: 0,
+            calm_from: 0,
         };
         world.fill();
         world.store.back_up();
         world
     }
 
-    /// Runs to the end. Panics if something that must hold does not. False if it came to what can't be noticed at a reconnection.
-    pub(crate) fn run(mut self) -> bool {
+    /// Runs to the end. Panics if something that must hold does not.
+    pub(crate) fn run(mut self) -> Course {
         let (calm_at, end) = (Moment::default() + TROUBLE, Moment::default() + TROUBLE + RECOVERY);
         self.later(Duration::ZERO, What::Trouble);
         self.feed(Input::Start);
@@ -117,20 +145,22 @@ impl World {
                 self.become_calm();
             }
             let due = self.due.peek().map(|Reverse((at, _))| *at);
-            match (due, self.shell.machine.wake_at()) {
+            match (due, self.shell.wake_at()) {
                 (Some(due), wake) if wake.is_none_or(|wake| due <= wake) => self.happen(),
                 (_, Some(wake)) => {
                     self.now = self.now.max(wake);
                     self.feed(Input::Tick);
+                    self.check_digest();
                 }
                 _ => panic!("nothing will ever happen again"),
             }
-            if self.deceived {
-                return false;
-            }
         }
         self.at_the_end();
-        true
+        match (self.is_faulty, self.astray) {
+            (true, _) => Course::Faulty { was_mended: self.differences > 0 },
+            (_, true) => Course::Deceived,
+            _ => Course::Whole,
+        }
     }
 
     pub(crate) fn later(&mut self, by: Duration, what: What) {
@@ -162,13 +192,15 @@ impl World {
             What::Up => self.up = true,
             What::Confirm(number) => self.read_to_confirm(number),
             What::Said(said) => self.said(said),
+            What::AskRevision if connection == self.connection => self.read_revision(),
+            What::ReadAll { revision } if connection == self.connection => self.read_all(revision),
             What::Save => self.save(),
             What::Trouble if !self.calm => {
                 self.trouble();
                 let pause = if self.rng.bool() { self.some_time(50) } else { self.some_time(6000) };
                 self.later(pause, What::Trouble);
             }
-            What::Tell(_) | What::Answer(..) | What::Trouble => {}
+            What::Tell(_) | What::Answer(..) | What::Trouble | What::AskRevision | What::ReadAll { .. } => {}
         }
     }
 }

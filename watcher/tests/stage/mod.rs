@@ -102,19 +102,20 @@ impl Etcd {
         self.put("routes/orders/t1", r#"{"owner":"a"}"#).await
     }
 
-    pub(crate) fn etcdctl(&self, arguments: &[&str]) {
-        let done = Command::new("etcdctl")
+    /// Runs the tool of this name that came with the etcd that runs.
+    fn tool(&self, name: &str, arguments: &[&str]) {
+        let beside = std::env::var_os("ETCD_BIN").map(|etcd| Path::new(&etcd).with_file_name(name)).filter(|tool| tool.exists());
+        let done = Command::new(beside.unwrap_or_else(|| name.into()))
             .env("ETCDCTL_API", "3")
-            .args(["--endpoints", &self.url()])
             .args(arguments)
             .current_dir(self.directory.path())
             .output();
         let done = done.unwrap();
-        assert!(done.status.success(), "etcdctl {arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+        assert!(done.status.success(), "{name} {arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
     }
 
     pub(crate) fn backup(&self) {
-        self.etcdctl(&["snapshot", "save", "backup"]);
+        self.tool("etcdctl", &["--endpoints", &self.url(), "snapshot", "save", "backup"]);
     }
 
     /// Stops, and puts the backup's data in place of the present ones, with unchanged flags: the cluster's id stays.
@@ -122,7 +123,9 @@ impl Etcd {
         self.kill();
         let peer = format!("http://127.0.0.1:{}", self.peer_port);
         let cluster = format!("default={peer}");
-        self.etcdctl(&[
+        // From 3.5 on a tool of its own, which 3.4 does not have.
+        let is_apart = std::env::var_os("ETCD_BIN").is_some_and(|etcd| Path::new(&etcd).with_file_name("etcdutl").exists());
+        let arguments = [
             "snapshot",
             "restore",
             "backup",
@@ -132,7 +135,8 @@ impl Etcd {
             &cluster,
             "--initial-advertise-peer-urls",
             &peer,
-        ]);
+        ];
+        self.tool(if is_apart { "etcdutl" } else { "etcdctl" }, &arguments);
         self.data = "restored".to_owned();
     }
 }

@@ -1,0 +1,166 @@
+//! An etcd cluster of three members on this machine, whose members can be parted from one another.
+//!
+//! Members reach each other through proxies, one in front of each. Both directions of a link end in one of the two proxies, and every
+//! request between members says whom it is from (`X-Server-From`), so that one member's links can be cut and no other's.
+
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
+
+use etcd_client::{Client, ConnectOptions};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
+
+use crate::{
+    etcd::{Etcd, Place},
+    free_address, until,
+};
+
+const NAMES: [&str; 3] = ["one", "two", "three"];
+/// How long a member may take to say who leads.
+const STATUS_LIMIT: Duration = Duration::from_secs(2);
+
+/// The cluster.
+pub struct Cluster {
+    members: Vec<Etcd>,
+    links: Vec<Links>,
+    ids: Vec<String>,
+}
+
+impl Cluster {
+    /// Starts three members and waits until all of them answer.
+    pub async fn start() -> Self {
+        let listen: Vec<SocketAddr> = NAMES.iter().map(|_| free_address()).collect();
+        let urls: Vec<String> = listen.iter().map(|address| format!("http://{address}")).collect();
+        let cluster: Vec<String> = NAMES.iter().zip(&urls).map(|(name, url)| format!("{name}={url}")).collect();
+        let (mut members, mut links) = (Vec::new(), Vec::new());
+        for ((name, url), address) in NAMES.iter().zip(&urls).zip(&listen) {
+            let mut member = Etcd::new(&[]);
+            member.join(Place { name: (*name).to_owned(), advertised: url.clone(), cluster: cluster.join(",") });
+            links.push(Links::start(*address, member.peer_address()).await);
+            members.push(member);
+        }
+        members.iter_mut().for_each(Etcd::spawn);
+        for member in &mut members {
+            assert!(member.is_up().await, "a member does not start");
+        }
+        let mut ids = Vec::new();
+        for member in &members {
+            let status = member.client().await.maintenance_client().status().await.unwrap();
+            ids.push(format!("{:x}", status.header().unwrap().member_id()));
+        }
+        Self { members, links, ids }
+    }
+
+    /// One of the members.
+    pub fn member(&self, number: usize) -> &Etcd {
+        &self.members[number]
+    }
+
+    /// The same, to be killed or started.
+    pub fn member_mut(&mut self, number: usize) -> &mut Etcd {
+        &mut self.members[number]
+    }
+
+    /// Its members' URLs, as `--gold` wants them.
+    pub fn urls(&self) -> String {
+        self.members.iter().map(Etcd::url).collect::<Vec<_>>().join(",")
+    }
+
+    /// The member whose URL this is.
+    pub fn number_of(&self, url: &str) -> Option<usize> {
+        self.members.iter().position(|member| member.url() == url)
+    }
+
+    /// The leader's number, as one of `who` knows it.
+    pub async fn leader(&self, who: &[usize]) -> usize {
+        until("there is a leader", async || {
+            let mut said = "none of them answers".to_owned();
+            for number in who {
+                let status = async {
+                    let options = ConnectOptions::new().with_timeout(STATUS_LIMIT);
+                    Client::connect([self.members[*number].url()], Some(options)).await?.maintenance_client().status().await
+                };
+                match status.await.map(|status| format!("{:x}", status.leader())) {
+                    Ok(leader) if who.iter().any(|number| self.ids[*number] == leader) => {
+                        return Ok(self.ids.iter().position(|id| *id == leader).unwrap());
+                    }
+                    Ok(leader) => said = format!("the leader is {leader}"),
+                    Err(error) => said = error.to_string(),
+                }
+            }
+            Err(said)
+        })
+        .await
+    }
+
+    /// Cuts a member off from the others; clients reach it as before.
+    pub fn part(&self, number: usize) {
+        for (other, links) in self.links.iter().enumerate() {
+            let from = if other == number { None } else { Some(self.ids[number].clone()) };
+            links.cut.send_modify(|cut| {
+                cut.insert(from);
+            });
+        }
+    }
+
+    /// Joins what was parted.
+    pub fn rejoin(&self) {
+        for links in &self.links {
+            links.cut.send_modify(BTreeSet::clear);
+        }
+    }
+}
+
+/// Whose links are cut; `None`: everybody's.
+type CutFrom = BTreeSet<Option<String>>;
+
+/// What comes in at one member.
+struct Links {
+    cut: Arc<watch::Sender<CutFrom>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Links {
+    async fn start(listen: SocketAddr, to: SocketAddr) -> Self {
+        let listener = TcpListener::bind(listen).await.unwrap();
+        let cut = Arc::new(watch::channel(CutFrom::new()).0);
+        let cuts = Arc::clone(&cut);
+        let task = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(link(stream, to, cuts.subscribe()));
+            }
+        });
+        Self { cut, task }
+    }
+}
+
+impl Drop for Links {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn link(mut from: TcpStream, to: SocketAddr, mut cuts: watch::Receiver<CutFrom>) {
+    let mut head = vec![0; 4096];
+    let Ok(read) = from.read(&mut head).await else { return };
+    head.truncate(read);
+    let who = sender(&String::from_utf8_lossy(&head));
+    let is_cut = |cut: &CutFrom| cut.contains(&None) || (who.is_some() && cut.contains(&who));
+    let relay = async {
+        let mut server = TcpStream::connect(to).await?;
+        server.write_all(&head).await?;
+        copy_bidirectional(&mut from, &mut server).await
+    };
+    tokio::select! {
+        _ = cuts.wait_for(is_cut) => {}
+        _ = relay => {}
+    }
+}
+
+/// Whom a request between members is from.
+fn sender(head: &str) -> Option<String> {
+    let line = head.lines().find_map(|line| line.split_once(':').filter(|(name, _)| name.eq_ignore_ascii_case("x-server-from")));
+    line.map(|(_, id)| id.trim().to_owned())
+}

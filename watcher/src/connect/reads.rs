@@ -1,0 +1,105 @@
+//! Reads over one connection, as whom etcd knows us by a token.
+//!
+//! A token expires, is forgotten when its member restarts, and, if it is a signed one, is refused as soon as the rights of anybody
+//! have changed. What always holds: a read that is refused for its token is repeated once with a new one; the new one is asked for by
+//! one reader at a time, and in a task of its own, since a reader may give up sooner than etcd can hash a password.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use etcd_client::{Client, Error, GetOptions, GetResponse, KvClient, Txn, TxnResponse};
+use tokio::sync::Mutex;
+
+/// gRPC's code for who is not known.
+const UNAUTHENTICATED: i32 = 16;
+
+/// What is being read. On the heap: what etcd's client holds on the way would make every reader's future large.
+type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
+
+/// The reader; clones share the connection and the token.
+#[derive(Clone)]
+pub(crate) struct Reads {
+    kv: KvClient,
+    client: Client,
+    renewing: Arc<Mutex<()>>,
+    renewals: Arc<AtomicU64>,
+}
+
+impl Reads {
+    /// Reads over this connection.
+    pub(crate) fn over(client: Client) -> Self {
+        Self { kv: client.kv_client(), client, renewing: Arc::default(), renewals: Arc::default() }
+    }
+
+    /// The same, with answers of up to this size.
+    pub(crate) fn max_decoding_message_size(mut self, bytes: usize) -> Self {
+        self.kv = self.kv.max_decoding_message_size(bytes);
+        self
+    }
+
+    /// One key, or a range.
+    ///
+    /// # Errors
+    /// As etcd's client.
+    pub(crate) fn get(&self, key: impl Into<Vec<u8>>, options: Option<GetOptions>) -> Answer<'_, GetResponse> {
+        Box::pin(self.get_or_renew(key.into(), options))
+    }
+
+    async fn get_or_renew(&self, key: Vec<u8>, options: Option<GetOptions>) -> Result<GetResponse, Error> {
+        let before = self.renewals.load(Ordering::Acquire);
+        match self.kv.clone().get(key.clone(), options.clone()).await {
+            Err(error) if is_for_its_token(&error) => {
+                self.renew(before).await?;
+                self.kv.clone().get(key, options).await
+            }
+            answer => answer,
+        }
+    }
+
+    /// A transaction.
+    ///
+    /// # Errors
+    /// As etcd's client.
+    pub(crate) fn txn(&self, txn: Txn) -> Answer<'_, TxnResponse> {
+        Box::pin(self.txn_or_renew(txn))
+    }
+
+    async fn txn_or_renew(&self, txn: Txn) -> Result<TxnResponse, Error> {
+        let before = self.renewals.load(Ordering::Acquire);
+        match self.kv.clone().txn(txn.clone()).await {
+            Err(error) if is_for_its_token(&error) => {
+                self.renew(before).await?;
+                self.kv.clone().txn(txn).await
+            }
+            answer => answer,
+        }
+    }
+
+    /// Gets a new token, unless somebody has since there were so many.
+    async fn renew(&self, before: u64) -> Result<(), Error> {
+        let reads = self.clone();
+        let renewal = tokio::spawn(async move {
+            let _alone = reads.renewing.lock().await;
+            if reads.renewals.load(Ordering::Acquire) == before {
+                reads.client.refresh_token().await?;
+                reads.renewals.fetch_add(1, Ordering::Release);
+            }
+            Ok(())
+        });
+        renewal.await.unwrap_or_else(|_| Err(Error::IoError(std::io::ErrorKind::Interrupted.into())))
+    }
+}
+
+/// How etcd says that rights have changed since a signed token was given, and how some versions (3.5.1) pass on what their parts say.
+const OLD_TOKEN: [&str; 2] = ["etcdserver: revision of auth store is old", "auth: revision in header is old"];
+
+/// Whether a request was refused before anything was done, for the token that it came with.
+fn is_for_its_token(error: &Error) -> bool {
+    let Error::GRpcStatus(status) = error else { return false };
+    status.code() as i32 == UNAUTHENTICATED || OLD_TOKEN.contains(&status.message())
+}
