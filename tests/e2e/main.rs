@@ -22,6 +22,7 @@ mod observe;
 mod outages;
 mod owners;
 mod owners_time;
+mod parking;
 mod partitions;
 mod pool;
 mod quarantine;

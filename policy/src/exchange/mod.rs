@@ -193,6 +193,8 @@ pub struct Exchange {
     waiting: wait::Waiting,
     /// Whether a target has been asked: once a request.
     has_asked: bool,
+    /// The key, if a hint for it has just been taken.
+    learnt: Option<RequestKey>,
     trace: Trace,
 }
 
@@ -212,6 +214,11 @@ impl Exchange {
     /// The policy in force for the request: that of its first dispatch.
     pub fn policy(&self) -> &Arc<Policy> {
         &self.policy
+    }
+
+    /// The key, if the last step took a hint for it: who waits for it is to be woken.
+    pub fn take_learnt(&mut self) -> Option<RequestKey> {
+        self.learnt.take()
     }
 
     /// The one transition. `head` is the request's, without any `Route-*` of the client.

@@ -68,14 +68,18 @@ impl Exchange {
     }
 
     /// Takes a claim as a hint, if it may be followed; where the key is then.
-    pub(super) fn believe(&self, claim: &Claim, last: &Dispatch, key: &RequestKey, world: &World<'_>) -> Option<LookedUp> {
+    pub(super) fn believe(&mut self, claim: &Claim, last: &Dispatch, key: &RequestKey, world: &World<'_>) -> Option<LookedUp> {
         let known = look_up(key, world).ok();
         let known_epoch = known.as_ref().map_or(0, |found| found.epoch).max(last.epoch);
         let (owner, epoch) = claim.may_be_followed(known_epoch, world.table)?;
         let over = known.map_or(0, |found| found.create_revision);
         let reporter = last.endpoint.clone();
         let hint = Hint { owner, epoch, revision: claim.revision, reporter, taken_at: world.now, over };
-        world.hints.take(key, hint).then_some(LookedUp { owner, epoch, source: Source::Hint, create_revision: 0 })
+        if !world.hints.take(key, hint) {
+            return None;
+        }
+        self.learnt = Some(key.clone());
+        Some(LookedUp { owner, epoch, source: Source::Hint, create_revision: 0 })
     }
 
     /// One item of a moving key has gone to the target already: this request goes there, and nothing of what is known changes.

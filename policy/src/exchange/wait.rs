@@ -46,8 +46,7 @@ impl Exchange {
     /// Waits for the key to change.
     pub(super) fn park(&mut self, world: &World<'_>) -> Result<Next, Code> {
         let Some(key) = self.key.clone() else { return Err(Code::Internal) };
-        let limit = Duration::from_millis(self.policy.park_ms);
-        let until = *self.waiting.until.get_or_insert(if limit.is_zero() { Moment::from_nanos(u64::MAX) } else { world.now + limit });
+        let until = *self.waiting.until.get_or_insert(world.now + Duration::from_millis(self.policy.park_ms));
         if until <= world.now {
             return Err(Code::ParkTimeout);
         }

@@ -60,6 +60,11 @@ impl Deadline {
         self.change(|wait| wait.limit = (!limit.is_zero()).then_some((limit, phase)));
     }
 
+    /// When the whole request must have ended; `None`: whenever it does.
+    pub(crate) fn ends_at(&self) -> Option<Instant> {
+        lock(&self.wait).ends_at
+    }
+
     /// For the whole request: a client that does not read on for `reading` is given up on, and all of it may take `total` from now; no
     /// limit where zero.
     pub(crate) fn set_for_all(&self, reading: Duration, total: Duration) {
