@@ -94,6 +94,19 @@ pub enum StaleFault {
 }
 
 impl Stale {
+    /// What an owner says that knows nothing yet: it has no view of the gold copy.
+    pub fn without_view(service: &str, key: &[u8]) -> Self {
+        Self {
+            state: StaleState::Behind,
+            service: Some(service.to_owned()),
+            key: Some(key.to_vec()),
+            owner: None,
+            epoch: None,
+            revision: None,
+            table: None,
+        }
+    }
+
     /// The header's value.
     pub fn to_value(&self) -> String {
         let mut out = DictSerializer::new();
