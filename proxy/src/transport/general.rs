@@ -46,6 +46,9 @@ const UPSTREAM_IDLE: Duration = Duration::from_secs(55);
 const UPGRADE_IDLE: Duration = Duration::from_secs(1);
 /// pingora keeps so much of a body for a repeat.
 const REPLAY_BYTES: usize = 64 << 10;
+/// How long the body of a request that can't be repeated stays with its client, until its owner says that it may come (STALE-ROUTES.md,
+/// "Sending again").
+const WITHHELD_AT_MOST: Duration = Duration::from_millis(100);
 /// How long a client may be silent inside its body when its request has been answered already.
 const AFTER_ANSWER: Duration = Duration::from_secs(1);
 
@@ -344,6 +347,13 @@ impl ProxyHttp for GeneralLane {
         };
         let endpoint = lease.endpoint().address.as_str();
         headers::prepare_request(head, connection, &self.shared.cdn_id, &ctx.request_id, endpoint, &stamp.to_value())?;
+        if lease.upstream().stale_aware && !headers::expects_continue(head) && is_too_large_to_replay(session) {
+            // So that the owner can refuse it unread: once read it can't be sent anywhere else.
+            head.insert_header(http::header::EXPECT, "100-continue")?;
+            // The client has not asked for the word that comes.
+            session.as_mut().set_ignore_info_resp(true);
+            ctx.deadline.withhold_body(WITHHELD_AT_MOST);
+        }
         // Who waits to be told to go on waits for the owner.
         if session.is_body_done() || headers::expects_continue(head) {
             ctx.deadline.set(Phase::FirstByte, first_byte_limit(ctx));
@@ -370,6 +380,7 @@ impl ProxyHttp for GeneralLane {
     }
 
     async fn upstream_response_filter(&self, session: &mut Session, head: &mut ResponseHeader, ctx: &mut Self::CTX) -> Result<()> {
+        ctx.deadline.release_body();
         if let Some(why) = headers::uncarried(head, session.as_downstream().is_upgrade_req()) {
             return Err(Error::explain(ErrorType::InvalidHTTPHeader, why).into_up());
         }
@@ -558,6 +569,13 @@ fn wait_for_the_rest(session: &mut Session, ctx: &Request) {
 /// Whether an answer has begun; an interim one is none.
 fn has_answered(session: &Session) -> bool {
     session.response_written().is_some_and(|head| !head.status.is_informational() || head.status == http::StatusCode::SWITCHING_PROTOCOLS)
+}
+
+/// Whether nothing of a body has been read that would not fit in what is kept for a repeat.
+fn is_too_large_to_replay(session: &mut Session) -> bool {
+    let announced = headers::announced_body_bytes(session.req_header());
+    let is_streamed = session.req_header().headers.contains_key(http::header::TRANSFER_ENCODING);
+    session.body_bytes_read() == 0 && (is_streamed || announced > REPLAY_BYTES as u64)
 }
 
 /// May the body be sent again? pingora keeps up to 64 KiB of it.
