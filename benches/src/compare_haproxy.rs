@@ -6,30 +6,21 @@
 
 use std::{
     net::{SocketAddr, TcpListener, TcpStream},
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+    path::Path,
+    process::Command,
+    time::Duration,
 };
 
-use waypost_bench::{Keys, Pace, Plan, Report, Target, serve_fixed};
+use waypost_bench::{
+    Keys, Pace, Plan, Report, Target,
+    processes::{Running, Told, free_address, http_get, pin, start_etcd, wait_until, waypost_binary},
+    serve_fixed,
+};
 
 const ROUNDS: usize = 5;
 const CONNECTIONS: usize = 32;
 const MEASURED: Duration = Duration::from_secs(4);
 const ROUTES: [u64; 2] = [1, 100_000];
-const START_LIMIT: Duration = Duration::from_secs(30);
-
-type Told<T> = Result<T, String>;
-
-/// A child of ours, ended with us.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 struct Subject {
     name: String,
@@ -144,8 +135,8 @@ fn start_haproxy(folder: &Path, backend: SocketAddr, running: &mut Vec<Running>)
          backend out\n  server one {backend}\n"
     );
     std::fs::write(&config, text).map_err(|error| error.to_string())?;
-    let child = spawn(Command::new("haproxy").arg("-db").arg("-f").arg(&config), folder, "haproxy")?;
-    let pid = child.0.id();
+    let child = Running::start(Command::new("haproxy").arg("-db").arg("-f").arg(&config), folder, "haproxy")?;
+    let pid = child.pid();
     pin(pid, "0")?;
     running.push(child);
     wait_for(address)?;
@@ -153,21 +144,9 @@ fn start_haproxy(folder: &Path, backend: SocketAddr, running: &mut Vec<Running>)
 }
 
 fn start_waypost(folder: &Path, backend: SocketAddr, routes: u64, running: &mut Vec<Running>) -> Told<Subject> {
-    let (client, peer) = (free_address()?, free_address()?);
-    let (client_url, peer_url) = (format!("http://{client}"), format!("http://{peer}"));
-    let mut etcd = Command::new("etcd");
-    etcd.arg("--data-dir").arg(folder.join(format!("etcd-{routes}")));
-    etcd.args(["--name", "bench", "--listen-client-urls", &client_url, "--advertise-client-urls", &client_url]);
-    etcd.args([
-        "--listen-peer-urls",
-        &peer_url,
-        "--initial-advertise-peer-urls",
-        &peer_url,
-        "--initial-cluster",
-        &format!("bench={peer_url}"),
-    ]);
-    running.push(spawn(&mut etcd, folder, "etcd")?);
-    wait_for(client)?;
+    let client = free_address()?;
+    let client_url = format!("http://{client}");
+    running.push(start_etcd(folder, &format!("etcd-{routes}"), client, &[])?);
     load(&client_url, backend, routes)?;
     let (address, admin) = (free_address()?, free_address()?);
     let mut waypost = Command::new(waypost_binary()?);
@@ -175,11 +154,11 @@ fn start_waypost(folder: &Path, backend: SocketAddr, routes: u64, running: &mut 
     waypost
         .args(["--listen", &address.to_string(), "--admin", &admin.to_string(), "--snapshot"])
         .arg(folder.join(format!("{routes}.snapshot")));
-    let child = spawn(&mut waypost, folder, "waypost")?;
-    let pid = child.0.id();
+    let child = Running::start(&mut waypost, folder, "waypost")?;
+    let pid = child.pid();
     pin(pid, "0")?;
     running.push(child);
-    wait_until("the proxy to be ready", || http_status(admin, "/readyz") == Some(200))?;
+    wait_until("the proxy to be ready", || Ok(http_get(admin, "/readyz").is_some_and(|(status, _)| status == 200)))?;
     Ok(Subject { name: format!("waypost, {routes} routes"), address, pid, keys: routes, reports: Vec::new() })
 }
 
@@ -201,56 +180,6 @@ fn load(etcd: &str, backend: SocketAddr, routes: u64) -> Told<()> {
     })
 }
 
-fn waypost_binary() -> Told<PathBuf> {
-    if let Some(named) = std::env::var_os("WAYPOST_BIN") {
-        return Ok(named.into());
-    }
-    let beside = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.join("waypost")));
-    beside.filter(|path| path.exists()).ok_or_else(|| "waypost is not built beside this program; name it in WAYPOST_BIN".to_owned())
-}
-
-fn spawn(command: &mut Command, folder: &Path, name: &str) -> Told<Running> {
-    let log = std::fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(folder.join(format!("{name}.log")))
-        .map_err(|error| error.to_string())?;
-    command.stdin(Stdio::null()).stdout(log.try_clone().map_err(|error| error.to_string())?).stderr(log);
-    command.spawn().map(Running).map_err(|error| format!("{name} could not be started: {error}; `make bench` installs what is missing"))
-}
-
-fn pin(pid: u32, cores: &str) -> Told<()> {
-    let pinned = Command::new("taskset").args(["-a", "-p", "-c", cores, &pid.to_string()]).stdout(Stdio::null()).status();
-    match pinned {
-        Ok(status) if status.success() => Ok(()),
-        _ => Err("taskset failed; this comparison needs two cores and util-linux".to_owned()),
-    }
-}
-
-fn free_address() -> Told<SocketAddr> {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).map_err(|error| error.to_string())
-}
-
 fn wait_for(address: SocketAddr) -> Told<()> {
-    wait_until(&format!("{address} to listen"), || TcpStream::connect(address).is_ok())
-}
-
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) -> Told<()> {
-    let ends = Instant::now() + START_LIMIT;
-    while !holds() {
-        if Instant::now() > ends {
-            return Err(format!("waited {START_LIMIT:?} for {what}"));
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
-}
-
-fn http_status(address: SocketAddr, path: &str) -> Option<u16> {
-    use std::io::{Read, Write};
-    let mut stream = TcpStream::connect(address).ok()?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    answer.split(' ').nth(1)?.parse().ok()
+    wait_until(&format!("{address} to listen"), || Ok(TcpStream::connect(address).is_ok()))
 }

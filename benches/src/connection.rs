@@ -11,6 +11,7 @@ use tokio::{
 };
 
 use crate::{
+    fixed::OWNER_HEADER,
     plan::{Plan, Schedule},
     report::{Failure, Tally},
 };
@@ -20,8 +21,30 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// How long a connection waits after one that could not be made.
 const CONNECT_PAUSE: Duration = Duration::from_millis(20);
 
+/// Says of an answer whether it is right. Called for each, by several threads: it must be quick.
+pub type Check<'a> = dyn Fn(&Seen) -> bool + Sync + 'a;
+
+/// An answer that a check judges.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen {
+    /// The number of the request's key.
+    pub key: u64,
+    /// Its status.
+    pub status: u16,
+    /// The owner that answered, if it said so ([`OWNER_HEADER`]).
+    pub owner: Option<u64>,
+    /// When the request was sent.
+    pub sent: Instant,
+    /// When the answer was whole.
+    pub ended: Instant,
+    /// As it counts: in an open loop from when the request was due, if its connection was busy then.
+    pub latency: Duration,
+}
+
 pub(crate) struct Connection<'a> {
     plan: &'a Plan,
+    check: Option<&'a Check<'a>>,
+    key: u64,
     schedule: Option<Schedule>,
     rng: fastrand::Rng,
     stream: Option<TcpStream>,
@@ -31,14 +54,15 @@ pub(crate) struct Connection<'a> {
 
 struct Answered {
     status: u16,
+    owner: Option<u64>,
     bytes: usize,
     keep: bool,
 }
 
 impl<'a> Connection<'a> {
-    pub(crate) fn new(plan: &'a Plan, number: usize, schedule: Option<Schedule>) -> Self {
+    pub(crate) fn new(plan: &'a Plan, check: Option<&'a Check<'a>>, number: usize, schedule: Option<Schedule>) -> Self {
         let rng = fastrand::Rng::with_seed(plan.seed.wrapping_add(number as u64));
-        Self { plan, schedule, rng, stream: None, request: Vec::new(), answer: Vec::with_capacity(16 * 1024) }
+        Self { plan, check, key: 0, schedule, rng, stream: None, request: Vec::new(), answer: Vec::with_capacity(16 * 1024) }
     }
 
     /// Sends until `to`; what ends after `from` is counted.
@@ -46,18 +70,25 @@ impl<'a> Connection<'a> {
         let mut tally = Tally::default();
         let mut due = self.schedule.map_or(begins, |schedule| schedule.first);
         loop {
-            if due > Instant::now() {
+            // The timer is late by up to a millisecond, which is nobody's latency: a request that was late because its connection was busy
+            // counts from when it was due.
+            let is_free = due > Instant::now();
+            if is_free {
                 tokio::time::sleep_until(due.into()).await;
             }
             let sent = Instant::now();
             if due.max(sent) >= to {
                 return tally;
             }
-            let counted_from = if self.schedule.is_some() { due } else { sent };
+            let counted_from = if self.schedule.is_some() && !is_free { due } else { sent };
             let left = to.saturating_duration_since(sent).min(ANSWER_LIMIT) + Duration::from_millis(1);
             let outcome = tokio::time::timeout(left, self.once()).await;
             let ended = Instant::now();
             let in_time = ended >= from && ended <= to;
+            if let (Some(check), Ok(Ok(Answered { status, owner, .. }))) = (self.check, &outcome) {
+                let seen = Seen { key: self.key, status: *status, owner: *owner, sent, ended, latency: ended - counted_from };
+                tally.checked(check(&seen));
+            }
             match outcome {
                 Ok(Ok(answered)) if in_time => tally.answered(answered.status, answered.bytes, ended - counted_from),
                 Ok(Err(failure)) => {
@@ -102,6 +133,7 @@ impl<'a> Connection<'a> {
     fn write_request(&mut self) {
         let keys = &self.plan.keys;
         let number = self.rng.u64(keys.range.clone());
+        self.key = number;
         let key = |template: &str| {
             if template.contains("{key}") { template.replace("{key}", &format!("{}{number}", keys.prefix)) } else { template.to_owned() }
         };
@@ -140,6 +172,7 @@ async fn read_answer(stream: &mut TcpStream, buffer: &mut Vec<u8>, is_head: bool
         let length = field("content-length").and_then(|length| std::str::from_utf8(length).ok()?.parse::<usize>().ok());
         let chunked = field("transfer-encoding").is_some();
         let mut keep = !field("connection").is_some_and(|value| value.eq_ignore_ascii_case(b"close"));
+        let owner = field(OWNER_HEADER).and_then(|owner| std::str::from_utf8(owner).ok()?.parse().ok());
         let bodiless = is_head || status == 204 || status == 304;
         let bytes = match (bodiless, chunked, length) {
             (true, ..) => head_bytes,
@@ -162,7 +195,7 @@ async fn read_answer(stream: &mut TcpStream, buffer: &mut Vec<u8>, is_head: bool
                 buffer.len()
             }
         };
-        return Ok(Answered { status, bytes, keep });
+        return Ok(Answered { status, owner, bytes, keep });
     }
 }
 

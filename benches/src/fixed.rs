@@ -1,4 +1,4 @@
-//! A backend that answers every request with the same bytes, as cheaply as can be: what proxies are measured in front of.
+//! Backends that answer every request with the same bytes, as cheaply as can be: what proxies are measured in front of.
 
 use std::sync::Arc;
 
@@ -7,10 +7,22 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
+/// What an owner's answers name it by, a number.
+pub const OWNER_HEADER: &str = "x-owner";
+
 /// Serves until dropped. Requests may have a body with `Content-Length`; pipelining is answered in order.
 pub async fn serve_fixed(listener: TcpListener, body_bytes: usize) {
+    serve_answer(listener, "", body_bytes).await;
+}
+
+/// The same for one owner of many: each answer says by [`OWNER_HEADER`] who gave it.
+pub async fn serve_owner(listener: TcpListener, number: usize) {
+    serve_answer(listener, &format!("{OWNER_HEADER}: {number}\r\n"), 2).await;
+}
+
+async fn serve_answer(listener: TcpListener, fields: &str, body_bytes: usize) {
     let answer: Arc<[u8]> = [
-        format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {body_bytes}\r\n\r\n").into_bytes(),
+        format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n{fields}Content-Length: {body_bytes}\r\n\r\n").into_bytes(),
         vec![b'x'; body_bytes],
     ]
     .concat()

@@ -24,6 +24,7 @@ pub(crate) struct Tally {
     connect: u64,
     io: u64,
     timeout: u64,
+    wrong: u64,
     bytes: u64,
 }
 
@@ -31,7 +32,7 @@ impl Default for Tally {
     fn default() -> Self {
         // Three digits; bounds that are constants can't be wrong.
         let latencies_us = Histogram::new_with_bounds(1, MAX_US, 3).unwrap_or_else(|_| unreachable!("the bounds are constants"));
-        Self { latencies_us, by_status: BTreeMap::new(), connect: 0, io: 0, timeout: 0, bytes: 0 }
+        Self { latencies_us, by_status: BTreeMap::new(), connect: 0, io: 0, timeout: 0, wrong: 0, bytes: 0 }
     }
 }
 
@@ -40,6 +41,10 @@ impl Tally {
         *self.by_status.entry(status).or_default() += 1;
         self.bytes += bytes as u64;
         self.latencies_us.saturating_record(u64::try_from(latency.as_micros()).unwrap_or(MAX_US).max(1));
+    }
+
+    pub(crate) fn checked(&mut self, is_right: bool) {
+        self.wrong += u64::from(!is_right);
     }
 
     pub(crate) fn failed(&mut self, failure: Failure) {
@@ -59,6 +64,7 @@ impl Tally {
         self.connect += other.connect;
         self.io += other.io;
         self.timeout += other.timeout;
+        self.wrong += other.wrong;
         self.bytes += other.bytes;
     }
 }
@@ -76,6 +82,8 @@ pub struct Report {
     pub io_failures: u64,
     /// Requests not answered within ten seconds.
     pub timeouts: u64,
+    /// Answers that a check called wrong; 0 without one.
+    pub wrong_answers: u64,
     /// How long was measured.
     pub seconds: f64,
     /// Answered requests a second.
@@ -110,6 +118,7 @@ impl Report {
             connect_failures: total.connect,
             io_failures: total.io,
             timeouts: total.timeout,
+            wrong_answers: total.wrong,
             seconds: measured.as_secs_f64(),
             requests_per_second: requests as f64 / measured.as_secs_f64(),
             bytes: total.bytes,
@@ -124,10 +133,10 @@ impl Report {
         }
     }
 
-    /// Requests that failed or were answered 500 or above.
+    /// Requests that failed, were answered 500 or above, or whose answer was called wrong.
     pub fn failed(&self) -> u64 {
         let errors: u64 = self.by_status.range(500..).map(|(_, count)| count).sum();
-        errors + self.connect_failures + self.io_failures + self.timeouts
+        errors + self.connect_failures + self.io_failures + self.timeouts + self.wrong_answers
     }
 }
 

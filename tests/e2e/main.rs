@@ -33,5 +33,6 @@ mod snapshot;
 mod stage;
 mod stale;
 mod store;
+mod storms;
 mod upgrades;
 mod watch;

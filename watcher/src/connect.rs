@@ -15,9 +15,12 @@ pub(crate) use refusal::{OUT_OF_REACH, Wanted, may_have_been_done, say_later};
 
 /// How long a connection may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
-/// A dead peer is noticed after these two together.
-const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(5);
+/// A dead peer is noticed after these two together. etcd ends connections that ask more often than every 5 s, or at all while nothing is
+/// asked on them.
+const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(6);
 const KEEP_ALIVE_LIMIT: Duration = Duration::from_secs(3);
+/// So often the kernel shows networks that an idle connection is still wanted.
+const TCP_KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// Answers may be this large: a watch that catches up gets a thousand revisions in one.
 pub(crate) const MAX_MESSAGE_BYTES: usize = 1 << 30;
 
@@ -72,7 +75,8 @@ fn options(credentials: &Credentials, tls: bool) -> Result<ConnectOptions, Strin
     let mut options = ConnectOptions::new()
         .with_connect_timeout(CONNECT_LIMIT)
         .with_keep_alive(KEEP_ALIVE_EVERY, KEEP_ALIVE_LIMIT)
-        .with_keep_alive_while_idle(true)
+        .with_keep_alive_while_idle(false)
+        .with_tcp_keepalive(TCP_KEEP_ALIVE)
         .with_require_leader(true);
     if let (Some(user), password) = (&credentials.user, &credentials.password) {
         options = options.with_user(user, password.clone().unwrap_or_default());

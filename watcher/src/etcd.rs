@@ -342,9 +342,10 @@ impl EtcdSource {
     fn put_in_force(&mut self, since: Instant, first: Vec<Change>) {
         // Told first: whoever sees the table sees what is to be said of its records.
         self.report_records();
-        let since = self.pace.published(Instant::now()).map_or(since, |first| first.min(since));
+        let since = self.pace.publishing(Instant::now()).map_or(since, |first| first.min(since));
         let news = News { first, touches: self.applier.take_touches() };
         self.publisher.publish(self.applier.publish(), since, news);
+        self.pace.published(Instant::now());
         self.checks.reached(self.applier.revision());
         if let Some(saver) = &mut self.saver {
             saver.changed();

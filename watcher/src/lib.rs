@@ -24,6 +24,7 @@ pub mod record;
 mod retire;
 pub mod snapshot;
 pub mod store;
+mod threads;
 mod told;
 pub mod transactions;
 
@@ -40,6 +41,8 @@ pub use publish::{DigestChecked, GoldStatus, Held, View};
 use tokio::{sync::watch, task::JoinHandle};
 pub use told::{Changes, Heard, Told};
 use waypost_policy::Moment;
+
+use threads::Threads;
 
 /// Where the gold copy is.
 #[derive(Clone, Debug)]
@@ -119,6 +122,7 @@ pub struct Watcher {
     pub asker: Asker,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
+    _threads: Threads,
 }
 
 impl Watcher {
@@ -130,7 +134,7 @@ impl Watcher {
     }
 }
 
-/// Starts watching on the present runtime. A snapshot, where there is a good one, is in force when this returns.
+/// Starts watching, on threads of its own. A snapshot, where there is a good one, is in force when this returns.
 ///
 /// # Errors
 /// If the settings can't be used, or a record file at the start has faults; the message is for a person.
@@ -138,15 +142,16 @@ pub fn start(settings: Settings) -> Result<Watcher, String> {
     let (publisher, view) = publish::channel(settings.origin, settings.on_publish.clone());
     let (asker, asks) = ask::channel();
     let (stop, stopped) = watch::channel(false);
+    let threads = Threads::start()?;
     let task = match settings.place.clone() {
         GoldPlace::File(path) => {
             let source = file::FileSource::open(path, settings.most_records, publisher)?;
-            tokio::spawn(source.run(asks, stopped))
+            threads.spawn(source.run(asks, stopped))
         }
         GoldPlace::Etcd(place) => {
             let source = etcd::EtcdSource::open(place, settings, publisher)?;
-            tokio::spawn(source.run(asks, stopped))
+            threads.spawn(source.run(asks, stopped))
         }
     };
-    Ok(Watcher { view, asker, stop, task })
+    Ok(Watcher { view, asker, stop, task, _threads: threads })
 }

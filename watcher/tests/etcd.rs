@@ -22,6 +22,20 @@ use waypost_watcher::{
     store::{Change, Store, Swapped},
 };
 
+/// Requests and the watcher have nothing to wait for in common: here the only thread of the runtime that it was started on does nothing else.
+#[tokio::test]
+async fn a_watcher_does_not_need_the_threads_it_was_started_on() {
+    let etcd = Etcd::start().await;
+    etcd.filled().await;
+    let watcher = watch(&etcd);
+    let end = Instant::now() + LIMIT;
+    while watcher.view.load_full().is_none() {
+        assert!(Instant::now() < end, "nothing is in force");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    watcher.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn puts_deletes_and_whole_transactions_are_seen() {
     let etcd = Etcd::start().await;

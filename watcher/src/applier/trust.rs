@@ -3,7 +3,7 @@
 
 use waypost_policy::Source;
 
-use super::Applier;
+use super::{Applier, guard::is_held};
 use crate::record::{Event, Stored};
 
 /// Why what the store says is not taken.
@@ -86,12 +86,12 @@ impl Applier {
         if fresh || self.keys == 0 || self.source == Source::File {
             return Ok(());
         }
-        // What is held back the store has deleted: there it may be made anew, but not be older either.
+        // What is held back may be of an incarnation before this one, whose revisions were others.
         let other = listed.iter().find_map(|stored| {
-            let known = self.store_meta(&stored.key)?;
+            let known = self.store_meta(&stored.key).filter(|known| !is_held(*known))?;
             let is_other = stored.mod_revision < known.mod_revision
                 || stored.create_revision < known.create_revision
-                || (stored.mod_revision == known.mod_revision && known.digest != 0 && known.digest != stored.meta().digest);
+                || (stored.mod_revision == known.mod_revision && known.digest != stored.meta().digest);
             is_other.then(|| Refused::OtherHistory {
                 key: waypost_conf::escaped(&stored.key),
                 found: stored.mod_revision,

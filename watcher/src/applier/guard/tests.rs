@@ -69,6 +69,19 @@ fn a_store_that_has_lost_all_of_many_routes_is_not_believed() {
 }
 
 #[test]
+fn what_is_held_from_another_incarnation_has_no_say_about_revisions() {
+    let mut scene = with_routes(200);
+    scene.store = Store::default();
+    scene.resync(true);
+    assert_eq!(scene.applier.held_back().len(), 200 + OTHERS);
+    scene.store.transact(&[("services/orders", Some(SERVICE)), ("routes/orders/t7", Some(r#"{"owner":"b"}"#))]);
+    let id = scene.applier.id().clone();
+    scene.applier.resync(scene.store.revision, scene.store.list(), id, false).unwrap();
+    assert_eq!((scene.owner("t7").as_deref(), scene.owner("t8").as_deref()), (Some("b"), Some("a")));
+    assert_eq!(scene.applier.digest(), scene.store.digest());
+}
+
+#[test]
 fn a_revision_that_deletes_all_routes_is_not_taken_and_later_ones_are() {
     let mut scene = with_routes(200);
     delete(&mut scene, 0..200);

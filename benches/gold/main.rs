@@ -1,0 +1,104 @@
+//! A million routes in a real etcd: starts, updates, a resync and memory of the built binary, as a table of figures beside their targets.
+//!
+//! Each scene is a file; [`stage`] has what they share. What is measured, and how, is said in README.md. `--quick` runs every scene
+//! in small, so that none is found broken on the day it is wanted; its figures mean nothing and are not judged.
+#![allow(clippy::print_stdout, reason = "the table is what this program is for")]
+
+mod figures;
+mod in_force;
+mod machine;
+mod relay;
+mod resync;
+mod stage;
+mod start;
+mod store;
+mod sustained;
+
+use std::time::{Duration, Instant};
+
+use waypost_bench::processes::Told;
+
+use figures::Figure;
+use stage::Stage;
+
+/// How much of everything.
+#[derive(Clone, Copy, Debug)]
+struct Size {
+    /// Whether it is what the targets speak of.
+    is_judged: bool,
+    routes: u64,
+    /// How often each start is measured.
+    rounds: usize,
+    /// Puts whose way into force is measured without load, and how long that may go on with load.
+    puts: usize,
+    loaded: Duration,
+    /// Requests a second beside those puts.
+    loaded_requests: f64,
+    /// How long memory may take to come to rest.
+    settle: Duration,
+    /// How long requests are sent with nothing else going on, and with updates.
+    quiet: Duration,
+    sustained: Duration,
+    /// Requests a second in both.
+    requests: f64,
+    /// Routes written a second.
+    writes: f64,
+}
+
+const FULL: Size = Size {
+    is_judged: true,
+    routes: 1_000_000,
+    rounds: 5,
+    puts: 10_000,
+    loaded: Duration::from_secs(20),
+    loaded_requests: 20_000.0,
+    settle: Duration::from_secs(45),
+    quiet: Duration::from_secs(15),
+    sustained: Duration::from_secs(30),
+    requests: 5_000.0,
+    writes: 22_000.0,
+};
+
+const QUICK: Size = Size {
+    is_judged: false,
+    routes: 20_000,
+    rounds: 1,
+    puts: 100,
+    loaded: Duration::from_secs(1),
+    loaded_requests: 500.0,
+    settle: Duration::from_secs(1),
+    quiet: Duration::from_secs(1),
+    sustained: Duration::from_secs(1),
+    requests: 500.0,
+    writes: 2_000.0,
+};
+
+fn main() -> Told<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let size = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => FULL,
+        ["--quick"] => QUICK,
+        _ => return Err(format!("{} is not understood; nothing, or --quick, would be right", arguments.join(" "))),
+    };
+    let since = Instant::now();
+    let stage = Stage::open(size)?;
+    let figures = run(&stage).inspect_err(|_| stage.show_logs())?;
+    figures::show(&figures, size, since.elapsed());
+    Ok(())
+}
+
+/// Every scene, in an order in which each finds what it needs: starts before the history grows, the store's end at the end.
+fn run(stage: &Stage) -> Told<Vec<Figure>> {
+    let mut figures = Vec::new();
+    figures.push(start::from_the_store(stage)?);
+    let (memory, proxy) = start::memory(stage)?;
+    stage.share_out()?;
+    figures.extend(in_force::idle(stage, &proxy)?);
+    figures.push(in_force::loaded(stage, &proxy)?);
+    figures.extend(sustained::updates(stage, &proxy)?);
+    proxy.end()?;
+    figures.extend(resync::after_compaction(stage)?);
+    figures.push(start::from_the_snapshot(stage)?);
+    figures.push(memory);
+    Ok(figures)
+}
