@@ -80,6 +80,13 @@ pub fn judge(table: &Table, me: &str, asked: &Asked<'_>) -> Judgement {
     }
 }
 
+/// Whether a key may be served by an upstream at all, by an owner's view.
+pub fn owns(table: &Table, me: &str, service: &str, key: &[u8]) -> bool {
+    let asked = Asked { service, key, stamp: None, is_safe: false, may_wait: false };
+    let here = Here { table, me: table.upstream_named(me).map(|upstream| upstream.id), name: me, asked: &asked };
+    here.owns(&here.view())
+}
+
 /// The judge's place.
 struct Here<'a> {
     table: &'a Table,

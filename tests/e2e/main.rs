@@ -12,6 +12,7 @@ mod explain;
 mod forwarded;
 mod framing;
 mod framing_bodies;
+mod handover;
 mod headers;
 mod hop_by_hop;
 mod http;

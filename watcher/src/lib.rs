@@ -15,6 +15,7 @@ pub mod epoch;
 mod etcd;
 mod file;
 pub mod files;
+pub mod leased;
 pub mod listing;
 pub mod machine;
 mod pace;
