@@ -177,7 +177,7 @@ fn judge(history: &[Executed], answers: &[(u64, u16, String)]) {
 async fn keys_are_moved_under_load_and_nothing_fails_is_lost_or_doubled() {
     let stage = Stage::start().await;
     // Long enough for two owners to be seen at work at the same time, if ever they are.
-    stage.slow.store(5, Ordering::Relaxed);
+    stage.slow.store(30, Ordering::Relaxed);
     let writers = Writers::start(&stage);
     until_true("writes go on", async || stage.history.lock().unwrap().len() > 200).await;
     let (status, out, said) = stage.run(&["t0", "--to", "b", "--json"]).await;
