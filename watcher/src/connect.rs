@@ -35,13 +35,13 @@ pub struct EtcdPlace {
     pub credentials: Credentials,
 }
 
-/// Who we are to etcd.
-#[derive(Clone, Default)]
+/// Who we are to etcd. What files hold is read anew for each connection, so that a password or certificate may be replaced.
+#[derive(Clone, Debug, Default)]
 pub struct Credentials {
     /// The user.
     pub user: Option<String>,
-    /// The user's password.
-    pub password: Option<String>,
+    /// A file with the user's password.
+    pub password_file: Option<PathBuf>,
     /// Certificates that etcd's must be signed by (PEM).
     pub ca: Option<PathBuf>,
     /// The certificate shown to etcd (PEM).
@@ -50,10 +50,16 @@ pub struct Credentials {
     pub key: Option<PathBuf>,
 }
 
-impl std::fmt::Debug for Credentials {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // The password stays out of every log.
-        out.debug_struct("Credentials").field("user", &self.user).field("ca", &self.ca).field("cert", &self.cert).finish_non_exhaustive()
+impl Credentials {
+    /// The user and the password that the file holds now, without its line's end; `None` without a user.
+    ///
+    /// # Errors
+    /// A sentence, if the file can't be read.
+    pub fn user_and_password(&self) -> Result<Option<(String, String)>, String> {
+        let (Some(user), Some(file)) = (&self.user, &self.password_file) else { return Ok(None) };
+        let read = std::fs::read_to_string(file);
+        let password = read.map_err(|error| format!("the etcd password file {} can't be read: {}", file.display(), why(&error)))?;
+        Ok(Some((user.clone(), password.trim_end_matches(['\r', '\n']).to_owned())))
     }
 }
 
@@ -78,8 +84,8 @@ fn options(credentials: &Credentials, tls: bool) -> Result<ConnectOptions, Strin
         .with_keep_alive_while_idle(false)
         .with_tcp_keepalive(TCP_KEEP_ALIVE)
         .with_require_leader(true);
-    if let (Some(user), password) = (&credentials.user, &credentials.password) {
-        options = options.with_user(user, password.clone().unwrap_or_default());
+    if let Some((user, password)) = credentials.user_and_password()? {
+        options = options.with_user(user, password);
     }
     if tls {
         let read =

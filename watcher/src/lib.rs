@@ -16,6 +16,7 @@ mod etcd;
 mod file;
 pub mod files;
 pub mod leased;
+pub mod listed;
 pub mod listing;
 pub mod machine;
 mod pace;

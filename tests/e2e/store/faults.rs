@@ -47,7 +47,15 @@ async fn resets_cost_nothing() {
     broken.ends().await;
 }
 
+/// Both wait for silence to be noticed.
 #[tokio::test]
+async fn silence_is_noticed_on_either_connection() {
+    tokio::join!(
+        a_network_that_drops_everything_is_noticed_and_what_was_missed_is_caught_up_with(),
+        a_dead_connection_for_reads_is_replaced_while_the_watch_goes_on()
+    );
+}
+
 async fn a_network_that_drops_everything_is_noticed_and_what_was_missed_is_caught_up_with() {
     let broken = Broken::start().await;
     broken.between.stall();
@@ -112,7 +120,6 @@ async fn many_connections_that_end_anywhere_cost_nothing() {
 }
 
 /// The first connection of a proxy is for reads, the second for the watch.
-#[tokio::test]
 async fn a_dead_connection_for_reads_is_replaced_while_the_watch_goes_on() {
     let etcd = Etcd::start().await;
     let _cells = Cells::of(&etcd).await;

@@ -168,6 +168,22 @@ async fn expired(etcd: &Etcd) {
     until_true("the token is refused", async || client.kv_client().get(&*key, None).await.is_err()).await;
 }
 
+#[tokio::test]
+async fn a_password_that_is_replaced_is_read_anew() {
+    let (etcd, _cells, user) = with_users(&[]).await;
+    let mut checked = Checked::start(&etcd, &texts(&user.flags())).await;
+    let steady = Steady::start(&checked.waypost, &[("t1", "a"), ("t2", "c")]);
+    std::fs::write(user.path(), "another").unwrap();
+    // That ends all of the user's tokens.
+    etcd.client().await.auth_client().user_change_password("edge", "another").await.unwrap();
+    checked.reads(&etcd, &steady).await;
+    checked.between.cut();
+    checked.waypost.until_connected(false).await;
+    checked.between.pass();
+    moved(&etcd, &checked.waypost, &steady, "b", 2).await;
+    steady.stop().await;
+}
+
 fn jwt(folder: &TempDir) -> [String; 2] {
     let key = folder.path().join("key");
     std::fs::write(&key, [7; 64]).unwrap();

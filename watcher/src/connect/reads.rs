@@ -20,6 +20,8 @@ use std::{
 use etcd_client::{Client, Error, GetOptions, GetResponse, KvClient, Txn, TxnResponse};
 use tokio::sync::Mutex;
 
+use super::Credentials;
+
 /// gRPC's code for who is not known.
 const UNAUTHENTICATED: i32 = 16;
 
@@ -34,15 +36,17 @@ type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>
 pub(crate) struct Reads {
     kv: KvClient,
     client: Client,
+    credentials: Credentials,
     renewing: Arc<Mutex<()>>,
     renewals: Arc<AtomicU64>,
     proving: Arc<AtomicBool>,
 }
 
 impl Reads {
-    /// Reads over this connection.
-    pub(crate) fn over(client: Client) -> Self {
-        Self { kv: client.kv_client(), client, renewing: Arc::default(), renewals: Arc::default(), proving: Arc::default() }
+    /// Reads over this connection, which was made as them.
+    pub(crate) fn over(client: Client, credentials: &Credentials) -> Self {
+        let credentials = credentials.clone();
+        Self { kv: client.kv_client(), client, credentials, renewing: Arc::default(), renewals: Arc::default(), proving: Arc::default() }
     }
 
     /// The same, with answers of up to this size.
@@ -108,7 +112,9 @@ impl Reads {
         let renewal = tokio::spawn(async move {
             let _alone = reads.renewing.lock().await;
             if reads.renewals.load(Ordering::Acquire) == before {
-                reads.client.refresh_token().await?;
+                // Tokens end with the password that they were given for: it is read anew.
+                let now = reads.credentials.user_and_password().map_err(Error::InvalidArgs)?;
+                reads.client.clone().update_user(now).await?;
                 reads.renewals.fetch_add(1, Ordering::Release);
             }
             Ok(())

@@ -125,7 +125,7 @@ fn deletes_that_the_store_does_not_confirm_stay_held() {
         assert_eq!(scene.applier.to_confirm(), None);
         // The list that follows has them, or it has not.
         let kept = |key| Stored { key, value: br#"{"owner":"b"}"#.to_vec(), create_revision: 999, mod_revision: 999, leased: false };
-        let listed = if contradicts { scene.applier.keys().map(kept).collect() } else { scene.store.list() };
+        let listed = if contradicts { scene.applier.builder.keys().map(|key| kept(key.suffix())).collect() } else { scene.store.list() };
         let id = scene.applier.id().clone();
         scene.applier.resync(1000, listed, id, false).unwrap();
         assert_eq!(scene.applier.held_back().len(), if contradicts { 0 } else { 120 });
