@@ -27,7 +27,7 @@ use waypost_policy::{
 pub use waypost_watcher::{Credentials, EtcdPlace, View};
 use waypost_watcher::{GoldPlace, Watcher, leased::Leased};
 
-pub use announce::Announcement;
+pub use announce::{Announcement, BusyKey};
 use busy::{Busy, Held};
 
 /// How long an announcement outlives its process, or its contact with the store.

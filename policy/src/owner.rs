@@ -244,7 +244,8 @@ mod tests {
         const MOVING_AWAY: &str = r#"{"owner":"a","epoch":5,"state":"moving","target":"b"}"#;
         let another = |epoch| Some(Stamp { table: "c0ffee-1".to_owned(), ..stamp(epoch) });
         let ask = |of: &str| Some(Stamp { ask: Some(of.to_owned()), ..stamp(5) });
-        let rows: [(&str, &str, Option<Stamp>, &str, [&str; 2]); 23] = [
+        type Row = (&'static str, &'static str, Option<Stamp>, &'static str, [&'static str; 2]);
+        let rows: [Row; 23] = [
             ("a", MINE, None, "POST", ["serve 5"; 2]),
             ("a", OTHERS, None, "GET", ["moved b 5"; 2]),
             ("a", FROZEN, None, "GET", ["handoff"; 2]),
