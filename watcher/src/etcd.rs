@@ -39,6 +39,7 @@ use crate::{
 use checks::{Checks, Found, Read};
 use confirm::Confirming;
 use list::list;
+pub(crate) use list::{Fault, Reader};
 use wire::{Cursor, Done, heard, open_watch, say_hello};
 pub(crate) use wire::{end_of_prefix, stored};
 

@@ -13,7 +13,10 @@ use std::{
 
 use etcd_client::{GetOptions, Txn, TxnOp};
 use stage::{Etcd, PREFIX, owner, settings, until, until_revision, watch_with_snapshot};
-use waypost_watcher::Watcher;
+use waypost_watcher::{
+    GoldPlace, Watcher,
+    store::{ListFault, Store},
+};
 
 /// etcd's own limit on the operations of a transaction.
 const OPERATIONS: usize = 128;
@@ -94,6 +97,17 @@ async fn a_list_of_many_and_of_large_records_is_whole() {
     let table = until_revision(&again.view, revision).await;
     assert_eq!((table.route_count(), table.digest()), (ROUTES + LARGE + 1, followed.digest()));
     assert!(owner(&table, "large-79").is_some() && owner(&table, "tenant-24999").is_some());
+    let GoldPlace::Etcd(place) = settings(&etcd.url(), None).place else { panic!("the place is an etcd") };
+    let store = Store::connect(&place).await.unwrap();
+    let mut keys = Vec::new();
+    let mut sum: u128 = 0;
+    let pinned = store.list_at(Some(revision), |stored| {
+        sum = sum.wrapping_add(stored.meta().digest);
+        keys.push(stored.key);
+    });
+    assert_eq!((pinned.await.unwrap().revision, sum), (revision, table.digest()));
+    assert!(keys.is_sorted_by(|one, next| one < next) && keys.len() > ROUTES + LARGE);
+    assert_eq!(store.list_at(Some(revision + 1), drop).await, Err(ListFault::Ahead));
     again.stop().await;
     listed.stop().await;
 }

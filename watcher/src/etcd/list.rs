@@ -1,4 +1,4 @@
-//! The list of all records at one revision, in bounded ranges, two at a time.
+//! The list of all records at one revision, in bounded ranges: two at a time for a table, one at a time for whoever compares.
 //!
 //! At a pinned revision the ranges are one consistent picture, whoever answers them, so they are read serializably. A member that has
 //! not come to the revision yet is asked linearizably, which makes it catch up first.
@@ -50,13 +50,23 @@ pub(super) async fn list(reads: Option<Reads>, prefix: String, revision: u64, fe
     let reader = Reader::new(kv, &prefix, revision);
     match reader.all(fences).await {
         Ok(records) => Done::Only(Input::Listed { revision, records }),
-        Err(input) => Done::Only(input),
+        Err(Fault::Compacted) => Done::Only(Input::Compacted),
+        Err(Fault::Unreadable(why)) => Done::Only(Input::Failed(format!("the records could not be listed: etcd{why}"))),
     }
+}
+
+/// Why records can't be listed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// The revision has been forgotten.
+    Compacted,
+    /// What follows the name of the store in a sentence.
+    Unreadable(String),
 }
 
 /// Reads ranges at one revision.
 #[derive(Clone)]
-pub(super) struct Reader {
+pub(crate) struct Reader {
     kv: Reads,
     /// With the slash.
     prefix: Vec<u8>,
@@ -64,29 +74,37 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn new(kv: Reads, prefix: &str, revision: u64) -> Self {
+    pub(crate) fn new(kv: Reads, prefix: &str, revision: u64) -> Self {
         Self { kv: kv.max_decoding_message_size(MAX_ANSWER_BYTES), prefix: format!("{prefix}/").into_bytes(), revision }
     }
 
-    /// The digest of all records. One range at a time, with a pause as long as each read took: nobody waits for it, and others use the store.
-    pub(super) async fn digest(&self, fences: Vec<Vec<u8>>) -> Result<u128, Input> {
+    /// The digest of all records. With a pause as long as each read took: nobody waits for it, and others use the store.
+    pub(super) async fn digest(&self, fences: Vec<Vec<u8>>) -> Result<u128, Fault> {
+        let mut digest: u128 = 0;
+        self.in_order(fences, true, |stored| digest = digest.wrapping_add(stored.meta().digest)).await?;
+        Ok(digest)
+    }
+
+    /// Gives every record to `each`, in the order of the keys, one range at a time. `is_patient`: pauses for as long as each read took.
+    pub(crate) async fn in_order(&self, fences: Vec<Vec<u8>>, is_patient: bool, mut each: impl FnMut(Stored)) -> Result<(), Fault> {
         let mut plan = Plan::new();
         plan.cut(fences);
-        let mut digest: u128 = 0;
         while let Some(range) = plan.next() {
             let began = Instant::now();
             let answer = self.clone().part(range).await?;
             let took = began.elapsed();
-            digest = answer.records.iter().fold(digest, |sum, stored| sum.wrapping_add(stored.meta().digest));
             if answer.more {
                 plan.more(answer.range, &answer.records, answer.total).map_err(|_| astray())?;
             }
-            tokio::time::sleep(took).await;
+            answer.records.into_iter().for_each(&mut each);
+            if is_patient {
+                tokio::time::sleep(took).await;
+            }
         }
-        Ok(digest)
+        Ok(())
     }
 
-    async fn all(&self, fences: Vec<Vec<u8>>) -> Result<Listed, Input> {
+    async fn all(&self, fences: Vec<Vec<u8>>) -> Result<Listed, Fault> {
         let mut plan = Plan::new();
         plan.cut(fences);
         let mut listed = Listed::default();
@@ -101,7 +119,7 @@ impl Reader {
                 under_way.spawn(async move { reader.part(range).await.map(Answer::prepared) });
             }
             let Some(answer) = under_way.join_next().await else { return Ok(listed) };
-            let (rest, part) = answer.unwrap_or_else(|_| Err(Input::Failed("reading the records failed".to_owned())))?;
+            let (rest, part) = answer.unwrap_or_else(|_| Err(Fault::Unreadable(" could not be read".to_owned())))?;
             if let Some(rest) = rest {
                 plan.rest(rest.map_err(|_| astray())?);
             }
@@ -110,7 +128,7 @@ impl Reader {
     }
 
     /// The first records of a range, as many as one answer may hold.
-    async fn part(self, range: Range) -> Result<Answer, Input> {
+    async fn part(self, range: Range) -> Result<Answer, Fault> {
         let mut limit = ranges::LIMIT;
         let mut serializable = true;
         loop {
@@ -119,7 +137,7 @@ impl Reader {
             let mut found = match read.await {
                 Ok(Ok(found)) => found,
                 Ok(Err(error)) => match Refusal::of(&error) {
-                    Refusal::Compacted => return Err(Input::Compacted),
+                    Refusal::Compacted => return Err(Fault::Compacted),
                     Refusal::Behind if serializable => {
                         serializable = false;
                         continue;
@@ -128,9 +146,9 @@ impl Reader {
                         limit = (limit / SMALLER).max(1);
                         continue;
                     }
-                    _ => return Err(Input::Failed(format!("the records could not be listed: etcd {}", say_later(&error, Wanted::Read)))),
+                    _ => return Err(Fault::Unreadable(format!(" {}", say_later(&error, Wanted::Read)))),
                 },
-                Err(_) => return Err(Input::Failed(format!("listing the records took longer than {READ_LIMIT:?} a part"))),
+                Err(_) => return Err(Fault::Unreadable(format!(" did not answer within {READ_LIMIT:?}"))),
             };
             let (more, total) = (found.more(), usize::try_from(found.count()).unwrap_or(0));
             let records = found.take_kvs().into_iter().map(|kv| stored(kv, self.prefix.len())).collect();
@@ -150,8 +168,8 @@ impl Reader {
     }
 }
 
-fn astray() -> Input {
-    Input::Failed("the records could not be listed: the store's answer is not what was asked for".to_owned())
+fn astray() -> Fault {
+    Fault::Unreadable("'s answer is not what was asked for".to_owned())
 }
 
 /// Why there is no answer.

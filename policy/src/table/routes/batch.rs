@@ -92,27 +92,45 @@ impl Batch {
     }
 
     fn records(&self) -> impl Iterator<Item = (ServiceId, &[u8], Route)> {
-        let mut at = 0;
+        self.places().filter_map(|(_, record)| Some((record.service, record.key, record.route()?)))
+    }
+
+    /// Each record, and where it stands.
+    fn places(&self) -> impl Iterator<Item = (u32, Record<'_>)> {
+        let mut next = 0;
         std::iter::from_fn(move || {
+            let at = next;
             let record = Record::at(&self.bytes, at)?;
-            at += u32::try_from(HEAD + record.key.len()).ok()?;
-            Some((record.service, record.key, record.route()?))
+            next += u32::try_from(HEAD + record.key.len()).ok()?;
+            Some((at, record))
         })
     }
 }
 
-impl Numbered<'_> {
+impl<'a> Numbered<'a> {
     pub(in crate::table) fn len(&self) -> usize {
         self.batch.len
     }
 
     /// All routes, by the writer's numbers.
-    pub(in crate::table) fn routes(&self) -> impl Iterator<Item = (ServiceId, &[u8], Route)> {
-        self.batch.records().filter_map(|(service, key, route)| {
-            let upstream = |id: UpstreamId| self.upstreams.get(id.index()).copied();
-            let state = if let State::Moving(target) = route.state { State::Moving(upstream(target)?) } else { route.state };
-            let service = *self.services.get(service.index())?;
-            Some((service, key, Route { owner: upstream(route.owner)?, state, ..route }))
-        })
+    pub(in crate::table) fn routes(&self) -> impl Iterator<Item = (ServiceId, &'a [u8], Route)> {
+        self.batch.places().filter_map(|(_, record)| self.of_writer(record))
+    }
+
+    /// The keys of all routes, and where each stands.
+    pub(in crate::table) fn keys(&self) -> impl Iterator<Item = (u32, ServiceId, &'a [u8])> {
+        self.batch.places().filter_map(|(at, record)| Some((at, *self.services.get(record.service.index())?, record.key)))
+    }
+
+    /// The route that stands there.
+    pub(in crate::table) fn route_at(&self, at: u32) -> Option<(ServiceId, &'a [u8], Route)> {
+        self.of_writer(Record::at(&self.batch.bytes, at)?)
+    }
+
+    fn of_writer(&self, record: Record<'a>) -> Option<(ServiceId, &'a [u8], Route)> {
+        let upstream = |id: UpstreamId| self.upstreams.get(id.index()).copied();
+        let route = record.route()?;
+        let state = if let State::Moving(target) = route.state { State::Moving(upstream(target)?) } else { route.state };
+        Some((*self.services.get(record.service.index())?, record.key, Route { owner: upstream(route.owner)?, state, ..route }))
     }
 }

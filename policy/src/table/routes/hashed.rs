@@ -145,36 +145,64 @@ fn partition_mut(groups: &mut Arc<[Arc<Group>; WIDTH]>, (group, member): (usize,
     Arc::make_mut(&mut Arc::make_mut(&mut Arc::make_mut(groups)[group])[member])
 }
 
-/// Puts those of many routes that belong into these groups, of which the first has this number; how many are new.
+/// A route that is to be put: its hash, its batch, and where it stands there.
+type Due = (u64, u32, u32);
+
+/// Puts those of many routes that belong into these groups, of which the first has this number; how many are new. They are put a partition
+/// after the other, which is then in the nearest cache: in the order of a list each would wait for memory four times.
 fn fill(groups: &mut [Arc<Group>], first: usize, hasher: &ahash::RandomState, batches: &[Numbered<'_>]) -> usize {
     let hash_of: &dyn Fn(ServiceId, &[u8]) -> u64 = &|service, key| hash_of(hasher, service, key);
+    let places = groups.len() * WIDTH;
     let place = |hash| {
         let (group, member) = place_of(hash);
-        Some((group.checked_sub(first).filter(|group| *group < WIDTH / 2)?, member))
+        group.checked_sub(first).map(|group| group * WIDTH + member).filter(|place| *place < places)
     };
-    let mut room = vec![[(0, 0); WIDTH]; groups.len()];
-    for (service, key, _) in batches.iter().flat_map(Numbered::routes) {
-        if let Some((group, member)) = place(hash_of(service, key)) {
-            let (records, key_bytes) = &mut room[group][member];
-            *records += 1;
-            *key_bytes += key.len();
+    let mut due: Vec<Due> = Vec::with_capacity(batches.iter().map(Numbered::len).sum::<usize>() / 2);
+    // How many routes each partition gets, and how many bytes of keys.
+    let mut room = vec![(0_usize, 0_usize); places];
+    for (number, batch) in (0..).zip(batches) {
+        for (at, service, key) in batch.keys() {
+            let hash = hash_of(service, key);
+            if let Some(place) = place(hash) {
+                due.push((hash, number, at));
+                room[place].0 += 1;
+                room[place].1 += key.len();
+            }
         }
     }
-    let mut partitions: Vec<Vec<&mut Packed>> =
-        groups.iter_mut().map(|group| Arc::make_mut(group).iter_mut().map(Arc::make_mut).collect()).collect();
-    for (partitions, room) in partitions.iter_mut().zip(room) {
-        for (partition, (records, key_bytes)) in partitions.iter_mut().zip(room) {
-            partition.reserve(records, key_bytes, hash_of);
-        }
-    }
+    let due = by_place(&due, &room, place);
+    let mut rest = due.as_slice();
     let mut new = 0;
-    for (service, key, route) in batches.iter().flat_map(Numbered::routes) {
-        let hash = hash_of(service, key);
-        if let Some((group, member)) = place(hash) {
-            new += usize::from(partitions[group][member].insert(hash, service, key, &route, hash_of));
+    let partitions = groups.iter_mut().flat_map(|group| Arc::make_mut(group).iter_mut());
+    for (partition, (count, key_bytes)) in partitions.zip(room).filter(|(_, (count, _))| *count > 0) {
+        let partition = Arc::make_mut(partition);
+        partition.reserve(count, key_bytes, hash_of);
+        let (here, later) = rest.split_at(count.min(rest.len()));
+        for (hash, number, at) in here {
+            let route = batches.get(*number as usize).and_then(|batch| batch.route_at(*at));
+            new += usize::from(route.is_some_and(|(service, key, route)| partition.insert(*hash, service, key, &route, hash_of)));
         }
+        rest = later;
     }
     new
+}
+
+/// In the order of the partitions, and in each as they were.
+fn by_place(due: &[Due], room: &[(usize, usize)], place: impl Fn(u64) -> Option<usize>) -> Vec<Due> {
+    let mut next: Vec<usize> = Vec::with_capacity(room.len());
+    let mut total = 0;
+    for (count, _) in room {
+        next.push(total);
+        total += count;
+    }
+    let mut sorted = vec![(0, 0, 0); due.len()];
+    for one in due {
+        if let Some(place) = place(one.0) {
+            sorted[next[place]] = *one;
+            next[place] += 1;
+        }
+    }
+    sorted
 }
 
 fn place_in_marks(at: u32) -> (usize, u64) {
