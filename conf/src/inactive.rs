@@ -2,15 +2,12 @@
 //!
 //! Whoever makes one of these work deletes its line here.
 
-use crate::{Balance, Bootstrap, Limits, Policy, Protocol, Record, RouteState, Upstream};
+use crate::{Balance, Bootstrap, Limits, Policy, Protocol, Record, Upstream};
 
 /// The fields of a record that are not acted on yet.
 pub(crate) fn of_record(record: &Record) -> Vec<&'static str> {
     match record {
-        Record::Service(_) => Vec::new(),
-        Record::Route(route) => {
-            of(&[(route.state != RouteState::Serving, "state"), (matches!(route.state, RouteState::Moving { .. }), "target")])
-        }
+        Record::Service(_) | Record::Route(_) => Vec::new(),
         Record::Upstream(upstream) => of_upstream(upstream),
         Record::Endpoint(endpoint) => of(&[(endpoint.zone.is_some(), "zone")]),
         Record::Policy(policy) => of_policy(policy),
@@ -46,11 +43,7 @@ fn of_upstream(upstream: &Upstream) -> Vec<&'static str> {
 
 fn of_policy(policy: &Policy) -> Vec<&'static str> {
     let Limits { requests_per_second, in_flight, .. } = policy.limits;
-    of(&[
-        (policy.park_ms != Policy::default().park_ms, "park_ms"),
-        (requests_per_second != 0, "limits.requests_per_second"),
-        (in_flight != 0, "limits.in_flight"),
-    ])
+    of(&[(requests_per_second != 0, "limits.requests_per_second"), (in_flight != 0, "limits.in_flight")])
 }
 
 fn of(fields: &[(bool, &'static str)]) -> Vec<&'static str> {

@@ -85,13 +85,18 @@ impl RecordKey {
             }
             _ => {
                 let (service, key) = two()?;
-                if key.is_empty() || key.len() > MAX_ROUTING_KEY_BYTES {
+                if !Self::is_routing_key(key) {
                     let len = key.len();
                     return Err(fault(format!("the routing key has {len} bytes; 1 to {MAX_ROUTING_KEY_BYTES} would be right")));
                 }
                 Ok(Self::Route { service: name(service)?, key: key.to_vec() })
             }
         }
+    }
+
+    /// Whether these bytes can be a route's own key.
+    pub fn is_routing_key(bytes: &[u8]) -> bool {
+        (1..=MAX_ROUTING_KEY_BYTES).contains(&bytes.len())
     }
 
     /// What stands after `<prefix>/`.

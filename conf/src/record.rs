@@ -147,8 +147,21 @@ impl Record {
     }
 }
 
-/// Reads JSON into a type; paths of fields that the type does not have are collected.
+/// Reads JSON into a type; paths of fields that the type does not have are collected. Where it fails it is read once more: to follow the
+/// path at which it fails costs as much as reading, and of a million records nearly all are good.
 pub(crate) fn read<T: DeserializeOwned>(value: &[u8], unknown: &mut Vec<String>) -> Result<T, Fault> {
+    let mut json = serde_json::Deserializer::from_slice(value);
+    let read = serde_ignored::deserialize(&mut json, |path| unknown.push(readable(&path.to_string())));
+    match read.and_then(|read| json.end().map(|()| read)) {
+        Ok(read) => Ok(read),
+        Err(_) => {
+            unknown.clear();
+            read_with_path(value, unknown)
+        }
+    }
+}
+
+fn read_with_path<T: DeserializeOwned>(value: &[u8], unknown: &mut Vec<String>) -> Result<T, Fault> {
     let mut json = serde_json::Deserializer::from_slice(value);
     let mut track = serde_path_to_error::Track::new();
     let tracked = serde_path_to_error::Deserializer::new(&mut json, &mut track);

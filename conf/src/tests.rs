@@ -97,7 +97,6 @@ fn a_private_key_is_never_repeated() {
 #[test]
 fn what_is_not_acted_on_is_said() {
     for (suffix, value, field) in [
-        ("routes/s/k", r#"{"owner":"a","state":"frozen","move":"m1"}"#, "state"),
         ("upstreams/u", r#"{"health":{"path":"/"}}"#, "health"),
         ("upstreams/u", r#"{"protocol":"h2"}"#, "protocol"),
         ("policies/p", r#"{"limits":{"in_flight":3}}"#, "limits.in_flight"),

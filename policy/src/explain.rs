@@ -11,7 +11,7 @@ use crate::{
     Code, Endpoint, Head, Upstream, World,
     balance::{self, Fitness},
     endpoint::REFUSED_FOR,
-    exchange::{Considered, LookedUp, consider, upstream_of},
+    exchange::{Considered, LookedUp, Nowhere, consider, upstream_of},
     head::{Target, normal_host},
     matching::{Fit, HostFit, Standing, standing},
     table::{Entry, Route, Service, Source, State, Table},
@@ -49,6 +49,8 @@ pub struct Explanation {
 pub enum Decision {
     /// It is sent to one of the usable endpoints.
     Forward,
+    /// It waits for its key to be served again.
+    Park,
     /// It is answered with this code.
     Answer(Code),
 }
@@ -115,8 +117,10 @@ pub fn explain<H: Head>(head: &H, world: &World<'_>) -> Explanation {
         not_chosen: target.map(|target| not_chosen(world.table, authority, &host, target.path, chosen)).unwrap_or_default(),
         warnings: Vec::new(),
     };
-    if let Err(code) = found.and_then(|found| explanation.choose(&found, world)) {
-        explanation.refuse(code, explanation.why_answered(code));
+    match found.and_then(|found| Ok(explanation.choose(&found, world)?)) {
+        Ok(()) => {}
+        Err(Nowhere::Frozen) => explanation.park(),
+        Err(Nowhere::Answered(code)) => explanation.refuse(code, explanation.why_answered(code)),
     }
     explanation.warnings = warnings(&explanation, world.table);
     explanation
@@ -146,6 +150,13 @@ impl Explanation {
         self.why = Some(why.into());
     }
 
+    /// Makes it a wait.
+    fn park(&mut self) {
+        self.decision = Decision::Park;
+        let record = self.record_key();
+        self.why = Some(format!("{record} is frozen: nobody may serve it now, and requests wait for it"));
+    }
+
     /// The upstream and its endpoints.
     fn choose(&mut self, found: &LookedUp, world: &World<'_>) -> Result<(), Code> {
         let upstream = upstream_of(found, world.table)?;
@@ -156,12 +167,18 @@ impl Explanation {
         if self.endpoints.iter().any(|endpoint| endpoint.usable) { Ok(()) } else { Err(Code::NoEndpoint) }
     }
 
+    /// The key of the record that covers the request's key, or would.
+    fn record_key(&self) -> String {
+        let name = self.service.as_deref().map(|service| &*service.name).unwrap_or_default();
+        let covering = self.route.as_ref().and_then(|route| route.record.as_deref());
+        format!("routes/{name}/{}", covering.or(self.key.as_deref()).map(escaped).unwrap_or_default())
+    }
+
     fn why_answered(&self, code: Code) -> String {
         let service = self.service.as_deref();
         let name = service.map(|service| &*service.name).unwrap_or_default();
         let key_source = service.and_then(|service| service.key.as_ref()).map(ToString::to_string).unwrap_or_default();
-        let covering = self.route.as_ref().and_then(|route| route.record.as_deref());
-        let record = format!("routes/{name}/{}", covering.or(self.key.as_deref()).map(escaped).unwrap_or_default());
+        let record = self.record_key();
         let owner = self.route.as_ref().and_then(|route| route.owner.as_deref()).unwrap_or_default();
         match (code, service) {
             (Code::BadRequest, None) => "the target is neither a path nor a URL that may stand in a request line".to_owned(),
@@ -178,7 +195,6 @@ impl Explanation {
             (Code::HeaderTooLarge, _) => format!("the routing key is longer than {} bytes", crate::routing_key::MAX_KEY_BYTES),
             (Code::NoRoute, _) if self.key.is_some() => format!("there is no {record}, and services/{name} has no default_owner"),
             (Code::NoRoute, _) => format!("services/{name} has neither a key nor a default_owner"),
-            (Code::ParkTimeout, _) => format!("{record} is frozen: nobody may serve it now"),
             (Code::NoUpstream, _) => format!("the owner \"{owner}\" has no record; put upstreams/{owner}"),
             (Code::NoEndpoint, _) if self.endpoints.is_empty() => format!("upstreams/{owner} has no endpoints"),
             (Code::NoEndpoint, _) => format!("none of the endpoints of upstreams/{owner} may be used"),

@@ -15,6 +15,8 @@ pub mod explain;
 pub mod head;
 pub mod hints;
 pub mod matching;
+pub mod owner;
+pub mod parking;
 pub mod problem;
 pub mod routing_key;
 pub mod table;

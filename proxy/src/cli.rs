@@ -223,6 +223,49 @@ Example:
     /// Delete a route.
     #[command(after_help = "Example:\n  waypost route delete orders tenant-42")]
     Delete(RouteGetArgs),
+    /// Hand a key, or all keys of an owner, over to another owner: no request fails, and no two owners serve a key at once.
+    #[command(after_help = "\
+The key is frozen, its old owner lets go, the new owner is committed: requests wait a few milliseconds meanwhile.
+Owners announce themselves (waypost-owner); one that does not let go within half a second keeps the key.
+
+Examples:
+  waypost route move orders tenant-42 --to cell-9
+  waypost route move orders --owner cell-7 --to cell-9 --parallel 8")]
+    Move(RouteMoveArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RouteMoveArgs {
+    /// The service
+    pub(crate) service: String,
+    /// The routing key; left out: all keys of --owner
+    pub(crate) key: Option<String>,
+    /// The upstream that is to own it
+    #[arg(long, value_name = "UPSTREAM")]
+    pub(crate) to: Option<String>,
+    /// Whose keys are moved
+    #[arg(long, value_name = "UPSTREAM", conflicts_with = "key")]
+    pub(crate) owner: Option<String>,
+    /// How many keys are moved at the same time
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub(crate) parallel: usize,
+    /// Show what would be moved, and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Give a frozen key back to its owner
+    #[arg(long, conflicts_with_all = ["to", "owner", "dry_run"])]
+    pub(crate) abort: bool,
+    /// Move although an owner has not announced itself
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// An instance of the old owner that is dead, whatever it has announced
+    #[arg(long, value_name = "ID")]
+    pub(crate) assume_dead: Vec<String>,
+    /// For machines: one JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) gold: GoldArgs,
 }
 
 #[derive(Debug, Args)]

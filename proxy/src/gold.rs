@@ -2,10 +2,7 @@
 //!
 //! This is the one place where the bootstrap file is found and read, and where conf's types become those of the other crates.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::PathBuf};
 
 use waypost_conf::{Bootstrap, DEFAULT_PREFIX, Diagnostic, GoldSource, check_endpoint, check_prefix, parse_bootstrap};
 use waypost_watcher::{Credentials, EtcdPlace, GoldPlace, files::why};
@@ -65,10 +62,9 @@ pub(crate) fn place(args: &GoldArgs, bootstrap: &Bootstrap) -> Result<GoldPlace,
         GoldSource::Etcd { endpoints } => endpoints,
     };
     let or_written = |given: &Option<PathBuf>, written: Option<&PathBuf>| given.clone().or_else(|| written.cloned());
-    let password_file = or_written(&args.gold_password_file, written.and_then(|gold| gold.password_file.as_ref()));
     let credentials = Credentials {
         user: args.gold_user.clone().or_else(|| written.and_then(|gold| gold.user.clone())),
-        password: password_file.as_deref().map(password).transpose()?,
+        password_file: or_written(&args.gold_password_file, written.and_then(|gold| gold.password_file.as_ref())),
         ca: or_written(&args.gold_ca, written.and_then(|gold| gold.ca.as_ref())),
         cert: or_written(&args.gold_cert, written.and_then(|gold| gold.cert.as_ref())),
         key: or_written(&args.gold_key, written.and_then(|gold| gold.key.as_ref())),
@@ -85,9 +81,9 @@ pub(crate) fn place(args: &GoldArgs, bootstrap: &Bootstrap) -> Result<GoldPlace,
 
 /// Half of a pair, or a key for a door that has no lock, would be ignored silently.
 fn check_credentials(endpoints: &[String], credentials: &Credentials) -> Result<(), String> {
-    let Credentials { user, password, ca, cert, key } = credentials;
+    let Credentials { user, password_file, ca, cert, key } = credentials;
     let half = |missing: &str, given: &str| Err(format!("{given} is given without {missing}; both or neither would be right"));
-    match (user, password) {
+    match (user, password_file) {
         (Some(_), None) => return half("--gold-password-file", "--gold-user"),
         (None, Some(_)) => return half("--gold-user", "--gold-password-file"),
         _ => {}
@@ -97,6 +93,8 @@ fn check_credentials(endpoints: &[String], credentials: &Credentials) -> Result<
         (None, Some(_)) => return half("--gold-cert", "--gold-key"),
         _ => {}
     }
+    // Read again for each connection; that it is there is known at the start.
+    credentials.user_and_password()?;
     let plain = endpoints.iter().find(|endpoint| endpoint.starts_with("http://"));
     if let (Some(plain), true) = (plain, ca.is_some() || cert.is_some()) {
         return Err(format!("--gold-ca and --gold-cert are for https, but {plain} is plain; https:// would be right"));
@@ -131,13 +129,6 @@ pub(crate) fn store_place(args: &GoldArgs) -> Result<EtcdPlace, Failed> {
             path.display()
         ))),
     }
-}
-
-fn password(path: &Path) -> Result<String, Failed> {
-    let read = fs::read_to_string(path);
-    let read =
-        read.map_err(|error| Failed::unusable(format!("the etcd password file {} can't be read: {}", path.display(), why(&error))))?;
-    Ok(read.trim_end_matches(['\r', '\n']).to_owned())
 }
 
 /// Faults as lines.

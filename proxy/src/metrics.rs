@@ -326,6 +326,7 @@ impl Metrics {
             counter.inc_by(count.saturating_sub(counter.get()));
         }
         self.watcher_stalled.set(shared.view.stalled().as_secs_f64());
+        self.parked.set(i64::try_from(shared.parking.len()).unwrap_or(i64::MAX));
         self.hints.set(i64::try_from(shared.hints.len()).unwrap_or(i64::MAX));
         let mut text = String::new();
         if let Err(error) = encode(&mut text, &self.registry) {

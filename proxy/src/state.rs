@@ -7,8 +7,13 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+use tokio::sync::Notify;
 use waypost_conf::ProcessLimits;
-use waypost_policy::{Code, Hints};
+use waypost_policy::{
+    Code, Hints, Moment, Table,
+    parking::{PACE, Parking},
+    table::RequestKey,
+};
 use waypost_watcher::{Asker, View};
 
 use crate::{
@@ -29,6 +34,10 @@ pub(crate) struct Shared {
     pub(crate) view: View,
     pub(crate) asker: Asker,
     pub(crate) hints: Hints,
+    /// Requests that wait for the owner of their key to change.
+    pub(crate) parking: Parking,
+    /// Told when a request begins to wait.
+    pub(crate) someone_parked: Notify,
     pub(crate) metrics: Metrics,
     pub(crate) access_log: AccessLog,
     pub(crate) recent: Recent,
@@ -69,6 +78,45 @@ impl Shared {
             (false, false) => Err(Code::NotReady),
             (false, true) => Ok(()),
         }
+    }
+}
+
+/// The waiting requests' keeper: wakes those whose key has changed in the table, and lets a crowd go at its pace.
+pub(crate) async fn keep_parking(shared: Arc<Shared>) {
+    let mut changed = shared.view.changed();
+    let mut known: Option<Arc<Table>> = None;
+    loop {
+        if shared.parking.is_empty() {
+            known = None;
+            shared.someone_parked.notified().await;
+        }
+        let table = shared.view.load_full();
+        let now = shared.clock.now();
+        for key in shared.parking.keys() {
+            // Who was not compared before may have missed a change on its way here, and looks once more.
+            let is_same = known.as_ref().zip(table.as_ref()).is_some_and(|(before, after)| is_same(before, after, &key));
+            if !is_same {
+                shared.parking.wake(&key, now);
+            }
+        }
+        known = table;
+        tokio::select! {
+            _ = changed.changed() => {}
+            () = pace(shared.parking.let_go(shared.clock.now())) => {}
+            () = shared.someone_parked.notified() => {}
+        }
+    }
+}
+
+fn is_same(before: &Arc<Table>, after: &Arc<Table>, key: &RequestKey) -> bool {
+    Arc::ptr_eq(before, after) || (before.id() == after.id() && before.entry(key) == after.entry(key))
+}
+
+/// Ends when the next of a crowd may go; never ends where there is none.
+async fn pace(next: Option<Moment>) {
+    match next {
+        Some(_) => tokio::time::sleep(PACE).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -57,7 +57,8 @@ async fn agrees(scene: &Scene, method: &str, target: &str, headers: &[(&str, &st
     let mut client = scene.waypost.client().await;
     client.send(format!("{request}\r\n").as_bytes()).await.unwrap();
     let done = client.answer(method == "HEAD").await.unwrap();
-    assert_eq!(said["reason"].as_str().unwrap_or_default(), done.reason(), "{method} {target} {headers:?}: {said}");
+    let reason = if said["decision"] == "park" { "park_timeout" } else { said["reason"].as_str().unwrap_or_default() };
+    assert_eq!(reason, done.reason(), "{method} {target} {headers:?}: {said}");
     assert_eq!(said["decision"] == "forward", done.reason().is_empty(), "{said}");
     if said["decision"] == "forward" {
         let owner = if said["upstream"] == "a" { &scene.a } else { &scene.b };
@@ -91,6 +92,7 @@ async fn what_is_said_is_what_is_done() {
     assert_eq!((&said["reason"], &said["route"]), (&json!("no_route"), &Value::Null));
     assert!(said["why"].as_str().unwrap().contains("routes/orders/unknown"), "{said}");
     let said = agrees(&scene, "GET", "/", &[host, ("x-tenant", "frozen")]).await;
+    assert_eq!((&said["decision"], &said["reason"]), (&json!("park"), &Value::Null));
     assert_eq!((&said["route"]["state"], &said["route"]["owner"], &said["route"]["epoch"]), (&json!("frozen"), &json!("b"), &json!(7)));
     let said = agrees(&scene, "GET", "/", &[host, ("x-tenant", "bad")]).await;
     assert_eq!(

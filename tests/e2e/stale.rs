@@ -167,11 +167,29 @@ async fn a_421_of_the_application_passes_through() {
 #[tokio::test]
 async fn states_of_later_versions_are_not_guessed_at() {
     let (scene, word) = refusing().await;
-    for state in ["handoff", "behind", "ask", "evaporated"] {
-        say(&word, format!("state={state}, key=\"t1\", owner=\"b\", epoch=6"));
-        assert_eq!(scene.waypost.get("t1", "/").await.reason(), "stale_unhealed", "{state}");
-    }
+    say(&word, "state=evaporated, key=\"t1\", owner=\"b\", epoch=6");
+    assert_eq!(scene.waypost.get("t1", "/").await.reason(), "stale_unhealed");
     assert_eq!(scene.b.heads(), 0);
+}
+
+/// Owners that speak the protocol are asked before a body goes that could not be sent twice.
+#[tokio::test]
+async fn a_large_body_waits_for_the_word_of_an_owner_that_knows_the_protocol() {
+    let (scene, word) = refusing().await;
+    for (name, cell) in [("a", &scene.a), ("b", &scene.b)] {
+        let mut upstream = cell.upstream();
+        upstream["stale_aware"] = json!(true);
+        scene.put(&format!("upstreams/{name}"), upstream).await;
+    }
+    say(&word, moved("b", 6, 999, &scene.table().await));
+    let body = vec![b'x'; 3_000_000];
+    let answer = scene.waypost.client().await.request("POST", "/", &[("x-tenant", "t1")], &body).await;
+    assert_eq!((answer.status, answer.text().as_str()), (200, "b"), "{}", answer.reason());
+    assert_eq!((scene.b.last().body.len(), scene.b.last().header("expect")), (body.len(), "100-continue"));
+    assert_eq!(scene.a.last().body.len(), 0, "it was refused unread");
+    // A small one is kept and needs no question.
+    scene.waypost.client().await.request("POST", "/", &[("x-tenant", "t1")], b"small").await;
+    assert_eq!(scene.b.last().header("expect"), "");
 }
 
 #[tokio::test]

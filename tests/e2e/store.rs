@@ -1,6 +1,7 @@
 //! The store as a cluster, and as something that one must be let into. A client keeps sending through all of it.
 
 mod chaos;
+mod checked;
 mod cluster;
 mod endpoints;
 mod faults;

@@ -51,11 +51,11 @@ impl Watcher {
         }
     }
 
-    /// The next change of the table. A proxy is ready with its list, and in contact a moment later: that is told when it comes.
+    /// The next change of the table. A proxy is ready with its list; that it was made, and that it is in contact, may be told a moment later.
     async fn next(&mut self) -> Value {
         loop {
             let change = self.next_told().await;
-            if change["change"] != "contact" {
+            if change["change"] != "contact" && change["reason"] != "first" {
                 return change;
             }
         }

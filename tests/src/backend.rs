@@ -132,7 +132,12 @@ impl Drop for Backend {
 async fn serve(mut stream: TcpStream, handler: Handler, all: Arc<Mutex<Vec<Seen>>>, heads: Arc<Mutex<usize>>) {
     let _ = stream.set_nodelay(true);
     let mut buffer = Vec::new();
-    while let Some(seen) = read_request(&mut stream, &mut buffer, &heads).await {
+    while let Some(mut seen) = read_head(&mut stream, &mut buffer, &heads).await {
+        let is_refused = seen.header("expect") == "100-continue" && matches!(handler(&seen), Reply::Say(421, ..));
+        // Who is refused on the head alone never sends its body.
+        if !is_refused && read_body(&mut stream, &mut buffer, &mut seen).await.is_none() {
+            return;
+        }
         let reply = handler(&seen);
         let is_head = seen.method == "HEAD";
         all.lock().unwrap().push(seen);
@@ -160,7 +165,7 @@ async fn serve(mut stream: TcpStream, handler: Handler, all: Arc<Mutex<Vec<Seen>
     }
 }
 
-async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>, heads: &Mutex<usize>) -> Option<Seen> {
+async fn read_head(stream: &mut TcpStream, buffer: &mut Vec<u8>, heads: &Mutex<usize>) -> Option<Seen> {
     let end = find(stream, buffer, b"\r\n\r\n").await?;
     *heads.lock().unwrap() += 1;
     let head = String::from_utf8_lossy(&buffer[..end]).into_owned();
@@ -169,6 +174,13 @@ async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>, heads: &Mute
     let mut first = lines.next()?.split(' ');
     let mut seen = Seen { method: first.next()?.to_owned(), target: first.next()?.to_owned(), ..Seen::default() };
     seen.headers = lines.filter_map(|line| line.split_once(": ")).map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    Some(seen)
+}
+
+async fn read_body(stream: &mut TcpStream, buffer: &mut Vec<u8>, seen: &mut Seen) -> Option<()> {
+    if seen.header("expect") == "100-continue" {
+        stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.ok()?;
+    }
     if seen.header("transfer-encoding") == "chunked" {
         loop {
             let end = find(stream, buffer, b"\r\n").await?;
@@ -178,14 +190,14 @@ async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>, heads: &Mute
             seen.body.extend(buffer.drain(..size));
             buffer.drain(..2);
             if size == 0 {
-                return Some(seen);
+                return Some(());
             }
         }
     }
     let length = seen.header("content-length").parse().unwrap_or(0);
     fill(stream, buffer, length).await?;
     seen.body = buffer.drain(..length).collect();
-    Some(seen)
+    Some(())
 }
 
 async fn find(stream: &mut TcpStream, buffer: &mut Vec<u8>, what: &[u8]) -> Option<usize> {

@@ -95,6 +95,17 @@ impl Cluster {
         .await
     }
 
+    /// Takes a member out of the cluster for good, by word of another: its process ends.
+    pub async fn remove(&self, number: usize, by: usize) {
+        let id = u64::from_str_radix(&self.ids[number], 16).unwrap();
+        // Only from a cluster whose members have known one another for some seconds.
+        until("the member is removed", async || {
+            let removed = self.members[by].client().await.cluster_client().member_remove(id).await;
+            removed.map_err(|error| error.to_string())
+        })
+        .await;
+    }
+
     /// Cuts a member off from the others; clients reach it as before.
     pub fn part(&self, number: usize) {
         for (other, links) in self.links.iter().enumerate() {

@@ -1,5 +1,7 @@
 //! A real etcd with a folder of its own. `ETCD_BIN` names another than the one in the path.
 
+mod backup;
+
 use std::{net::SocketAddr, path::Path, process::Command, time::Duration};
 
 use etcd_client::{

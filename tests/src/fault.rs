@@ -24,8 +24,8 @@ enum Mode {
     Pass,
     /// Bytes from the server are held back.
     Hold,
-    /// The same, only on the connection that was made last before it was said.
-    HoldNewest,
+    /// The same, only on the connections of these numbers, one bit each.
+    HoldSome(u64),
     /// Bytes are held back in both directions; new connections are accepted, and nothing comes of them.
     Stall,
     /// Bytes from the server arrive a few at a time, with a pause behind each.
@@ -52,6 +52,7 @@ pub struct FaultProxy {
     address: SocketAddr,
     mode: watch::Sender<Mode>,
     accepted: Arc<AtomicUsize>,
+    ended: Arc<AtomicUsize>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -62,14 +63,19 @@ impl FaultProxy {
         let address = listener.local_addr().unwrap();
         let (mode, modes) = watch::channel(Mode::Pass);
         let accepted = Arc::<AtomicUsize>::default();
-        let newest = Arc::clone(&accepted);
+        let ended = Arc::<AtomicUsize>::default();
+        let (count, count_ended) = (Arc::clone(&accepted), Arc::clone(&ended));
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let number = newest.fetch_add(1, Ordering::Relaxed) + 1;
-                tokio::spawn(relay(stream, to, modes.clone(), Arc::clone(&newest), number));
+                let number = count.fetch_add(1, Ordering::Relaxed) + 1;
+                let (modes, ended) = (modes.clone(), Arc::clone(&count_ended));
+                tokio::spawn(async move {
+                    relay(stream, to, modes, number).await;
+                    ended.fetch_add(1, Ordering::Relaxed);
+                });
             }
         });
-        Self { address, mode, accepted, task }
+        Self { address, mode, accepted, ended, task }
     }
 
     /// `http://127.0.0.1:port`
@@ -80,6 +86,11 @@ impl FaultProxy {
     /// How many connections there were.
     pub fn accepted(&self) -> usize {
         self.accepted.load(Ordering::Relaxed)
+    }
+
+    /// How many of them have ended.
+    pub fn ended(&self) -> usize {
+        self.ended.load(Ordering::Relaxed)
     }
 
     /// Relays everything.
@@ -95,7 +106,12 @@ impl FaultProxy {
     /// Holds back what the server says on the newest connection only. A proxy's first connection is for reads, its second for the watch.
     pub fn hold_newest(&self) {
         assert!(self.accepted() >= 2, "there is no second connection");
-        self.mode.send_replace(Mode::HoldNewest);
+        self.hold_one(self.accepted());
+    }
+
+    /// Holds back what the server says on one connection, the first having number 1.
+    pub fn hold_one(&self, number: usize) {
+        self.mode.send_replace(Mode::HoldSome(bit(number)));
     }
 
     /// Holds everything back, as a network does that drops packets.
@@ -130,7 +146,12 @@ impl Drop for FaultProxy {
     }
 }
 
-async fn relay(client: TcpStream, to: SocketAddr, mut modes: watch::Receiver<Mode>, newest: Arc<AtomicUsize>, number: usize) {
+/// A connection's place among the bits; those beyond the last have none.
+fn bit(number: usize) -> u64 {
+    u32::try_from(number).ok().and_then(|number| 1_u64.checked_shl(number)).unwrap_or(0)
+}
+
+async fn relay(client: TcpStream, to: SocketAddr, mut modes: watch::Receiver<Mode>, number: usize) {
     let mode = *modes.borrow();
     if mode == Mode::Reset {
         let _ = client.set_zero_linger();
@@ -144,7 +165,7 @@ async fn relay(client: TcpStream, to: SocketAddr, mut modes: watch::Receiver<Mod
     let (from_server, to_server) = server.into_split();
     let mut up = Way { from: from_client, to: to_server, modes: modes.clone(), is_held: Box::new(|mode| mode == Mode::Stall) };
     let held = move |mode| match mode {
-        Mode::HoldNewest => newest.load(Ordering::Relaxed) == number,
+        Mode::HoldSome(some) => some & bit(number) != 0,
         mode => matches!(mode, Mode::Hold | Mode::Stall),
     };
     let mut down = Way { from: from_server, to: to_client, modes: modes.clone(), is_held: Box::new(held) };

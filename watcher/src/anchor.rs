@@ -52,25 +52,8 @@ impl LastChanges {
 
     /// The newest of the records that a list found at a revision.
     pub(crate) fn of_list<'a>(revision: u64, records: impl Iterator<Item = (&'a [u8], Meta)>) -> Self {
-        let mut newest: Vec<(&[u8], Meta)> = Vec::with_capacity(2 * KEPT);
-        let keep = |newest: &mut Vec<(&[u8], Meta)>| {
-            newest.sort_unstable_by_key(|(_, meta)| std::cmp::Reverse(meta.mod_revision));
-            newest.truncate(KEPT);
-        };
-        let mut least = 0;
-        for (key, meta) in records.filter(|(_, meta)| meta.mod_revision > 0) {
-            if meta.mod_revision < least {
-                continue;
-            }
-            newest.push((key, meta));
-            if newest.len() == 2 * KEPT {
-                keep(&mut newest);
-                least = newest.last().map_or(0, |(_, meta)| meta.mod_revision);
-            }
-        }
-        keep(&mut newest);
         let mut changes = Self::listed_at(revision);
-        for (key, meta) in newest.into_iter().rev() {
+        for (key, meta) in newest(records, |(_, meta)| meta.mod_revision).into_iter().rev() {
             changes.add(LastChange { key: key.to_vec(), mod_revision: meta.mod_revision, digest: Some(meta.digest) });
         }
         changes
@@ -98,6 +81,28 @@ impl LastChanges {
     pub fn newest(&self) -> Option<&LastChange> {
         self.changes.back()
     }
+}
+
+/// As many of the newest records as are kept, the newest first; none of revision 0, which a file's have.
+pub(crate) fn newest<T>(records: impl Iterator<Item = T>, revision_of: impl Fn(&T) -> u64) -> Vec<T> {
+    let mut newest = Vec::with_capacity(2 * KEPT);
+    let keep = |newest: &mut Vec<T>| {
+        newest.sort_unstable_by_key(|record| std::cmp::Reverse(revision_of(record)));
+        newest.truncate(KEPT);
+        newest.last().map_or(0, &revision_of)
+    };
+    let mut least = 1;
+    for record in records {
+        if revision_of(&record) < least {
+            continue;
+        }
+        newest.push(record);
+        if newest.len() == 2 * KEPT {
+            least = keep(&mut newest);
+        }
+    }
+    keep(&mut newest);
+    newest
 }
 
 /// What the store's history says of the changes that were applied last.

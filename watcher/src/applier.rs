@@ -5,10 +5,11 @@
 //! bad values included; what was applied before is dropped; what can't be of this history, or is more than may be held, is refused whole.
 
 mod guard;
+mod resync;
 mod trust;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
@@ -19,6 +20,7 @@ use waypost_policy::{
 };
 
 use guard::GUARDED_ROUTES;
+pub(crate) use guard::is_held;
 pub use guard::{Doubt, Said, Settled};
 
 pub use trust::Refused;
@@ -27,6 +29,7 @@ use crate::{
     anchor::LastChanges,
     change::{self, Change, Touch, Touches, What},
     epoch,
+    listed::{Content, Prepared},
     publish::Held,
     record::{Event, Stored},
 };
@@ -218,7 +221,7 @@ impl Applier {
         self.last_changes.applied(&events);
         for event in events {
             match event {
-                Event::Put(stored) => self.put(&stored, true),
+                Event::Put(stored) => self.put(Prepared::of(stored), true),
                 Event::Delete { key, .. } if is_held && self.hold(&key) => held.push(key),
                 Event::Delete { key, .. } => self.delete(&key),
             }
@@ -240,50 +243,6 @@ impl Applier {
         let was_snapshot = self.source == Source::Snapshot;
         self.source = if was_snapshot { Source::Watch } else { self.source };
         was_snapshot
-    }
-
-    /// Makes the records what a complete list says, at its revision, by comparison; deletes are found by what is missing.
-    /// `fresh`: the store is another incarnation, so that nothing that was known has a say.
-    ///
-    /// # Errors
-    /// If the list is too large for the table, or can't be of the history that was applied; then nothing has changed.
-    pub fn resync(&mut self, revision: u64, listed: Vec<Stored>, id: TableId, fresh: bool) -> Result<(), Refused> {
-        self.believe(&listed, fresh)?;
-        self.news |= !self.held_back.is_empty();
-        self.judge_holds_anew(fresh);
-        let gone = self.missing_from(&listed);
-        let is_held = self.is_mass_delete(gone.iter().filter(|key| key.starts_with(b"routes/")).count());
-        self.mark = None;
-        if fresh {
-            self.builder.forget_reads();
-        }
-        let metas: Vec<_> = listed.iter().map(Stored::meta).collect();
-        self.last_changes = LastChanges::of_list(revision, listed.iter().map(|stored| &*stored.key).zip(metas));
-        let mut held = Vec::new();
-        for stored in listed {
-            let unchanged = self
-                .store_meta(&stored.key)
-                .filter(|meta| !fresh && !guard::is_held(*meta))
-                .is_some_and(|meta| (meta.create_revision, meta.mod_revision) == (stored.create_revision, stored.mod_revision));
-            if !unchanged || self.source == Source::File {
-                self.put(&stored, !fresh);
-            }
-        }
-        // Behind the puts: what an upstream has left when its last leased endpoint goes is then known.
-        for key in gone {
-            if is_held && self.hold(&key) {
-                held.push(key);
-            } else {
-                self.delete(&key);
-            }
-        }
-        if is_held {
-            self.doubt(held, revision);
-        }
-        self.id = id;
-        self.revision = revision;
-        self.source = if self.source == Source::File { Source::File } else { Source::Watch };
-        Ok(())
     }
 
     /// Takes what a check read of one route's key, ahead of the watch; false if the table is as new already.
@@ -325,14 +284,14 @@ impl Applier {
         self.builder.frozen()
     }
 
-    /// Every key with a value in force, in no order.
-    pub(crate) fn keys(&self) -> impl Iterator<Item = Vec<u8>> {
-        self.builder.keys().map(|key| key.suffix())
+    /// About one in so many keys, in no order.
+    pub(crate) fn sample(&self, one_in: usize) -> impl Iterator<Item = Vec<u8>> {
+        self.builder.sample(one_in).chain(self.builder.small_keys().step_by(one_in.max(1))).map(|key| key.suffix())
     }
 
     /// Puts back what a snapshot kept.
     pub(crate) fn restore(&mut self, key: &RecordKey, record: Record, meta: Meta) {
-        if guard::is_held(meta) {
+        if is_held(meta) {
             // It was held back when the snapshot was written, and still is, unless somebody has decided.
             if self.allow_empty {
                 return;
@@ -380,55 +339,52 @@ impl Applier {
         self.source = Source::Snapshot;
     }
 
-    /// Every key in force or bad that a list does not have, but for those that are held all the same.
-    fn missing_from(&self, listed: &[Stored]) -> Vec<Vec<u8>> {
-        let listed: HashSet<&[u8]> = listed.iter().map(|stored| &*stored.key).collect();
-        let known = self.builder.keys().map(|key| key.suffix()).chain(self.bad.keys().cloned());
-        known.filter(|key| !listed.contains(&**key) && !self.held_back.contains(key)).collect()
-    }
-
-    fn put(&mut self, stored: &Stored, ordered: bool) {
-        let meta = stored.meta();
-        let known = self.store_meta(&stored.key);
+    fn put(&mut self, record: Prepared, ordered: bool) {
+        let Prepared { key: suffix, meta, content } = record;
+        let known = self.store_meta(&suffix);
         self.keys += usize::from(known.is_none());
         let before = known.map_or(0, |meta| meta.digest);
         self.digest = self.digest.wrapping_sub(before).wrapping_add(meta.digest);
-        self.release(&stored.key);
-        let key = match RecordKey::parse(&stored.key) {
-            Ok(key) => key,
-            Err(fault) => return self.quarantine(&stored.key, Bad { meta, reason: fault.to_string(), matches: Vec::new() }),
-        };
-        let judged = decode(&key, &stored.value).map_err(|fault| fault.to_string());
-        let judged = judged.and_then(|decoded| self.judge(&key, &decoded.record, meta, ordered).map(|()| decoded));
-        match judged {
-            Ok(decoded) => {
-                if self.bad.remove(&stored.key).is_some() {
-                    self.news = true;
-                    self.touch(|_| Some(change::released(&stored.key)));
-                }
-                self.note(stored, &decoded);
-                self.touch(|builder| touched(builder, &key, Some(&decoded.record)));
-                // What a restored store lists anew is no change: an upstream's last leased endpoint outlives it.
-                if !ordered && self.builder.holds(&key, &decoded.record) {
-                    self.builder.set_meta(&key, meta);
-                } else {
-                    self.builder.put(&key, decoded.record, meta);
-                }
-            }
-            Err(reason) => {
-                let has_good_value = self.builder.meta(&key).is_some() && !self.has_only_bad(&key);
-                let mut matches = Vec::new();
-                // Where epochs start afresh, a route of before has no order any more; anything else that is known is better than nothing.
-                let is_past = !ordered && matches!(key, RecordKey::Route { .. });
-                if !has_good_value || is_past {
-                    matches = matches_of(&key, &stored.value);
-                    self.touch(|_| touched_route(&key));
-                    self.builder.remove(&key);
-                    self.builder.quarantine(&key, meta, matches.clone());
-                }
-                self.quarantine(&stored.key, Bad { meta, reason, matches });
+        self.release(&suffix);
+        match content {
+            Content::Good(key, decoded) => match self.judge(&key, &decoded.record, meta, ordered) {
+                Ok(()) => self.put_good(&suffix, &key, decoded, meta, ordered),
+                Err(reason) => self.put_bad(&suffix, Some(&key), Bad { meta, reason, matches: Vec::new() }, ordered),
+            },
+            Content::Bad { key, reason, matches } => self.put_bad(&suffix, key.as_ref(), Bad { meta, reason, matches }, ordered),
+        }
+    }
+
+    fn put_good(&mut self, suffix: &[u8], key: &RecordKey, decoded: Decoded, meta: Meta, ordered: bool) {
+        if self.bad.remove(suffix).is_some() {
+            self.news = true;
+            self.touch(|_| Some(change::released(suffix)));
+        }
+        self.note(suffix, &decoded);
+        self.touch(|builder| touched(builder, key, Some(&decoded.record)));
+        // What a restored store lists anew is no change: an upstream's last leased endpoint outlives it.
+        if !ordered && self.builder.holds(key, &decoded.record) {
+            self.builder.set_meta(key, meta);
+        } else {
+            self.builder.put(key, decoded.record, meta);
+        }
+    }
+
+    /// Without a key there can be no record.
+    fn put_bad(&mut self, suffix: &[u8], key: Option<&RecordKey>, mut bad: Bad, ordered: bool) {
+        if let Some(key) = key {
+            let has_good_value = self.builder.meta(key).is_some() && !self.has_only_bad(key);
+            // Where epochs start afresh, a route of before has no order any more; anything else that is known is better than nothing.
+            let is_past = !ordered && matches!(key, RecordKey::Route { .. });
+            if !has_good_value || is_past {
+                self.touch(|_| touched_route(key));
+                self.builder.remove(key);
+                self.builder.quarantine(key, bad.meta, bad.matches.clone());
+            } else {
+                bad.matches.clear();
             }
         }
+        self.quarantine(suffix, bad);
     }
 
     fn quarantine(&mut self, key: &[u8], bad: Bad) {
@@ -479,15 +435,15 @@ impl Applier {
         self.builder.route(service, key).unwrap_or_else(|| waypost_policy::table::Route::quarantined(meta))
     }
 
-    fn note(&mut self, stored: &Stored, decoded: &Decoded) {
+    fn note(&mut self, suffix: &[u8], decoded: &Decoded) {
         let inactive = decoded.inactive.iter().map(|field| format!("\"{field}\" is not acted on by this version"));
         let unknown = decoded.unknown_fields.iter().map(|field| format!("\"{field}\" is not known to this version and ignored"));
         let notes: Vec<String> = inactive.chain(unknown).collect();
         if notes.is_empty() {
-            self.news |= self.notes.remove(&stored.key).is_some();
-        } else if self.notes.len() < MAX_NOTES || self.notes.contains_key(&stored.key) {
+            self.news |= self.notes.remove(suffix).is_some();
+        } else if self.notes.len() < MAX_NOTES || self.notes.contains_key(suffix) {
             let notes = notes.join("; ");
-            self.news |= self.notes.insert(stored.key.clone(), notes.clone()).is_none_or(|before| before != notes);
+            self.news |= self.notes.insert(suffix.to_vec(), notes.clone()).is_none_or(|before| before != notes);
         }
     }
 }
@@ -510,15 +466,6 @@ fn touched(builder: &Builder, key: &RecordKey, record: Option<&Record>) -> Optio
 fn touched_route(key: &RecordKey) -> Option<Touch> {
     let RecordKey::Route { service, key } = key else { return None };
     Some(Touch::Route { service: service.clone(), key: key.clone() })
-}
-
-/// What can be read of a service whose value is bad: its match entries, so that its requests can be told.
-fn matches_of(key: &RecordKey, value: &[u8]) -> Vec<Match> {
-    if !matches!(key, RecordKey::Service(_)) {
-        return Vec::new();
-    }
-    let Ok(serde_json::Value::Object(mut fields)) = serde_json::from_slice(value) else { return Vec::new() };
-    fields.remove("match").and_then(|matches| serde_json::from_value(matches).ok()).unwrap_or_default()
 }
 
 #[cfg(test)]

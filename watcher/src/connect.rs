@@ -15,9 +15,12 @@ pub(crate) use refusal::{OUT_OF_REACH, Wanted, may_have_been_done, say_later};
 
 /// How long a connection may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
-/// A dead peer is noticed after these two together.
-const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(5);
+/// A dead peer is noticed after these two together. etcd ends connections that ask more often than every 5 s, or at all while nothing is
+/// asked on them.
+const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(6);
 const KEEP_ALIVE_LIMIT: Duration = Duration::from_secs(3);
+/// So often the kernel shows networks that an idle connection is still wanted.
+const TCP_KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// Answers may be this large: a watch that catches up gets a thousand revisions in one.
 pub(crate) const MAX_MESSAGE_BYTES: usize = 1 << 30;
 
@@ -32,13 +35,13 @@ pub struct EtcdPlace {
     pub credentials: Credentials,
 }
 
-/// Who we are to etcd.
-#[derive(Clone, Default)]
+/// Who we are to etcd. What files hold is read anew for each connection, so that a password or certificate may be replaced.
+#[derive(Clone, Debug, Default)]
 pub struct Credentials {
     /// The user.
     pub user: Option<String>,
-    /// The user's password.
-    pub password: Option<String>,
+    /// A file with the user's password.
+    pub password_file: Option<PathBuf>,
     /// Certificates that etcd's must be signed by (PEM).
     pub ca: Option<PathBuf>,
     /// The certificate shown to etcd (PEM).
@@ -47,10 +50,16 @@ pub struct Credentials {
     pub key: Option<PathBuf>,
 }
 
-impl std::fmt::Debug for Credentials {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // The password stays out of every log.
-        out.debug_struct("Credentials").field("user", &self.user).field("ca", &self.ca).field("cert", &self.cert).finish_non_exhaustive()
+impl Credentials {
+    /// The user and the password that the file holds now, without its line's end; `None` without a user.
+    ///
+    /// # Errors
+    /// A sentence, if the file can't be read.
+    pub fn user_and_password(&self) -> Result<Option<(String, String)>, String> {
+        let (Some(user), Some(file)) = (&self.user, &self.password_file) else { return Ok(None) };
+        let read = std::fs::read_to_string(file);
+        let password = read.map_err(|error| format!("the etcd password file {} can't be read: {}", file.display(), why(&error)))?;
+        Ok(Some((user.clone(), password.trim_end_matches(['\r', '\n']).to_owned())))
     }
 }
 
@@ -72,10 +81,11 @@ fn options(credentials: &Credentials, tls: bool) -> Result<ConnectOptions, Strin
     let mut options = ConnectOptions::new()
         .with_connect_timeout(CONNECT_LIMIT)
         .with_keep_alive(KEEP_ALIVE_EVERY, KEEP_ALIVE_LIMIT)
-        .with_keep_alive_while_idle(true)
+        .with_keep_alive_while_idle(false)
+        .with_tcp_keepalive(TCP_KEEP_ALIVE)
         .with_require_leader(true);
-    if let (Some(user), password) = (&credentials.user, &credentials.password) {
-        options = options.with_user(user, password.clone().unwrap_or_default());
+    if let Some((user, password)) = credentials.user_and_password()? {
+        options = options.with_user(user, password);
     }
     if tls {
         let read =

@@ -29,11 +29,11 @@ use crate::{
     change::Change,
     connect::{EtcdPlace, Reads, Wanted, say_later},
     digest_check::{Compared, DigestCheck},
+    listed::Listed,
     machine::{Applied, Effect, Input, Machine, other_history},
     pace::Pace,
     publish::{DigestChecked, News, Publisher},
     ranges,
-    record::Stored,
     snapshot::{self, Saver},
 };
 use checks::{Checks, Found, Read};
@@ -201,7 +201,7 @@ impl EtcdSource {
             Effect::List { revision } => {
                 let reads = self.reads.clone();
                 // Of the table in force, or of the snapshot's: however old, they only cut.
-                let fences = ranges::fences(self.applier.keys());
+                let fences = ranges::fences(self.applier.sample(ranges::ONE_IN));
                 self.work = Some(Box::pin(list(reads, self.place.prefix.clone(), revision, fences)));
             }
             Effect::Watch { from } => {
@@ -251,7 +251,7 @@ impl EtcdSource {
     fn resync(
         &mut self,
         revision: u64,
-        records: Vec<Stored>,
+        records: Listed,
         id: TableId,
         fresh: bool,
         reason: &'static str,
@@ -304,7 +304,12 @@ impl EtcdSource {
             digest::Read::Revision(revision) => {
                 if let Some(revision) = self.digest_check.asked(revision, &mut self.applier) {
                     let reads = self.reads.clone();
-                    self.digest_read.digest(reads, self.place.prefix.clone(), revision, ranges::fences(self.applier.keys()));
+                    self.digest_read.digest(
+                        reads,
+                        self.place.prefix.clone(),
+                        revision,
+                        ranges::fences(self.applier.sample(ranges::ONE_IN)),
+                    );
                 }
             }
             digest::Read::Digest(digest) => self.digest_check.read(digest, &self.applier, now),

@@ -10,7 +10,7 @@ use std::{
 };
 
 use tokio::sync::{mpsc, watch};
-use waypost_conf::{Diagnostic, Document};
+use waypost_conf::{Diagnostic, Document, Entry};
 use waypost_policy::{Source, TableId};
 
 use crate::{
@@ -18,12 +18,16 @@ use crate::{
     ask::{Ask, Checked},
     change::Change,
     files::{RECORD_ENDINGS, files_at, text_of, why},
+    listed::{Listed, Part},
     publish::{News, Publisher},
     record::Stored,
 };
 
 /// How often files are looked at.
 const POLL: Duration = Duration::from_millis(200);
+
+/// Records are put in parts of so many.
+const PART: usize = 5000;
 
 /// What tells whether files have changed, cheaply.
 type Traces = Vec<(PathBuf, Option<SystemTime>, u64)>;
@@ -95,16 +99,19 @@ impl FileSource {
     fn load(&mut self) -> Result<(), Vec<String>> {
         let since = Instant::now();
         let document = self.document()?;
-        let listed = document.entries.into_iter().map(|entry| Stored {
-            key: entry.key.suffix(),
-            value: entry.value,
-            create_revision: 0,
-            mod_revision: 0,
-            leased: false,
-        });
+        let mut entries = document.entries.into_iter();
+        let mut listed = Listed::default();
+        // Part by part, so that what a part was made of is freed before the next.
+        loop {
+            let part: Vec<Stored> = entries.by_ref().take(PART).map(stored).collect();
+            if part.is_empty() {
+                break;
+            }
+            listed.add(Part::of(part));
+        }
         self.loads += 1;
         self.applier.note_touches(self.publisher.is_watched());
-        self.applier.resync(self.loads, listed.collect(), TableId::file(), false).map_err(|refused| vec![refused.to_string()])?;
+        self.applier.resync(self.loads, listed, TableId::file(), false).map_err(|refused| vec![refused.to_string()])?;
         let (place, warnings, quarantined) = (self.path.display().to_string(), self.applier.notes(), self.applier.held(""));
         self.publisher.report(|status| {
             status.endpoint = Some(place);
@@ -140,4 +147,9 @@ impl FileSource {
         let files = files_at(&self.path, &RECORD_ENDINGS)?;
         files.into_iter().map(|file| fs::metadata(&file).map(|meta| (file, meta.modified().ok(), meta.len()))).collect()
     }
+}
+
+/// A record as a store would have it; a file knows of no revisions.
+fn stored(entry: Entry) -> Stored {
+    Stored { key: entry.key.suffix(), value: entry.value, create_revision: 0, mod_revision: 0, leased: false }
 }

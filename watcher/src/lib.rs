@@ -15,6 +15,8 @@ pub mod epoch;
 mod etcd;
 mod file;
 pub mod files;
+pub mod leased;
+pub mod listed;
 pub mod listing;
 pub mod machine;
 mod pace;

@@ -12,10 +12,7 @@ use std::time::Duration;
 
 use waypost_policy::{Moment, TableId};
 
-use crate::{
-    anchor::Anchor,
-    record::{Event, Stored},
-};
+use crate::{anchor::Anchor, listed::Listed, record::Event};
 use whole::{Buffer, Whole};
 
 /// The first backoff's upper bound; each doubles the last.
@@ -75,7 +72,7 @@ pub enum Input {
         /// The pinned revision.
         revision: u64,
         /// All records below the prefix.
-        records: Vec<Stored>,
+        records: Listed,
     },
     /// The watch that was asked for stands; the header's revision.
     Opened {
@@ -147,7 +144,7 @@ pub enum Effect {
         /// The list's revision.
         revision: u64,
         /// All records.
-        records: Vec<Stored>,
+        records: Listed,
         /// The incarnation of the store.
         id: TableId,
         /// Whether it is another than before, so that epochs start afresh.
@@ -360,7 +357,7 @@ impl Machine {
         }
     }
 
-    fn listed(&mut self, revision: u64, records: Vec<Stored>, now: Moment) -> Vec<Effect> {
+    fn listed(&mut self, revision: u64, records: Listed, now: Moment) -> Vec<Effect> {
         let waiting = State::Waiting { until: Moment::default() };
         let State::Listing { watch, listing, buffer } = std::mem::replace(&mut self.state, waiting) else { return Vec::new() };
         let Listing { id, fresh, reason } = listing;

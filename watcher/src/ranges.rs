@@ -19,7 +19,7 @@ pub(crate) const LIMIT: usize = 2 * AIM;
 const MAX_CUTS: usize = 4096;
 /// Of so many known keys one is looked at for fences, and of those each [`SAMPLES`]th is one: ranges are then within a factor of two of
 /// [`AIM`], and no more than a sample has to be sorted.
-const ONE_IN: usize = AIM / SAMPLES;
+pub(crate) const ONE_IN: usize = AIM / SAMPLES;
 const SAMPLES: usize = 16;
 
 /// Keys from one to another.
@@ -77,26 +77,40 @@ impl Plan {
     /// # Errors
     /// If nothing that was got is in the range.
     pub(crate) fn more(&mut self, range: Range, got: &[Stored], total: usize) -> Result<(), Astray> {
-        let last = &got.last().ok_or(Astray)?.key;
-        if *last < range.from || range.end.as_ref().is_some_and(|end| last >= end) {
-            return Err(Astray);
-        }
-        let rest = Range { from: [last, &b"\0"[..]].concat(), end: range.end };
-        let left = total.saturating_sub(got.len());
-        let mut part = Self { todo: vec![rest] };
-        if left > LIMIT {
-            // The later half: what follows is likelier to be like it.
-            let like = got.get(got.len() / 2..).unwrap_or_default();
-            part.cut(spread::cuts(like, AIM, left.div_ceil(AIM).min(MAX_CUTS)));
-        }
-        self.todo.append(&mut part.todo);
+        self.rest(rest(range, got, total)?);
         Ok(())
+    }
+
+    /// What is left of a range ([`rest`]) is asked for next.
+    pub(crate) fn rest(&mut self, mut rest: Vec<Range>) {
+        self.todo.append(&mut rest);
     }
 }
 
-/// Fences of keys that are known, in any order.
-pub(crate) fn fences(keys: impl Iterator<Item = Vec<u8>>) -> Vec<Vec<u8>> {
-    let mut sample: Vec<Vec<u8>> = keys.step_by(ONE_IN).collect();
+/// What is left of a range that was answered in part: `got` are its first keys, of `total` as the store counts them. The next one is the
+/// last.
+///
+/// # Errors
+/// If nothing that was got is in the range.
+pub(crate) fn rest(range: Range, got: &[Stored], total: usize) -> Result<Vec<Range>, Astray> {
+    let last = &got.last().ok_or(Astray)?.key;
+    if *last < range.from || range.end.as_ref().is_some_and(|end| last >= end) {
+        return Err(Astray);
+    }
+    let rest = Range { from: [last, &b"\0"[..]].concat(), end: range.end };
+    let left = total.saturating_sub(got.len());
+    let mut part = Plan { todo: vec![rest] };
+    if left > LIMIT {
+        // The later half: what follows is likelier to be like it.
+        let like = got.get(got.len() / 2..).unwrap_or_default();
+        part.cut(spread::cuts(like, AIM, left.div_ceil(AIM).min(MAX_CUTS)));
+    }
+    Ok(part.todo)
+}
+
+/// Fences of some of the known keys, about one in [`ONE_IN`], in any order.
+pub(crate) fn fences(some: impl Iterator<Item = Vec<u8>>) -> Vec<Vec<u8>> {
+    let mut sample: Vec<Vec<u8>> = some.collect();
     sample.sort_unstable();
     sample.into_iter().step_by(SAMPLES).skip(1).collect()
 }

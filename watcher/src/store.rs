@@ -104,7 +104,7 @@ impl Store {
     }
 
     fn of(client: Client, place: &EtcdPlace, endpoint: &str) -> Self {
-        let kv = Reads::over(client).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let kv = Reads::over(client, &place.credentials).max_decoding_message_size(MAX_MESSAGE_BYTES);
         Self { kv, place: place.clone(), prefix: format!("{}/", place.prefix), endpoint: endpoint.to_owned() }
     }
 

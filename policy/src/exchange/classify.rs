@@ -8,7 +8,7 @@ use super::Outcome;
 use crate::{
     Reply, Table,
     table::UpstreamId,
-    wire::{STALE_HEADER, Stale, StaleState},
+    wire::{STALE_HEADER, Stale, StaleState, UPDATE_HEADER, Update},
 };
 
 /// The two meanings.
@@ -26,8 +26,6 @@ pub(super) struct Refusal {
     pub(super) state: StaleState,
     /// The owner, epoch and table that it names, where it speaks of this very key and service.
     pub(super) claim: Option<Claim>,
-    /// The store's revision that it claims.
-    pub(super) revision: u64,
 }
 
 /// Where the key is now, says the backend.
@@ -36,6 +34,8 @@ pub(super) struct Claim {
     owner: String,
     epoch: u64,
     table: String,
+    /// The store's revision that it claims.
+    pub(super) revision: u64,
 }
 
 /// Reads an answer.
@@ -48,14 +48,23 @@ pub(super) fn classify<R: Reply>(reply: &R, service: &str, key: Option<&[u8]>) -
     let stale = match (Stale::parse(value), values.next()) {
         (Ok(stale), None) => stale,
         // It refused, but how is not understood: nothing in it is believed, and the store is asked.
-        _ => return Verdict::Stale(Refusal { state: StaleState::Moved, claim: None, revision: 0 }),
+        _ => return Verdict::Stale(Refusal { state: StaleState::Moved, claim: None }),
     };
     let is_ours = stale.service.as_deref().is_none_or(|named| named == service) && stale.key.as_deref() == key;
+    let revision = stale.revision.unwrap_or(0);
     let claim = match (stale.owner, stale.epoch, stale.table) {
-        (Some(owner), Some(epoch), Some(table)) if is_ours => Some(Claim { owner, epoch, table }),
+        (Some(owner), Some(epoch), Some(table)) if is_ours => Some(Claim { owner, epoch, table, revision }),
         _ => None,
     };
-    Verdict::Stale(Refusal { state: stale.state, claim, revision: stale.revision.unwrap_or(0) })
+    Verdict::Stale(Refusal { state: stale.state, claim })
+}
+
+/// What an owner that has served corrects, if it speaks of this very key.
+pub(super) fn correction<R: Reply>(reply: &R, key: &[u8]) -> Option<Claim> {
+    let mut values = reply.values(UPDATE_HEADER);
+    let update = Update::parse(values.next()?).filter(|_| values.next().is_none())?;
+    let (Some(owner), Some(epoch), Some(table)) = (update.owner, update.epoch, update.table) else { return None };
+    (update.key.as_deref() == Some(key)).then_some(Claim { owner, epoch, table, revision: update.revision.unwrap_or(0) })
 }
 
 impl Refusal {
@@ -65,13 +74,21 @@ impl Refusal {
         let claim = claim.map(|claim| (claim.owner.as_str().into(), claim.epoch));
         Outcome::Stale { state: self.state, claim }
     }
+}
 
+impl Claim {
     /// The owner to go to, if it may be followed: the same table, an epoch strictly greater than the one known, and an
     /// upstream that the table has.
     pub(super) fn may_be_followed(&self, known_epoch: u64, table: &Table) -> Option<(UpstreamId, u64)> {
-        let claim = self.claim.as_ref()?;
-        let advances = claim.epoch > known_epoch && claim.table == table.id().as_str();
-        let owner = table.upstream_named(&claim.owner)?;
-        advances.then_some((owner.id, claim.epoch))
+        let advances = self.epoch > known_epoch && self.table == table.id().as_str();
+        let owner = table.upstream_named(&self.owner)?;
+        advances.then_some((owner.id, self.epoch))
+    }
+
+    /// Whom to ask for this one request, if that may be done: it is of the same table, and changes nothing of what is known.
+    pub(super) fn may_be_asked(&self, stamped_epoch: u64, table: &Table) -> Option<UpstreamId> {
+        let changes_nothing = self.epoch == stamped_epoch && self.table == table.id().as_str();
+        let owner = table.upstream_named(&self.owner)?;
+        changes_nothing.then_some(owner.id)
     }
 }

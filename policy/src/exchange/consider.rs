@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use waypost_conf::Policy;
 
 use super::{
-    LookedUp,
+    LookedUp, Nowhere,
     lookup::{Known, default_owner},
 };
 use crate::{
@@ -33,21 +33,21 @@ pub(crate) struct Considered<'t> {
 /// Decides who is to serve a request.
 ///
 /// # Errors
-/// The code to answer with; `so_far` then holds what was decided before.
-pub(crate) fn consider<'t, H: Head>(head: &H, world: &World<'t>, so_far: &mut Considered<'t>) -> Result<LookedUp, Code> {
+/// `Frozen`, or the code to answer with; `so_far` then holds what was decided before.
+pub(crate) fn consider<'t, H: Head>(head: &H, world: &World<'t>, so_far: &mut Considered<'t>) -> Result<LookedUp, Nowhere> {
     let target = Target::parse(head.target()).ok_or(Code::BadRequest)?;
     let matched = world.table.match_service(target.authority.or(head.authority()), target.path);
     let (service, _) = *so_far.service.insert(matched.ok_or(Code::NoService)?);
     if !service.dot_segments && target.has_dot_segment() {
-        return Err(Code::BadPath);
+        return Err(Code::BadPath.into());
     }
     if service.quarantined {
-        return Err(Code::Quarantined);
+        return Err(Code::Quarantined.into());
     }
     if is_too_stale(&service.policy, world) {
-        return Err(Code::TooStale);
+        return Err(Code::TooStale.into());
     }
-    let Some(source) = &service.key else { return default_owner(service) };
+    let Some(source) = &service.key else { return Ok(default_owner(service)?) };
     let key = routing_key::extract(source, head, &target)?.into();
     let key = so_far.key.insert(RequestKey { service: service.id, key });
     so_far.known.insert(Known::of(key, world.table, world.hints)).owner(Some(service))

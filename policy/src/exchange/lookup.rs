@@ -23,6 +23,31 @@ pub struct Found {
     pub create_revision: u64,
 }
 
+/// Why there is nobody to ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nowhere {
+    /// The key is frozen: nobody may serve it now, and its requests wait.
+    Frozen,
+    /// The code to answer with.
+    Answered(Code),
+}
+
+impl From<Code> for Nowhere {
+    fn from(code: Code) -> Self {
+        Self::Answered(code)
+    }
+}
+
+impl Nowhere {
+    /// The code for whoever can't wait.
+    pub fn code(self) -> Code {
+        match self {
+            Self::Frozen => Code::ParkTimeout,
+            Self::Answered(code) => code,
+        }
+    }
+}
+
 /// All that is known of one key.
 #[derive(Clone, Debug)]
 pub(crate) struct Known {
@@ -47,20 +72,19 @@ impl Known {
     ///
     /// # Errors
     /// As [`look_up`].
-    pub(crate) fn owner(&self, service: Option<&Service>) -> Result<Found, Code> {
+    pub(crate) fn owner(&self, service: Option<&Service>) -> Result<Found, Nowhere> {
         if let Some(hint) = &self.hint {
             return Ok(Found { owner: hint.owner, epoch: hint.epoch, source: Source::Hint, create_revision: hint.over });
         }
         match self.entry {
             Entry::Route(route, source) => match route.state {
-                State::Quarantined => Err(Code::Quarantined),
-                // Requests of a frozen key wait for its release; until this version can, it says what a wait in vain says.
-                State::Frozen => Err(Code::ParkTimeout),
+                State::Quarantined => Err(Code::Quarantined.into()),
+                State::Frozen => Err(Nowhere::Frozen),
                 State::Serving | State::Moving(_) => {
                     Ok(Found { owner: route.owner, epoch: route.epoch, source, create_revision: route.meta.create_revision })
                 }
             },
-            Entry::Absent(_) => default_owner(service.ok_or(Code::NoService)?),
+            Entry::Absent(_) => Ok(default_owner(service.ok_or(Code::NoService)?)?),
         }
     }
 
@@ -75,8 +99,8 @@ impl Known {
 /// Looks a key up.
 ///
 /// # Errors
-/// The code to answer with: `NoRoute`, `Quarantined`, `ParkTimeout` for a frozen route, `NoService` if the service has gone.
-pub fn look_up(key: &RequestKey, world: &World<'_>) -> Result<Found, Code> {
+/// `Frozen`, or the code to answer with: `NoRoute`, `Quarantined`, `NoService` if the service has gone.
+pub fn look_up(key: &RequestKey, world: &World<'_>) -> Result<Found, Nowhere> {
     let known = Known::of(key, world.table, world.hints);
     known.end_hint(key, world.hints, world.now);
     known.owner(world.table.service(key.service).map(AsRef::as_ref))

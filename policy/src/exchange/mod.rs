@@ -1,32 +1,35 @@
-//! One request's life: stamp → forward → classify → follow, check, redirect or answer.
+//! One request's life: stamp → forward → classify → follow, ask, wait, check, redirect or answer.
 //!
 //! An [`Exchange`] is handed heads, failures and what a check found, and says what to do next; a transport only carries out. It
 //! never waits, and dropping it gives its slot back. *May this be sent again?* (the [`Body`], what was [`Sent`]) and *is the
 //! route stale?* (`classify`) stay two questions.
 //!
-//! What always holds: at most `max_hops + 1` owners are dispatched to; a hint is followed only if its epoch is strictly greater
+//! What always holds: at most `max_hops + 1` owners are dispatched to, and one more that another names for this one request; every wait
+//! ends at a time that was set when it began; a hint is followed only if its epoch is strictly greater
 //! than the one known; nothing is sent again once its body is spent; no address but an endpoint of the table is ever dialled.
 
 mod classify;
 mod consider;
 mod lookup;
+mod refusal;
 mod trace;
+mod wait;
 
 use std::{sync::Arc, time::Duration};
 
-use waypost_conf::{Address, OnStale, Policy, RedirectTo};
+use waypost_conf::{Address, Name, OnStale, Policy, RedirectTo};
 
 use crate::{
     Code, Head, Hints, Lease, Moment, Reply, Table, Upstream, balance,
     head::Target,
-    hints::Hint,
     table::{RequestKey, Source, UpstreamId},
-    wire::{StaleState, Stamp},
+    wire::Stamp,
 };
-use classify::{Verdict, classify};
+use classify::{Verdict, classify, correction};
 pub(crate) use consider::{Considered, consider};
-pub use lookup::{Found as LookedUp, look_up, settle};
+pub use lookup::{Found as LookedUp, Nowhere, look_up, settle};
 pub use trace::{Dispatched, Dispatches, Outcome, StaleOutcome, Trace};
+pub use wait::BEHIND_LIMIT;
 
 /// How long a backend may wait for its own watch to catch up with a stamp, in milliseconds.
 pub const BACKEND_WAIT_MS: u64 = 50;
@@ -59,6 +62,12 @@ pub enum Input<'a, R> {
     Failed(Failure, Sent, Body),
     /// A check has ended.
     Found(Found),
+    /// The request has a place among those that wait.
+    Parked,
+    /// There is no place left.
+    NoRoom,
+    /// Its place was let go, or the time has come that it was to wait for.
+    Woken,
 }
 
 /// May the request's body be sent again?
@@ -141,6 +150,11 @@ pub enum Next {
     Redirect(Vec<u8>),
     /// Have the store read for this key, then come back with [`Input::Found`].
     Check(RequestKey),
+    /// Take a place among the requests that wait for this key, then come back with [`Input::Parked`] or [`Input::NoRoom`]; the place is kept
+    /// until the request is sent or answered.
+    Park(RequestKey),
+    /// Wait until the place, if there is one, is let go, or until this time; then come back with [`Input::Woken`].
+    Sleep(Moment),
 }
 
 /// One dispatch, as it was stamped.
@@ -149,6 +163,19 @@ struct Dispatch {
     owner: UpstreamId,
     epoch: u64,
     endpoint: Address,
+    /// By whose word.
+    source: Source,
+    /// Whether it was sent there because another owner said so for this one request.
+    is_ask: bool,
+}
+
+/// Why a check is being made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Why {
+    /// An owner has refused.
+    Refused,
+    /// An owner could not be asked, or did not answer; the code, and whether the request may be sent again.
+    Failed(Code, bool),
 }
 
 /// One request.
@@ -159,9 +186,23 @@ pub struct Exchange {
     last: Option<Dispatch>,
     /// Endpoints of the present owner that could not be connected to.
     tried: Vec<Address>,
-    /// What is left of the body while a check runs.
+    /// What is left of the body while a check runs, or while the request waits.
     body: Option<Body>,
+    /// Why the check that runs is made.
+    checking: Option<Why>,
+    waiting: wait::Waiting,
+    /// Whether a target has been asked: once a request.
+    has_asked: bool,
+    /// The key, if a hint for it has just been taken.
+    learnt: Option<RequestKey>,
     trace: Trace,
+}
+
+impl Dispatch {
+    /// Whether that is whom it was sent to, at the epoch that was stamped.
+    fn is_at(&self, known: &LookedUp) -> bool {
+        known.owner == self.owner && known.epoch == self.epoch
+    }
 }
 
 impl Exchange {
@@ -175,6 +216,11 @@ impl Exchange {
         &self.policy
     }
 
+    /// The key, if the last step took a hint for it: who waits for it is to be woken.
+    pub fn take_learnt(&mut self) -> Option<RequestKey> {
+        self.learnt.take()
+    }
+
     /// The one transition. `head` is the request's, without any `Route-*` of the client.
     pub fn step<H: Head, R: Reply>(&mut self, head: &H, input: Input<'_, R>, world: &mut World<'_>) -> Next {
         self.trace.revision = world.table.revision();
@@ -183,13 +229,20 @@ impl Exchange {
             Input::Reply(reply, body) => self.reply(head, reply, body, world),
             Input::Failed(failure, sent, body) => self.failed(head, failure, sent, body, world),
             Input::Found(found) => self.found(head, found, world),
+            Input::Parked => self.parked(head, world),
+            Input::NoRoom => Err(Code::ParkFull.into()),
+            Input::Woken => self.woken(head, world),
         };
+        let next = next.or_else(|nowhere| match nowhere {
+            Nowhere::Frozen => self.park(world),
+            Nowhere::Answered(code) => Err(code),
+        });
         let next = next.unwrap_or_else(Next::Answer);
         self.note_outcome(&next);
         next
     }
 
-    fn start<H: Head>(&mut self, head: &H, world: &mut World<'_>) -> Result<Next, Code> {
+    fn start<H: Head>(&mut self, head: &H, world: &mut World<'_>) -> Result<Next, Nowhere> {
         self.trace.started = world.now;
         let mut considered = Considered::default();
         let found = consider(head, world, &mut considered);
@@ -211,78 +264,70 @@ impl Exchange {
         self.dispatch(found, world)
     }
 
-    fn reply<H: Head, R: Reply>(&mut self, head: &H, reply: &R, body: Body, world: &mut World<'_>) -> Result<Next, Code> {
-        let (Some(last), Some(service)) = (self.last.clone(), self.trace.service.clone()) else { return Err(Code::Internal) };
-        let stale = match classify(reply, &service.name, self.key.as_ref().map(|key| &*key.key)) {
+    fn reply<H: Head, R: Reply>(&mut self, head: &H, reply: &R, body: Body, world: &mut World<'_>) -> Result<Next, Nowhere> {
+        let (Some(last), Some(service)) = (self.last.clone(), self.trace.service.clone()) else { return Err(Code::Internal.into()) };
+        match classify(reply, &service.name, self.key.as_ref().map(|key| &*key.key)) {
             Verdict::Served => {
                 self.trace.dispatches.end_last(world.now, Outcome::Answered(reply.status()));
-                return Ok(Next::Relay);
+                if let Some(key) = self.key.clone()
+                    && let Some(claim) = correction(reply, &key.key)
+                {
+                    self.believe(&claim, &last, &key, world);
+                }
+                Ok(Next::Relay)
             }
-            Verdict::Stale(stale) => stale,
-        };
-        self.trace.dispatches.end_last(world.now, stale.as_outcome());
-        self.trace.stale.push(stale.state);
-        if stale.state != StaleState::Moved {
-            // The other states belong to moves; a version that does not know them must not guess.
-            return Err(Code::StaleUnhealed);
+            Verdict::Stale(refusal) => self.refused(head, &refusal, &last, body, world),
         }
-        let Some(key) = self.key.clone() else { return Err(Code::StaleUnhealed) };
-        // Looked up anew: the table may have caught up while the request was away.
-        let known = look_up(&key, world).ok();
-        let known_epoch = known.as_ref().map_or(0, |found| found.epoch).max(last.epoch);
-        if let Some((owner, epoch)) = stale.may_be_followed(known_epoch, world.table) {
-            let hint = Hint {
-                owner,
-                epoch,
-                revision: stale.revision,
-                reporter: last.endpoint.clone(),
-                taken_at: world.now,
-                over: known.as_ref().map_or(0, |found| found.create_revision),
-            };
-            if world.hints.take(&key, hint) {
-                return self.follow(head, LookedUp { owner, epoch, source: Source::Hint, create_revision: 0 }, body, world);
-            }
-        }
-        if let Some(newer) = known.filter(|found| found.epoch > last.epoch) {
-            return self.follow(head, newer, body, world);
-        }
-        self.body = Some(body);
-        Ok(Next::Check(key))
     }
 
-    fn found<H: Head>(&mut self, head: &H, found: Found, world: &mut World<'_>) -> Result<Next, Code> {
-        let (Some(body), Some(key), Some(last)) = (self.body.take(), self.key.clone(), self.last.clone()) else {
-            return Err(Code::Internal);
+    fn found<H: Head>(&mut self, head: &H, found: Found, world: &mut World<'_>) -> Result<Next, Nowhere> {
+        let (Some(body), Some(why), Some(key), Some(last)) = (self.body.take(), self.checking.take(), self.key.clone(), self.last.clone())
+        else {
+            return Err(Code::Internal.into());
+        };
+        let (in_vain, may_repeat) = match why {
+            Why::Refused => (Code::StaleUnhealed, true),
+            Why::Failed(code, may_repeat) => (code, may_repeat),
         };
         if found != Found::Answered {
-            return Err(Code::StaleUnhealed);
+            return Err(in_vain.into());
         }
         settle(&key, world);
+        if !may_repeat {
+            return Err(in_vain.into());
+        }
+        self.body = Some(body);
         let now_known = self.look_up(world)?;
-        if now_known.owner == last.owner && now_known.epoch == last.epoch {
-            return Err(Code::StaleUnhealed);
+        if last.is_at(&now_known) {
+            return Err(in_vain.into());
         }
         self.follow(head, now_known, body, world)
     }
 
+    /// Has the store read before anything else is done.
+    fn check(&mut self, why: Why, body: Body) -> Result<Next, Nowhere> {
+        let Some(key) = self.key.clone() else { return Err(Code::StaleUnhealed.into()) };
+        self.body = Some(body);
+        self.checking = Some(why);
+        Ok(Next::Check(key))
+    }
+
     /// Goes after an owner or an epoch other than the one that refused.
-    fn follow<H: Head>(&mut self, head: &H, to: LookedUp, body: Body, world: &mut World<'_>) -> Result<Next, Code> {
+    fn follow<H: Head>(&mut self, head: &H, to: LookedUp, body: Body, world: &mut World<'_>) -> Result<Next, Nowhere> {
         if self.policy.on_stale == OnStale::Redirect {
-            return self.redirect(head, to.owner, world);
+            return Ok(self.redirect(head, to.owner, world)?);
         }
-        if self.trace.hops >= self.policy.max_hops {
-            return Err(Code::StaleUnhealed);
-        }
-        if body == Body::Spent {
-            return Err(Code::StaleUnhealed);
+        if self.trace.hops >= self.policy.max_hops || body == Body::Spent {
+            return Err(Code::StaleUnhealed.into());
         }
         let advances = self.last.as_ref().is_none_or(|last| to.epoch > last.epoch);
         let free = advances && self.trace.hops == 0;
         if !free && !self.draw(world) {
-            return Err(Code::StaleUnhealed);
+            return Err(Code::StaleUnhealed.into());
         }
         self.trace.hops += 1;
         self.tried.clear();
+        self.waiting.end();
         self.dispatch(to, world)
     }
 
@@ -303,13 +348,10 @@ impl Exchange {
         }
     }
 
-    fn failed<H: Head>(&mut self, head: &H, failure: Failure, sent: Sent, body: Body, world: &mut World<'_>) -> Result<Next, Code> {
-        let Some(last) = self.last.clone() else { return Err(Code::Internal) };
+    fn failed<H: Head>(&mut self, head: &H, failure: Failure, sent: Sent, body: Body, world: &mut World<'_>) -> Result<Next, Nowhere> {
+        let Some(last) = self.last.clone() else { return Err(Code::Internal.into()) };
         let code = failure.code();
         self.trace.dispatches.end_last(world.now, Outcome::Failed(failure));
-        if body == Body::Spent {
-            return Err(code);
-        }
         let again = match (failure, sent) {
             (Failure::Connect | Failure::ConnectTimeout, _) => {
                 self.mark_refusing(&last, failure, world);
@@ -321,15 +363,19 @@ impl Exchange {
             (Failure::Reset { reused: true }, Sent::Something) => is_idempotent(head.method()),
             _ => false,
         };
-        if !again {
-            return Err(code);
+        if again && body != Body::Spent {
+            let to = self.look_up(world)?;
+            if self.has_another_endpoint(&to, world) && self.draw(world) {
+                self.trace.retries += 1;
+                return self.dispatch(to, world);
+            }
         }
-        let to = self.look_up(world)?;
-        if !self.has_another_endpoint(&to, world) || !self.draw(world) {
-            return Err(code);
+        // Perhaps the owner has gone because it is no longer the owner.
+        match failure {
+            Failure::Connect | Failure::ConnectTimeout if self.key.is_some() => self.check(Why::Failed(code, body != Body::Spent), body),
+            Failure::FirstByteTimeout if self.key.is_some() => self.check(Why::Failed(code, false), body),
+            _ => Err(code.into()),
         }
-        self.trace.retries += 1;
-        self.dispatch(to, world)
     }
 
     fn mark_refusing(&self, last: &Dispatch, failure: Failure, world: &World<'_>) {
@@ -351,15 +397,20 @@ impl Exchange {
         drawn
     }
 
-    fn look_up(&self, world: &mut World<'_>) -> Result<LookedUp, Code> {
+    fn look_up(&self, world: &mut World<'_>) -> Result<LookedUp, Nowhere> {
         match (&self.key, &self.trace.service) {
             (Some(key), _) => look_up(key, world),
-            (None, Some(service)) => lookup::default_owner(service),
-            (None, None) => Err(Code::Internal),
+            (None, Some(service)) => Ok(lookup::default_owner(service)?),
+            (None, None) => Err(Code::Internal.into()),
         }
     }
 
-    fn dispatch(&mut self, to: LookedUp, world: &mut World<'_>) -> Result<Next, Code> {
+    fn dispatch(&mut self, to: LookedUp, world: &mut World<'_>) -> Result<Next, Nowhere> {
+        self.send(to, None, world)
+    }
+
+    /// Sends the request; `ask`: because another owner said so for this one request.
+    fn send(&mut self, to: LookedUp, ask: Option<&Name>, world: &mut World<'_>) -> Result<Next, Nowhere> {
         let upstream = upstream_of(&to, world.table)?;
         self.trace.upstream = Some(Arc::clone(upstream));
         self.trace.epoch = Some(to.epoch);
@@ -376,7 +427,8 @@ impl Exchange {
             at: world.now,
             ended: None,
         });
-        self.last = Some(Dispatch { owner: to.owner, epoch: to.epoch, endpoint });
+        self.last = Some(Dispatch { owner: to.owner, epoch: to.epoch, endpoint, source: to.source, is_ask: ask.is_some() });
+        self.waiting.is_parked = false;
         let stamp = Stamp {
             service: self.trace.service.as_ref().map(|service| service.name.to_string()).unwrap_or_default(),
             key: self.trace.key.as_ref().map(|key| key.to_vec()),
@@ -385,7 +437,7 @@ impl Exchange {
             table: world.table.id().as_str().to_owned(),
             hop: self.trace.hops,
             wait_ms: BACKEND_WAIT_MS,
-            ask: None,
+            ask: ask.map(Name::to_string),
         };
         Ok(Next::Forward(lease, stamp))
     }
@@ -398,7 +450,7 @@ impl Exchange {
             Next::Forward(..) => self.trace.outcome = Some(StaleOutcome::Followed),
             Next::Redirect(_) => self.trace.outcome = Some(StaleOutcome::Redirected),
             Next::Answer(_) => self.trace.outcome = Some(StaleOutcome::Unhealed),
-            Next::Relay | Next::Check(_) => {}
+            Next::Relay | Next::Check(_) | Next::Park(_) | Next::Sleep(_) => {}
         }
     }
 }

@@ -248,6 +248,7 @@ proptest! {
                     prop_assert_eq!((dispatched.source, dispatched.epoch), (route.source, route.epoch));
                     used.insert(lease.endpoint().address.clone());
                 }
+                (Next::Park(key), Decision::Park) => prop_assert_eq!(Some(&key.key), explained.key.as_ref()),
                 (Next::Answer(code), Decision::Answer(said)) => {
                     prop_assert_eq!(code, said);
                     prop_assert!(usable.is_empty() && explained.why.is_some());

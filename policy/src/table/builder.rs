@@ -4,12 +4,16 @@
 //! `Builder`. What is rebuilt at a publish is what its records touched: routes a partition each, one upstream each, all
 //! services together (there are few). Endpoint states, retry budgets and numbers of names are carried over.
 
+mod many;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
 use waypost_conf::{self as conf, Name, Record, RecordKey, RouteState};
+
+pub use many::Met;
 
 use super::{
     Names, Read, ReadAhead, Records, RequestKey, Route, Routes, Service, ServiceId, Source, State, Table, TableId, UpstreamId,
@@ -317,11 +321,16 @@ impl Builder {
             let service = self.service_names.name(service.index())?.clone();
             Some(RecordKey::Route { service, key: key.to_vec() })
         });
-        let quarantined = self.quarantined_services.iter().cloned().map(RecordKey::Service);
-        self.small_records().map(|(key, ..)| key).chain(quarantined).chain(routes)
+        self.small_keys().chain(routes)
     }
 
-    /// The same as they are now, to be read elsewhere meanwhile.
+    /// The same without routes.
+    pub fn small_keys(&self) -> impl Iterator<Item = RecordKey> {
+        let quarantined = self.quarantined_services.iter().cloned().map(RecordKey::Service);
+        self.small_records().map(|(key, ..)| key).chain(quarantined)
+    }
+
+    /// Every value in force as it is now, to be read elsewhere meanwhile.
     pub fn frozen(&self) -> Records {
         Records {
             small: self.small_records().collect(),

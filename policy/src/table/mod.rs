@@ -15,11 +15,11 @@ use std::{collections::HashMap, fmt, sync::Arc};
 
 use waypost_conf::{KeySource, Match, Name, Policy};
 
-pub use builder::{Builder, Meta, Publication, Warning};
+pub use builder::{Builder, Met, Meta, Publication, Warning};
 pub use example::Example;
 pub use names::{ServiceId, UpstreamId};
 pub use records::Records;
-pub use routes::{Route, State};
+pub use routes::{Batch, Route, State};
 
 use crate::{
     Upstream,

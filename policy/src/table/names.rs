@@ -36,7 +36,7 @@ impl UpstreamId {
 }
 
 /// Names in the order in which they were first seen.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Names {
     numbers: HashMap<Name, u32, ahash::RandomState>,
     names: Vec<Name>,
@@ -61,6 +61,11 @@ impl Names {
 
     pub(crate) fn name(&self, index: usize) -> Option<&Name> {
         self.names.get(index)
+    }
+
+    /// All names, by their numbers.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Name> {
+        self.names.iter()
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -1,4 +1,5 @@
-//! The wire forms of the stale-route protocol (STALE-ROUTES.md): `Route-Stamp` on a request, `Route-Stale` on an answer.
+//! The wire forms of the stale-route protocol (STALE-ROUTES.md): `Route-Stamp` on a request, `Route-Stale` and `Route-Update` on
+//! an answer.
 //!
 //! Both are structured-field dictionaries (RFC 9651) and are written and read with the `sfv` crate. A routing key
 //! travels as a string if it is printable ASCII, else as a byte sequence.
@@ -6,13 +7,15 @@
 mod stale;
 mod stamp;
 
-pub use stale::{Stale, StaleFault, StaleState};
+pub use stale::{Stale, StaleFault, StaleState, Update};
 pub use stamp::{Stamp, StampFault};
 
 /// The header that carries a [`Stamp`], in lower case.
 pub const STAMP_HEADER: &str = "route-stamp";
 /// The header that carries a [`Stale`], in lower case.
 pub const STALE_HEADER: &str = "route-stale";
+/// The header that carries an [`Update`], in lower case.
+pub const UPDATE_HEADER: &str = "route-update";
 /// What all headers of the protocol start with, in lower case: they are the proxy's and the owners' alone.
 pub const HEADER_PREFIX: &str = "route-";
 

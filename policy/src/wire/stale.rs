@@ -1,4 +1,5 @@
-//! `Route-Stale`: what a backend says when it may not serve a key, beside `421 Misdirected Request`.
+//! `Route-Stale`: what a backend says when it may not serve a key, beside `421 Misdirected Request`; and `Route-Update`, what it corrects
+//! beside an answer of any other kind.
 //!
 //! Reading one decides nothing: whether it may be believed and followed is the exchange's question.
 
@@ -66,6 +67,21 @@ pub struct Stale {
     pub table: Option<String>,
 }
 
+/// `Route-Update`: what an owner corrects in a proxy that it has served all the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Update {
+    /// The routing key it speaks of.
+    pub key: Option<Vec<u8>>,
+    /// The owner that it knows: the name of an upstream, most often its own.
+    pub owner: Option<String>,
+    /// The epoch of that ownership.
+    pub epoch: Option<u64>,
+    /// The store's revision that its knowledge reflects.
+    pub revision: Option<u64>,
+    /// The incarnation of the store it knows.
+    pub table: Option<String>,
+}
+
 /// Why an answer could not be read.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum StaleFault {
@@ -78,6 +94,19 @@ pub enum StaleFault {
 }
 
 impl Stale {
+    /// What an owner says that knows nothing yet: it has no view of the gold copy.
+    pub fn without_view(service: &str, key: &[u8]) -> Self {
+        Self {
+            state: StaleState::Behind,
+            service: Some(service.to_owned()),
+            key: Some(key.to_vec()),
+            owner: None,
+            epoch: None,
+            revision: None,
+            table: None,
+        }
+    }
+
     /// The header's value.
     pub fn to_value(&self) -> String {
         let mut out = DictSerializer::new();
@@ -124,6 +153,41 @@ impl Stale {
     }
 }
 
+impl Update {
+    /// The header's value.
+    pub fn to_value(&self) -> String {
+        let mut out = DictSerializer::new();
+        if let Some(key) = &self.key {
+            out.bare_item(key_ref("key"), &key_item(key));
+        }
+        if let Some(owner) = &self.owner {
+            text(&mut out, key_ref("owner"), owner);
+        }
+        if let Some(epoch) = self.epoch {
+            number(&mut out, key_ref("epoch"), epoch);
+        }
+        if let Some(revision) = self.revision {
+            number(&mut out, key_ref("revision"), revision);
+        }
+        if let Some(table) = &self.table {
+            text(&mut out, key_ref("table"), table);
+        }
+        out.finish().unwrap_or_default()
+    }
+
+    /// Reads a correction; `None` if the value is not a dictionary. Members that this version does not know are ignored.
+    pub fn parse(value: &[u8]) -> Option<Self> {
+        let fields: Dictionary = Parser::new(value).parse().ok()?;
+        Some(Self {
+            key: item(&fields, "key").and_then(key_bytes),
+            owner: string(&fields, "owner"),
+            epoch: integer(&fields, "epoch"),
+            revision: integer(&fields, "revision"),
+            table: string(&fields, "table"),
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -139,6 +203,15 @@ mod tests {
     }
 
     #[test]
+    fn a_correction_is_read_as_it_is_written() {
+        let value = br#"key="tenant-42", owner="cell-7", epoch=44, revision=918377, table="cdf818194e3a8c32-0""#;
+        let update = Update::parse(value).unwrap();
+        assert_eq!((update.owner.as_deref(), update.epoch), (Some("cell-7"), Some(44)));
+        assert_eq!(update.to_value().as_bytes(), value);
+        assert_eq!(Update::parse(b"="), None);
+    }
+
+    #[test]
     fn a_later_state_is_unknown_and_a_missing_one_is_a_fault() {
         assert_eq!(Stale::parse(b"state=evaporated").map(|stale| stale.state), Ok(StaleState::Unknown));
         assert_eq!(Stale::parse(b"owner=\"cell-9\""), Err(StaleFault::State));
@@ -150,6 +223,7 @@ mod tests {
         #[test]
         fn reading_never_panics(value in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = Stale::parse(&value);
+            let _ = Update::parse(&value);
         }
     }
 }

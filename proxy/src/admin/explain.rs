@@ -155,6 +155,7 @@ struct ShownOther<'a> {
 fn shown(explanation: &Explanation) -> Shown<'_> {
     let (decision, reason) = match explanation.decision {
         Decision::Forward => ("forward", None),
+        Decision::Park => ("park", None),
         Decision::Answer(code) => ("answer", Some(code.as_str())),
     };
     let endpoints = explanation.endpoints.iter();

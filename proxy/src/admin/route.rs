@@ -33,7 +33,7 @@ pub(super) fn route(shared: &Shared, service: &str, key: &str) -> Answer {
         (Ok(found), _) => Some((found.owner, found.epoch, found.source)),
         // Frozen and quarantined routes can't be used, but they can be shown.
         (Err(_), Entry::Route(route, source)) => Some((route.owner, route.epoch, source)),
-        (Err(code), Entry::Absent(_)) => return problem(code),
+        (Err(nowhere), Entry::Absent(_)) => return problem(nowhere.code()),
     };
     let Some((owner, epoch, source)) = found else { return problem(Code::NoRoute) };
     let shown = json!({

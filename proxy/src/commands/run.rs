@@ -12,9 +12,10 @@ use std::{
 };
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::sync::Notify;
 use tracing_subscriber::EnvFilter;
 use waypost_conf::{AccessTarget, DEFAULT_DIGEST_CHECK_MS, LogFormat, Name, ProcessLimits};
-use waypost_policy::{Hints, table::Example};
+use waypost_policy::{Hints, parking::Parking, table::Example};
 use waypost_watcher::{GoldPlace, Settings, files::why};
 
 use super::print;
@@ -108,6 +109,8 @@ pub(crate) fn run(args: RunArgs) -> Outcome {
             view: watcher.view.clone(),
             asker: watcher.asker.clone(),
             hints: Hints::default(),
+            parking: Parking::default(),
+            someone_parked: Notify::new(),
             metrics: Metrics::new(access_log.dropped()),
             access_log,
             recent: Recent::default(),

@@ -12,13 +12,13 @@ use std::{
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::{Method, Request, Response, StatusCode, body::Incoming, service::service_fn};
+use hyper::{Method, Request, Response, StatusCode, body::Incoming, header::HeaderValue, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use waypost_policy::{
-    Table,
-    table::{Entry, RequestKey, State},
-    wire::{STALE_HEADER, STAMP_HEADER, Stale, StaleState, Stamp},
+    owner::{self, Asked, Judgement},
+    table::{Entry, RequestKey},
+    wire::{STALE_HEADER, STAMP_HEADER, Stale, Stamp, UPDATE_HEADER, Update},
 };
 use waypost_watcher::{EtcdPlace, GoldPlace, Settings, View, Watcher};
 
@@ -55,7 +55,11 @@ impl Cell {
     /// Who owns a tenant in this cell's view.
     pub(super) fn owner_of(&self, tenant: &str) -> Option<String> {
         let table = self.view.load_full()?;
-        known(&table, tenant.as_bytes()).map(|known| known.owner)
+        let service = table.service_named(SERVICE)?;
+        match table.entry(&RequestKey { service: service.id, key: tenant.as_bytes().into() }) {
+            Entry::Route(route, _) => table.upstream_name(route.owner).map(ToString::to_string),
+            Entry::Absent(_) => None,
+        }
     }
 
     /// Stops it.
@@ -69,22 +73,6 @@ struct Serving {
     name: String,
     view: View,
     data: Data,
-}
-
-/// What a view says of a tenant.
-struct Known {
-    owner: String,
-    epoch: u64,
-}
-
-fn known(table: &Table, key: &[u8]) -> Option<Known> {
-    let service = table.service_named(SERVICE)?;
-    match table.entry(&RequestKey { service: service.id, key: key.into() }) {
-        Entry::Route(route, _) if route.state == State::Serving => {
-            Some(Known { owner: table.upstream_name(route.owner)?.to_string(), epoch: route.epoch })
-        }
-        _ => None,
-    }
 }
 
 async fn accept(listener: TcpListener, service: Arc<Serving>) {
@@ -107,15 +95,27 @@ impl Serving {
         let Some(tenant) = request.headers().get(TENANT_HEADER).map(|tenant| tenant.as_bytes().to_vec()) else {
             return self.say(StatusCode::BAD_REQUEST, format!("the {TENANT_HEADER} header names the tenant\n"));
         };
-        if let Err(stale) = self.judge(&request, &tenant).await {
-            let mut refusal = self.say(StatusCode::MISDIRECTED_REQUEST, "this cell does not own the tenant\n".to_owned());
-            refusal.headers_mut().insert("cache-control", hyper::header::HeaderValue::from_static("no-store"));
-            if let Ok(value) = stale.to_value().parse() {
-                refusal.headers_mut().insert(STALE_HEADER, value);
+        let judged = self.judge(&request, &tenant).await;
+        let mut answer = match judged {
+            Ok(_) => self.serve(request, &tenant).await,
+            Err(_) => self.say(StatusCode::MISDIRECTED_REQUEST, "this cell does not own the tenant\n".to_owned()),
+        };
+        let (header, value) = match judged {
+            Ok(None) => return answer,
+            Ok(Some(update)) => (UPDATE_HEADER, update.to_value()),
+            Err(stale) => {
+                answer.headers_mut().insert("cache-control", HeaderValue::from_static("no-store"));
+                (STALE_HEADER, stale.to_value())
             }
-            return refusal;
+        };
+        if let Ok(value) = value.parse() {
+            answer.headers_mut().insert(header, value);
         }
-        let slot = (String::from_utf8_lossy(&tenant).into_owned(), request.uri().path().to_owned());
+        answer
+    }
+
+    async fn serve(&self, request: Request<Incoming>, tenant: &[u8]) -> Response<Full<Bytes>> {
+        let slot = (String::from_utf8_lossy(tenant).into_owned(), request.uri().path().to_owned());
         if request.method() == Method::PUT {
             let Ok(body) = Limited::new(request.into_body(), MAX_VALUE_BYTES).collect().await else {
                 return self.say(StatusCode::PAYLOAD_TOO_LARGE, format!("at most {MAX_VALUE_BYTES} bytes\n"));
@@ -131,55 +131,21 @@ impl Serving {
     }
 
     /// Whether this cell may serve the tenant, by the rows of the protocol's table.
-    async fn judge(&self, request: &Request<Incoming>, tenant: &[u8]) -> Result<(), Stale> {
+    async fn judge(&self, request: &Request<Incoming>, tenant: &[u8]) -> Result<Option<Update>, Stale> {
         let stamp = request.headers().get(STAMP_HEADER).and_then(|stamp| Stamp::parse(stamp.as_bytes()).ok());
-        if let Some(stamp) = &stamp {
-            self.catch_up(tenant, stamp).await;
-        }
-        let Some(table) = self.view.load_full() else { return Err(self.stale(StaleState::Behind, tenant, None, None)) };
-        let Some(known) = known(&table, tenant) else { return Err(self.stale(StaleState::Moved, tenant, None, Some(&table))) };
-        let safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-        let (same_table, stamped) = match &stamp {
-            Some(stamp) => (stamp.table == table.id().as_str(), stamp.epoch),
-            None => (true, known.epoch),
-        };
-        let owns = known.owner == self.name;
-        match (same_table, stamped.cmp(&known.epoch)) {
-            (false, _) if owns => Ok(()),
-            (false, _) => Err(self.stale(StaleState::Moved, tenant, None, Some(&table))),
-            (true, std::cmp::Ordering::Greater) => Err(self.stale(StaleState::Behind, tenant, None, Some(&table))),
-            (true, std::cmp::Ordering::Less) if owns && safe => Ok(()),
-            (true, std::cmp::Ordering::Equal) if owns => Ok(()),
-            (true, std::cmp::Ordering::Equal) if stamp.is_some() => Err(self.stale(StaleState::Moved, tenant, None, Some(&table))),
-            _ => Err(self.stale(StaleState::Moved, tenant, Some(&known), Some(&table))),
-        }
-    }
-
-    /// Waits, as long as the proxy allows, for this cell's own watch to reach what the proxy knows.
-    async fn catch_up(&self, tenant: &[u8], stamp: &Stamp) {
+        let wait = Duration::from_millis(stamp.as_ref().map_or(0, |stamp| stamp.wait_ms));
+        let until = tokio::time::Instant::now() + wait;
         let mut changed = self.view.changed();
-        let reached = async {
-            loop {
-                let behind = self.view.load_full().is_none_or(|table| {
-                    table.id().as_str() != stamp.table || known(&table, tenant).map_or(0, |known| known.epoch) < stamp.epoch
-                });
-                if !behind || changed.changed().await.is_err() {
-                    return;
-                }
+        loop {
+            let may_wait = tokio::time::Instant::now() < until;
+            let Some(table) = self.view.load_full() else { return Err(Stale::without_view(SERVICE, tenant)) };
+            let is_safe = owner::is_safe(request.method().as_str());
+            let asked = Asked { service: SERVICE, key: tenant, stamp: stamp.as_ref(), is_safe, may_wait };
+            match owner::judge(&table, &self.name, &asked) {
+                Judgement::Serve(serving) => return Ok(serving.update),
+                Judgement::Refuse(stale) => return Err(stale),
+                Judgement::Wait => drop(tokio::time::timeout_at(until, changed.changed()).await),
             }
-        };
-        let _ = tokio::time::timeout(Duration::from_millis(stamp.wait_ms), reached).await;
-    }
-
-    fn stale(&self, state: StaleState, tenant: &[u8], newer: Option<&Known>, table: Option<&Table>) -> Stale {
-        Stale {
-            state,
-            service: Some(SERVICE.to_owned()),
-            key: Some(tenant.to_vec()),
-            owner: newer.map(|known| known.owner.clone()),
-            epoch: newer.map(|known| known.epoch),
-            revision: table.map(Table::revision),
-            table: table.map(|table| table.id().as_str().to_owned()),
         }
     }
 

@@ -8,6 +8,7 @@ use std::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    task::Waker,
     time::Duration,
 };
 
@@ -39,6 +40,17 @@ pub(crate) struct Deadline {
     raw: AtomicBool,
     /// The client's socket, where it has to be read from before it may be closed.
     left: Mutex<Option<Socket>>,
+    /// Whether the body stays with the client for now.
+    withheld: Mutex<Withheld>,
+}
+
+/// A body of which nothing is read yet, so that its owner can refuse it unread.
+#[derive(Debug, Default)]
+struct Withheld {
+    /// When it is read without the owner's word.
+    until: Option<Instant>,
+    /// Who waits for it.
+    reader: Option<Waker>,
 }
 
 /// The present wait.
@@ -60,6 +72,11 @@ impl Deadline {
         self.change(|wait| wait.limit = (!limit.is_zero()).then_some((limit, phase)));
     }
 
+    /// When the whole request must have ended; `None`: whenever it does.
+    pub(crate) fn ends_at(&self) -> Option<Instant> {
+        lock(&self.wait).ends_at
+    }
+
     /// For the whole request: a client that does not read on for `reading` is given up on, and all of it may take `total` from now; no
     /// limit where zero.
     pub(crate) fn set_for_all(&self, reading: Duration, total: Duration) {
@@ -67,6 +84,29 @@ impl Deadline {
             wait.reading = (!reading.is_zero()).then_some(reading);
             wait.ends_at = (!total.is_zero()).then(|| Instant::now() + total);
         });
+    }
+
+    /// Nothing of the body is read for so long, or until [`Deadline::release_body`].
+    pub(crate) fn withhold_body(&self, limit: Duration) {
+        lock(&self.withheld).until = Some(Instant::now() + limit);
+    }
+
+    /// The body may be read.
+    pub(crate) fn release_body(&self) {
+        let mut withheld = lock(&self.withheld);
+        withheld.until = None;
+        if let Some(reader) = withheld.reader.take() {
+            reader.wake();
+        }
+    }
+
+    /// Until when the body stays with the client, if it does; its reader is then woken at its release.
+    pub(super) fn withheld_from(&self, reader: &Waker) -> Option<Instant> {
+        let mut withheld = lock(&self.withheld);
+        if withheld.until.is_some() {
+            withheld.reader = Some(reader.clone());
+        }
+        withheld.until
     }
 
     /// No phase is waited for; the limit for the whole request stays.

@@ -69,6 +69,8 @@ pub(crate) struct Downstream {
     body: Body,
     deadline: Arc<Deadline>,
     timer: Pin<Box<Sleep>>,
+    /// Ends the time for which a body is withheld; made when one is.
+    withholding: Option<Pin<Box<Sleep>>>,
     /// What the timer is set for, and by which limits.
     armed: Option<(Instant, Phase)>,
     armed_generation: u64,
@@ -103,6 +105,7 @@ impl Downstream {
             body: Body::Length(0),
             deadline: Arc::default(),
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
+            withholding: None,
             armed: None,
             armed_generation: 0,
             unread_since: None,
@@ -250,7 +253,20 @@ impl Downstream {
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client has not read on in time")))
     }
 
+    /// Ready when the body may be read: at once, at its release, or when its time has passed.
+    fn poll_released(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let Some(until) = self.deadline.withheld_from(context.waker()) else { return Poll::Ready(()) };
+        let timer = self.withholding.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+        if timer.deadline() != until {
+            timer.as_mut().reset(until);
+        }
+        std::task::ready!(timer.as_mut().poll(context));
+        self.deadline.release_body();
+        Poll::Ready(())
+    }
+
     fn poll_body(&mut self, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        std::task::ready!(self.poll_released(context));
         if self.buffer.is_empty() && !self.closed {
             std::task::ready!(self.poll_fill(context))?;
         }

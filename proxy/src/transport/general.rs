@@ -16,7 +16,12 @@ use pingora_core::{
 };
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, HttpProxy, ProxyHttp, ProxyWarnLogContext, Session};
-use waypost_policy::{Body, Code, Exchange, Failure, Found, Input, Lease, Next, Sent, World, wire::Stamp};
+use waypost_policy::{
+    Body, Code, Exchange, Failure, Found, Input, Lease, Moment, Next, Sent, World,
+    parking::{Full, Place},
+    table::RequestKey,
+    wire::Stamp,
+};
 use waypost_watcher::Checked;
 
 use super::{
@@ -39,6 +44,11 @@ const UPSTREAM_POOL: usize = 4096;
 const UPSTREAM_IDLE: Duration = Duration::from_secs(55);
 /// And how long one that was made for an upgrade which the owner refused.
 const UPGRADE_IDLE: Duration = Duration::from_secs(1);
+/// pingora keeps so much of a body for a repeat.
+const REPLAY_BYTES: usize = 64 << 10;
+/// How long the body of a request that can't be repeated stays with its client, until its owner says that it may come (STALE-ROUTES.md,
+/// "Sending again").
+const WITHHELD_AT_MOST: Duration = Duration::from_millis(100);
 /// How long a client may be silent inside its body when its request has been answered already.
 const AFTER_ANSWER: Duration = Duration::from_secs(1);
 
@@ -64,6 +74,8 @@ pub(crate) struct Request {
     request_id: String,
     /// What the next attempt is to carry out.
     pending: Option<Next>,
+    /// The request's place while it waits for its key; kept until it is sent or answered.
+    place: Option<Place>,
     /// The slot and stamp of the present attempt.
     attempt: Option<(Lease, Stamp)>,
     dispatched: Option<Instant>,
@@ -86,11 +98,49 @@ impl GeneralLane {
         let now = self.shared.clock.now();
         let mut world =
             World { table, hints: &self.shared.hints, now, gold_age: self.shared.view.age(now), rng: &mut fastrand::Rng::new() };
-        ctx.exchange.step(&RequestHead(head), input, &mut world)
+        let next = ctx.exchange.step(&RequestHead(head), input, &mut world);
+        if let Some(key) = ctx.exchange.take_learnt() {
+            self.shared.parking.wake(&key, now);
+        }
+        next
+    }
+
+    /// Takes a place among the requests that wait for a key, and looks again.
+    fn park(&self, session: &mut Session, ctx: &mut Request, key: &RequestKey) -> Next {
+        let head = session.req_header();
+        let head_bytes: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        let bytes = head.raw_path().len() + head_bytes + session.body_bytes_read().min(REPLAY_BYTES);
+        let input = match self.shared.parking.register(key, bytes) {
+            Ok(place) => {
+                ctx.place = Some(place);
+                self.shared.someone_parked.notify_one();
+                Input::Parked
+            }
+            Err(Full) => Input::NoRoom,
+        };
+        self.step(session.req_header(), ctx, input)
+    }
+
+    /// Waits until the place is let go, or until a time, and looks again. No longer than the whole request may take.
+    async fn sleep(&self, session: &Session, ctx: &mut Request, until: Moment) -> Next {
+        let until = tokio::time::Instant::from_std(self.shared.clock.instant(until));
+        let ends_at = ctx.deadline.ends_at();
+        let timer = tokio::time::sleep_until(ends_at.map_or(until, |ends_at| ends_at.min(until)));
+        match &mut ctx.place {
+            Some(place) => tokio::select! {
+                () = place => {}
+                () = timer => {}
+            },
+            None => timer.await,
+        }
+        if ends_at.is_some_and(|ends_at| ends_at <= tokio::time::Instant::now()) {
+            return Next::Answer(Code::UpstreamTimeout);
+        }
+        self.step(session.req_header(), ctx, Input::Woken)
     }
 
     /// Waits for a check, and takes the step that its end allows.
-    async fn check(&self, session: &Session, ctx: &mut Request, key: &waypost_policy::table::RequestKey) -> Next {
+    async fn check(&self, session: &Session, ctx: &mut Request, key: &RequestKey) -> Next {
         let service = ctx.exchange.trace().service.as_ref().map(|service| service.name.clone());
         let Some(service) = service else { return Next::Answer(Code::Internal) };
         let found = match self.shared.asker.check(&service, key).await {
@@ -139,6 +189,9 @@ impl GeneralLane {
 
     /// Keeps the next action for the next attempt; false if there is none.
     fn keep(&self, ctx: &mut Request, next: Next) -> bool {
+        if !matches!(next, Next::Park(_) | Next::Sleep(_)) {
+            ctx.place = None;
+        }
         match next {
             Next::Answer(code) => ctx.answer = Some((code, None)),
             Next::Redirect(location) => ctx.answer = Some((Code::Moved, Some(location))),
@@ -184,6 +237,7 @@ impl ProxyHttp for GeneralLane {
             is_last: false,
             request_id: String::new(),
             pending: None,
+            place: None,
             attempt: None,
             dispatched: None,
             upstream_time: Duration::ZERO,
@@ -254,8 +308,20 @@ impl ProxyHttp for GeneralLane {
                         return Err(answered());
                     }
                 }
+                Some(Next::Park(key)) => {
+                    let next = self.park(session, ctx, &key);
+                    if !self.keep(ctx, next) {
+                        return Err(answered());
+                    }
+                }
+                Some(Next::Sleep(until)) => {
+                    let next = self.sleep(session, ctx, until).await;
+                    if !self.keep(ctx, next) {
+                        return Err(answered());
+                    }
+                }
                 // Nothing else is kept.
-                _ => return Err(answered()),
+                Some(Next::Relay | Next::Answer(_) | Next::Redirect(_)) | None => return Err(answered()),
             }
         }
     }
@@ -281,6 +347,13 @@ impl ProxyHttp for GeneralLane {
         };
         let endpoint = lease.endpoint().address.as_str();
         headers::prepare_request(head, connection, &self.shared.cdn_id, &ctx.request_id, endpoint, &stamp.to_value())?;
+        if lease.upstream().stale_aware && !headers::expects_continue(head) && is_too_large_to_replay(session) {
+            // So that the owner can refuse it unread: once read it can't be sent anywhere else.
+            head.insert_header(http::header::EXPECT, "100-continue")?;
+            // The client has not asked for the word that comes.
+            session.as_mut().set_ignore_info_resp(true);
+            ctx.deadline.withhold_body(WITHHELD_AT_MOST);
+        }
         // Who waits to be told to go on waits for the owner.
         if session.is_body_done() || headers::expects_continue(head) {
             ctx.deadline.set(Phase::FirstByte, first_byte_limit(ctx));
@@ -307,6 +380,7 @@ impl ProxyHttp for GeneralLane {
     }
 
     async fn upstream_response_filter(&self, session: &mut Session, head: &mut ResponseHeader, ctx: &mut Self::CTX) -> Result<()> {
+        ctx.deadline.release_body();
         if let Some(why) = headers::uncarried(head, session.as_downstream().is_upgrade_req()) {
             return Err(Error::explain(ErrorType::InvalidHTTPHeader, why).into_up());
         }
@@ -495,6 +569,13 @@ fn wait_for_the_rest(session: &mut Session, ctx: &Request) {
 /// Whether an answer has begun; an interim one is none.
 fn has_answered(session: &Session) -> bool {
     session.response_written().is_some_and(|head| !head.status.is_informational() || head.status == http::StatusCode::SWITCHING_PROTOCOLS)
+}
+
+/// Whether nothing of a body has been read that would not fit in what is kept for a repeat.
+fn is_too_large_to_replay(session: &mut Session) -> bool {
+    let announced = headers::announced_body_bytes(session.req_header());
+    let is_streamed = session.req_header().headers.contains_key(http::header::TRANSFER_ENCODING);
+    session.body_bytes_read() == 0 && (is_streamed || announced > REPLAY_BYTES as u64)
 }
 
 /// May the body be sent again? pingora keeps up to 64 KiB of it.

@@ -33,7 +33,7 @@ async fn a_directory_is_read_as_the_file_source_reads_it_and_names_may_go_from_f
     let folder = tempdir().unwrap();
     let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
     write("a.yaml", "services/orders:\n  match: [{}]\n  default_owner: cell-0\n  policy: patent\n");
-    write("b.json", "{\n  \"upstreams/cell-0\": {},\n  \"policies/patient\": {\n    \"park_ms\": 5 }\n}\n");
+    write("b.json", "{\n  \"upstreams/cell-0\": {},\n  \"policies/patient\": {\n    \"limits\": { \"in_flight\": 5 } }\n}\n");
     write(".hidden.yaml", "nonsense");
     write("notes.txt", "nonsense");
     let name = folder.path().to_str().unwrap();
@@ -41,7 +41,7 @@ async fn a_directory_is_read_as_the_file_source_reads_it_and_names_may_go_from_f
     assert_eq!(status, 0, "warnings are no faults: {out}");
     let wanted = format!(
         "{name}/a.yaml:4: services/orders: warning: policy \"patent\" has no record policies/patent in these files; did you mean \"patient\"?\n\
-         {name}/b.json:4: policies/patient: warning: field \"park_ms\" is not acted on by this version\n"
+         {name}/b.json:4: policies/patient: warning: field \"limits.in_flight\" is not acted on by this version\n"
     );
     assert_eq!(out, wanted);
     assert!(said.contains("3 records in 2 files: no fault, 2 warnings"), "{said}");

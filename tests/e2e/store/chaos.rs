@@ -156,7 +156,7 @@ async fn course(steps: usize, seed: u64) {
 
 #[tokio::test]
 async fn a_course_of_troubles_ends_with_the_store_s_table() {
-    course(12, super::seed()).await;
+    course(8, super::seed()).await;
 }
 
 #[tokio::test]

@@ -136,6 +136,18 @@ async fn a_member_that_is_cut_off_from_the_others_is_neither_believed_nor_taken_
     three.ends().await;
 }
 
+#[tokio::test]
+#[ignore = "soak"]
+async fn a_member_that_is_removed_is_left() {
+    let mut three = Three::start().await;
+    let followed = three.followed().await;
+    let other = Three::others(followed)[0];
+    three.cluster.remove(followed, other).await;
+    three.moves(other).await;
+    assert_ne!(three.followed().await, followed);
+    three.ends().await;
+}
+
 /// A proxy that knows only a member that is behind waits for it, and goes neither back nor anywhere else.
 #[tokio::test]
 async fn a_lone_member_that_is_behind_is_waited_for() {
@@ -143,8 +155,8 @@ async fn a_lone_member_that_is_behind_is_waited_for() {
     let behind = 0;
     let waypost = Waypost::start(&three.cluster.member(behind).url(), &[]).await;
     let steady = Steady::start(&waypost, &[("t1", "a")]);
-    three.moves(1).await;
     steady.may("t1", "b");
+    three.moves(1).await;
     let revision = waypost.status().await["gold"][0]["revision"].clone();
     three.cluster.part(behind);
     waypost.until_connected(false).await;

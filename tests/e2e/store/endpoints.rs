@@ -6,7 +6,12 @@ use waypost_tests::{Etcd, FaultProxy, LIMIT, Steady, Waypost, free_address, unti
 use super::{Cells, moved, until_said};
 use crate::scene::route;
 
+/// Both wait for silence to be noticed.
 #[tokio::test]
+async fn silent_members_are_passed_over_and_left() {
+    tokio::join!(dead_and_silent_members_are_passed_over_wherever_a_proxy_begins(), a_member_that_falls_silent_is_left_for_the_next());
+}
+
 async fn dead_and_silent_members_are_passed_over_wherever_a_proxy_begins() {
     let etcd = Etcd::start().await;
     let cells = Cells::of(&etcd).await;
@@ -25,7 +30,6 @@ async fn dead_and_silent_members_are_passed_over_wherever_a_proxy_begins() {
     drop(cells);
 }
 
-#[tokio::test]
 async fn a_member_that_falls_silent_is_left_for_the_next() {
     let etcd = Etcd::start().await;
     let _cells = Cells::of(&etcd).await;

@@ -1,11 +1,11 @@
 //! The network between proxy and store: resets, silence, single bytes, connections that end anywhere. The proxy resumes each time from
 //! where it was.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use waypost_tests::{Etcd, FaultProxy, Steady, Waypost, until, until_true};
 
-use super::{Cells, moved};
+use super::{Cells, checked::Checked, moved};
 use crate::scene::route;
 
 /// A store behind a network that can be broken, a proxy and a client.
@@ -47,7 +47,15 @@ async fn resets_cost_nothing() {
     broken.ends().await;
 }
 
+/// Both wait for silence to be noticed.
 #[tokio::test]
+async fn silence_is_noticed_on_either_connection() {
+    tokio::join!(
+        a_network_that_drops_everything_is_noticed_and_what_was_missed_is_caught_up_with(),
+        a_dead_connection_for_reads_is_replaced_while_the_watch_goes_on()
+    );
+}
+
 async fn a_network_that_drops_everything_is_noticed_and_what_was_missed_is_caught_up_with() {
     let broken = Broken::start().await;
     broken.between.stall();
@@ -109,6 +117,35 @@ async fn connections_that_end_anywhere_cost_nothing() {
 #[ignore = "soak"]
 async fn many_connections_that_end_anywhere_cost_nothing() {
     cut_anywhere(16).await;
+}
+
+/// The first connection of a proxy is for reads, the second for the watch.
+async fn a_dead_connection_for_reads_is_replaced_while_the_watch_goes_on() {
+    let etcd = Etcd::start().await;
+    let _cells = Cells::of(&etcd).await;
+    let mut checked = Checked::start(&etcd, &[]).await;
+    let steady = Steady::start(&checked.waypost, &[("t1", "a")]);
+    checked.between.hold_one(1);
+    checked.asks_in_vain().await;
+    until_true("the dead connection is given up", async || checked.between.ended() == 1).await;
+    moved(&etcd, &checked.waypost, &steady, "b", 2).await;
+    steady.may("t2", "c");
+    checked.reads_while(&etcd, &steady, 2).await;
+    let gold = checked.waypost.status().await["gold"][0].clone();
+    assert_eq!((checked.between.accepted(), &gold["connected"]), (3, &true.into()), "the watch was never lost: {gold}");
+    steady.stop().await;
+}
+
+/// etcd ends connections that are kept alive more often than it likes, which took some 20 s.
+#[tokio::test]
+#[ignore = "soak"]
+async fn idle_connections_stay() {
+    let broken = Broken::start().await;
+    let began = Instant::now();
+    until_true("they have been idle for long", async || began.elapsed() > Duration::from_secs(35)).await;
+    moved(&broken.etcd, &broken.waypost, &broken.steady, "b", 2).await;
+    assert_eq!(broken.between.ended(), 0);
+    broken.ends().await;
 }
 
 #[tokio::test]

@@ -2,18 +2,14 @@
 
 use std::{
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
     time::{Duration, Instant},
 };
 
 use etcd_client::{Client, ConnectOptions};
 use tempfile::TempDir;
-use waypost_tests::{Backend, Etcd, FaultProxy, PREFIX, Reply, Steady, Waypost, until, until_true};
+use waypost_tests::{Etcd, FaultProxy, PREFIX, Steady, Waypost, until, until_true};
 
-use super::{Cells, is_refused, moved, until_said};
+use super::{Cells, checked::Checked, is_refused, moved, until_said};
 use crate::scene::route;
 
 /// etcd forgets simple tokens once a second.
@@ -58,52 +54,10 @@ async fn with_users(flags: &[&str]) -> (Etcd, Cells, User) {
     (etcd, cells, User::new("edge", "secret"))
 }
 
-/// A proxy behind a relay that can hold its watch back, and a cell `c` that can be made to refuse `t2` without saying who owns it, so
-/// that only a read of the store tells.
-struct Checked {
-    between: FaultProxy,
-    waypost: Waypost,
-    refuses: Arc<AtomicBool>,
-    _c: Backend,
-    epoch: u64,
-}
-
-impl Checked {
-    async fn start(etcd: &Etcd, user: &User) -> Self {
-        let refuses = Arc::<AtomicBool>::default();
-        let refusing = Arc::clone(&refuses);
-        let c = Backend::start(move |_| match refusing.load(Ordering::Relaxed) {
-            true => Reply::stale("state=moved, key=\"t2\""),
-            false => Reply::ok("c"),
-        })
-        .await;
-        etcd.put_all(&[("upstreams/c", c.upstream()), ("routes/orders/t2", route("c", 1))]).await;
-        let between = FaultProxy::start(etcd.address()).await;
-        let waypost = Waypost::start(&between.url(), &texts(&user.flags())).await;
-        waypost.until_connected(true).await;
-        Self { between, waypost, refuses, _c: c, epoch: 1 }
-    }
-
-    /// Moves `t2` while the watch is held back: that its new owner serves it shows that the store could be read.
-    async fn reads(&mut self, etcd: &Etcd, steady: &Steady) {
-        steady.may("t2", "b");
-        self.between.hold_newest();
-        self.epoch += 1;
-        etcd.put("routes/orders/t2", route("b", self.epoch)).await;
-        self.refuses.store(true, Ordering::Relaxed);
-        assert_eq!(self.waypost.get("t2", "/").await.text(), "b", "{}\n{}", self.waypost.status().await, self.waypost.said());
-        self.refuses.store(false, Ordering::Relaxed);
-        self.between.pass();
-        self.epoch += 1;
-        let revision = etcd.put("routes/orders/t2", route("c", self.epoch)).await;
-        self.waypost.at(revision).await;
-    }
-}
-
 #[tokio::test]
 async fn a_role_that_may_read_the_prefix_is_enough() {
     let (etcd, _cells, user) = with_users(&[]).await;
-    let mut checked = Checked::start(&etcd, &user).await;
+    let mut checked = Checked::start(&etcd, &texts(&user.flags())).await;
     let steady = Steady::start(&checked.waypost, &[("t1", "a"), ("t2", "c")]);
     moved(&etcd, &checked.waypost, &steady, "b", 2).await;
     checked.reads(&etcd, &steady).await;
@@ -187,7 +141,7 @@ async fn a_right_that_is_taken_away_is_missed_and_found_again() {
 
 /// Outlives several tokens, and reads, watches and reconnects with each.
 async fn outlives_tokens(etcd: Etcd, user: &User) {
-    let mut checked = Checked::start(&etcd, user).await;
+    let mut checked = Checked::start(&etcd, &texts(&user.flags())).await;
     let steady = Steady::start(&checked.waypost, &[("t1", "a"), ("t2", "c")]);
     for round in 0..2 {
         expired(&etcd).await;
@@ -212,6 +166,22 @@ async fn expired(etcd: &Etcd) {
     until_true("its time has passed", async || given.elapsed() > TTL * 2).await;
     let key = format!("{PREFIX}/incarnation");
     until_true("the token is refused", async || client.kv_client().get(&*key, None).await.is_err()).await;
+}
+
+#[tokio::test]
+async fn a_password_that_is_replaced_is_read_anew() {
+    let (etcd, _cells, user) = with_users(&[]).await;
+    let mut checked = Checked::start(&etcd, &texts(&user.flags())).await;
+    let steady = Steady::start(&checked.waypost, &[("t1", "a"), ("t2", "c")]);
+    std::fs::write(user.path(), "another").unwrap();
+    // That ends all of the user's tokens.
+    etcd.client().await.auth_client().user_change_password("edge", "another").await.unwrap();
+    checked.reads(&etcd, &steady).await;
+    checked.between.cut();
+    checked.waypost.until_connected(false).await;
+    checked.between.pass();
+    moved(&etcd, &checked.waypost, &steady, "b", 2).await;
+    steady.stop().await;
 }
 
 fn jwt(folder: &TempDir) -> [String; 2] {
@@ -241,7 +211,7 @@ async fn a_signed_token_from_before_a_change_of_any_user_s_rights_costs_nothing(
     let folder = tempfile::tempdir().unwrap();
     let [flag, token] = jwt(&folder);
     let (etcd, _cells, user) = with_users(&[&flag, &token.replace("ttl=1s", "ttl=10m")]).await;
-    let mut checked = Checked::start(&etcd, &user).await;
+    let mut checked = Checked::start(&etcd, &texts(&user.flags())).await;
     let steady = Steady::start(&checked.waypost, &[("t1", "a"), ("t2", "c")]);
     etcd.add_user("somebody", "else").await;
     checked.reads(&etcd, &steady).await;

@@ -172,7 +172,7 @@ impl Applier {
 }
 
 /// Whether this is said of a record that is held back.
-pub(super) fn is_held(meta: Meta) -> bool {
+pub(crate) fn is_held(meta: Meta) -> bool {
     meta.digest == NOT_COUNTED
 }
 

@@ -6,7 +6,10 @@ use proptest::prelude::*;
 use waypost_policy::table::Entry;
 
 use super::*;
-use crate::record::digest;
+use crate::{
+    listed::{Listed, Part},
+    record::digest,
+};
 
 const SERVICE: &str = r#"{"match":[{"hosts":["orders.example.com"]}],"key":{"header":"x-tenant"}}"#;
 
@@ -420,5 +423,40 @@ proptest! {
         let mut applier = applier();
         applier.resync(store.revision, shuffled, TableId::etcd(7, 0), false).unwrap();
         prop_assert_eq!(applier.digest(), store.digest());
+    }
+
+    #[test]
+    fn a_list_in_parts_comes_to_the_same_as_a_whole_one(
+        history in history(VALUES), cut in 0usize..30, parts in proptest::collection::vec(0usize..4, 0..12), seed in any::<u64>(), fresh in any::<bool>()
+    ) {
+        let (revisions, store) = play(&history);
+        let mut records = store.list();
+        fastrand::Rng::with_seed(seed).shuffle(&mut records);
+        let mut rest = records.clone();
+        let mut listed = Listed::default();
+        for size in parts {
+            let part = rest.split_off(rest.len() - size.min(rest.len()));
+            listed.add(Part::of(part));
+        }
+        listed.add(Part::of(rest));
+        prop_assert_eq!(listed.len(), records.len());
+        // Nothing known, or what was known when the watch was lost.
+        for known in [0, cut.min(revisions.len())] {
+            let [mut whole, mut in_parts] = [applier(), applier()];
+            for applier in [&mut whole, &mut in_parts] {
+                follow(applier, &revisions[..known]);
+            }
+            whole.resync(store.revision, records.clone(), TableId::etcd(7, 1), fresh).unwrap();
+            in_parts.resync(store.revision, listed.clone(), TableId::etcd(7, 1), fresh).unwrap();
+            let shown = |applier: &mut Applier| {
+                // Of changes of one revision none is the last.
+                let mut last: Vec<_> = applier.last_changes().iter().map(|change| (change.mod_revision, change.key.clone())).collect();
+                last.sort_unstable();
+                let state = (applier.digest(), applier.keys, applier.revision(), applier.bad().clone(), applier.notes(), last);
+                (state, routes(&applier.publish(), &TENANTS), applier.incarnation())
+            };
+            prop_assert_eq!(shown(&mut in_parts), shown(&mut whole));
+            prop_assert_eq!(whole.digest(), store.digest());
+        }
     }
 }

@@ -1,10 +1,10 @@
 //! What is not believed: events that come too late, lists of another history, more records than may be held. And the mark at which the
 //! digest is remembered, so that it can be compared with the store's.
 
-use waypost_policy::Source;
+use waypost_policy::table::Meta;
 
-use super::Applier;
-use crate::record::{Event, Stored};
+use super::{Applier, guard::is_held};
+use crate::record::Event;
 
 /// Why what the store says is not taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -78,26 +78,22 @@ impl Applier {
         if new > 0 && self.keys + new > self.most_keys { Err(Refused::Full(self.most_keys)) } else { Ok(()) }
     }
 
-    /// Whether a list can be of the history that was applied, and the table can hold it.
-    pub(super) fn believe(&self, listed: &[Stored], fresh: bool) -> Result<(), Refused> {
-        if listed.len() > self.most_keys {
-            return Err(Refused::Full(self.most_keys));
-        }
-        if fresh || self.keys == 0 || self.source == Source::File {
+    /// Whether the table can hold so many records.
+    pub(super) fn holds(&self, records: usize) -> Result<(), Refused> {
+        if records > self.most_keys { Err(Refused::Full(self.most_keys)) } else { Ok(()) }
+    }
+
+    /// Whether what a list has under a key can be of the history in which it was known as this.
+    pub(super) fn believe(known: Option<Meta>, listed: Meta, key: impl Fn() -> Vec<u8>) -> Result<(), Refused> {
+        // What is held back may be of an incarnation before this one, whose revisions were others.
+        let Some(known) = known.filter(|known| !is_held(*known)) else { return Ok(()) };
+        let is_other = listed.mod_revision < known.mod_revision
+            || listed.create_revision < known.create_revision
+            || (listed.mod_revision == known.mod_revision && known.digest != listed.digest);
+        if !is_other {
             return Ok(());
         }
-        // What is held back the store has deleted: there it may be made anew, but not be older either.
-        let other = listed.iter().find_map(|stored| {
-            let known = self.store_meta(&stored.key)?;
-            let is_other = stored.mod_revision < known.mod_revision
-                || stored.create_revision < known.create_revision
-                || (stored.mod_revision == known.mod_revision && known.digest != 0 && known.digest != stored.meta().digest);
-            is_other.then(|| Refused::OtherHistory {
-                key: waypost_conf::escaped(&stored.key),
-                found: stored.mod_revision,
-                known: known.mod_revision,
-            })
-        });
-        other.map_or(Ok(()), Err)
+        let (key, found, known) = (waypost_conf::escaped(&key()), listed.mod_revision, known.mod_revision);
+        Err(Refused::OtherHistory { key, found, known })
     }
 }

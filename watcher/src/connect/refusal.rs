@@ -90,7 +90,11 @@ fn say_message(message: &str, code: &impl std::fmt::Display, wanted: Wanted, pla
         "mvcc: database space exceeded" => {
             "has used up its space and takes no writes; compact and defragment it, then disarm its alarm".to_owned()
         }
-        "no leader" | "leader changed" | "request timed out" => format!("has no leader now ({message}); is a majority of its members up?"),
+        "rpc not supported for learner" => "only learns from the others, and answers nothing yet; name the voting members".to_owned(),
+        // Some say more of why.
+        late if late == "no leader" || late == "leader changed" || late.starts_with("request timed out") => {
+            format!("has no leader now ({message}); is a majority of its members up?")
+        }
         "" => format!("answers: {code}"),
         other => format!("says: {other}"),
     }
@@ -154,6 +158,27 @@ pub(crate) fn may_have_been_done(error: &Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refusal_says_whose_what_and_which_keys() {
+        let place = EtcdPlace {
+            endpoints: Vec::new(),
+            prefix: "/waypost/v1".to_owned(),
+            credentials: Credentials { user: Some("edge".to_owned()), ..Credentials::default() },
+        };
+        let denied = "rpc error: code = PermissionDenied desc = etcdserver: permission denied";
+        for (reason, wanted) in [
+            (denied, "does not let user \"edge\" read; grant one of its roles READ on all keys that start with /waypost/v1/"),
+            ("etcdserver: permission denied", "user \"edge\""),
+            ("etcdserver: request timed out, possibly due to previous leader failure", "is a majority of its members up?"),
+            ("etcdserver: rpc not supported for learner", "voting members"),
+            ("etcdserver: something new", "says: something new"),
+            ("", "a refusal without a reason"),
+        ] {
+            let said = place.say_refusal(reason);
+            assert!(said.contains(wanted), "{reason}: {said}");
+        }
+    }
 
     #[test]
     fn a_connection_that_does_not_come_about_says_what_would_be_right() {

@@ -87,7 +87,10 @@ impl Checks {
         let full_key = [prefix.as_bytes(), b"/", &record.suffix()].concat();
         let prefix_len = prefix.len() + 1;
         self.reads.spawn(async move {
-            let read = tokio::time::timeout(CHECK_TIMEOUT, reads.get(full_key, None)).await;
+            let read = tokio::time::timeout(CHECK_TIMEOUT, reads.get(&*full_key, None)).await;
+            if read.is_err() {
+                reads.prove(full_key);
+            }
             let found = read.ok().and_then(Result::ok).and_then(|mut read| {
                 let revision = u64::try_from(read.header()?.revision()).ok()?;
                 let stored = read.take_kvs().into_iter().next().map(|kv| stored(kv, prefix_len));

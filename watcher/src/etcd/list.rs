@@ -11,8 +11,9 @@ use tokio::task::JoinSet;
 use super::wire::{Done, READ_LIMIT, end_of_prefix, stored};
 use crate::{
     connect::{Reads, Wanted, say_later},
+    listed::{Listed, Part},
     machine::Input,
-    ranges::{self, Plan, Range},
+    ranges::{self, Astray, Plan, Range},
     record::Stored,
 };
 
@@ -33,6 +34,14 @@ struct Answer {
     /// How many there are in the range.
     total: usize,
     more: bool,
+}
+
+impl Answer {
+    /// What is left of the range, if anything is, and the records as they are put.
+    fn prepared(self) -> (Option<Result<Vec<Range>, Astray>>, Part) {
+        let Self { range, records, total, more } = self;
+        (more.then(|| ranges::rest(range, &records, total)), Part::of(records))
+    }
 }
 
 /// All records below a prefix at one revision. `fences` cut what is asked for into parts (`ranges`).
@@ -77,10 +86,10 @@ impl Reader {
         Ok(digest)
     }
 
-    async fn all(&self, fences: Vec<Vec<u8>>) -> Result<Vec<Stored>, Input> {
+    async fn all(&self, fences: Vec<Vec<u8>>) -> Result<Listed, Input> {
         let mut plan = Plan::new();
         plan.cut(fences);
-        let mut records = Vec::new();
+        let mut listed = Listed::default();
         // Dropped with this future: reads of a list that is given up are given up.
         let mut under_way = JoinSet::new();
         loop {
@@ -88,14 +97,15 @@ impl Reader {
                 && let Some(range) = plan.next()
             {
                 let reader = self.clone();
-                under_way.spawn(async move { reader.part(range).await });
+                // What takes time is done here, beside the task that puts tables in force.
+                under_way.spawn(async move { reader.part(range).await.map(Answer::prepared) });
             }
-            let Some(answer) = under_way.join_next().await else { return Ok(records) };
-            let answer = answer.unwrap_or_else(|_| Err(Input::Failed("reading the records failed".to_owned())))?;
-            if answer.more {
-                plan.more(answer.range, &answer.records, answer.total).map_err(|_| astray())?;
+            let Some(answer) = under_way.join_next().await else { return Ok(listed) };
+            let (rest, part) = answer.unwrap_or_else(|_| Err(Input::Failed("reading the records failed".to_owned())))?;
+            if let Some(rest) = rest {
+                plan.rest(rest.map_err(|_| astray())?);
             }
-            records.extend(answer.records);
+            listed.add(part);
         }
     }
 

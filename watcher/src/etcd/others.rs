@@ -31,7 +31,7 @@ pub(super) async fn known_by_others(place: &EtcdPlace, endpoint: &str, table: &T
 }
 
 async fn cluster_id(place: &EtcdPlace, endpoint: &str) -> Option<u64> {
-    let reads = Reads::over(connect(place, endpoint).await.ok()?);
+    let reads = Reads::over(connect(place, endpoint).await.ok()?, &place.credentials);
     let read = reads.get(format!("{}/incarnation", place.prefix), None).await.ok()?;
     Some(read.header()?.cluster_id())
 }

@@ -98,7 +98,7 @@ async fn hello(place: &EtcdPlace, endpoint: &str, cursor: Option<Cursor>) -> Res
     let reads = connect(place, endpoint).await?;
     let watches = connect(place, endpoint).await?;
     let mut maintenance = reads.maintenance_client();
-    let reads = Reads::over(reads);
+    let reads = Reads::over(reads, &place.credentials);
     let fail = |error: &etcd_client::Error| format!("etcd at {endpoint} {}", place.say(error, endpoint));
     let slow = |_| format!("etcd at {endpoint} did not answer within {READ_LIMIT:?}");
     // Linearizable: whoever answers this has a majority behind it, however old its own view was.

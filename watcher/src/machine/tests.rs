@@ -1,6 +1,7 @@
 //! The machine by script: what each kind of trouble leads to, without a store.
 
 use super::*;
+use crate::record::Stored;
 
 struct Scene {
     machine: Machine,
@@ -60,7 +61,7 @@ fn events(revisions: &[u64], more: bool) -> Input {
 }
 
 fn listed(revision: u64) -> Input {
-    Input::Listed { revision, records: Vec::new() }
+    Input::Listed { revision, records: Listed::default() }
 }
 
 /// Whether the connection was given up and something is told of it.

@@ -8,16 +8,20 @@
 use std::{
     collections::HashMap,
     io::{self, Write},
+    thread,
 };
 
 use waypost_conf::{Endpoint, Name, Record, RecordKey, Route, RouteState, decode};
-use waypost_policy::{Source, TableId, table::Meta};
+use waypost_policy::{
+    Source, TableId,
+    table::{Batch, Meta},
+};
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use super::{Content, SnapshotFault};
 use crate::{
     anchor::{LastChange, LastChanges},
-    applier::{Applier, Bad},
+    applier::{Applier, Bad, is_held},
 };
 
 pub(super) const MAGIC: &[u8; 8] = b"WAYPOST\n";
@@ -26,6 +30,9 @@ pub(super) const VERSION: u32 = 3;
 /// Of so many keys one is looked at for fences, and of those, in order, each [`FENCE_EVERY`]th is one: ranges of some 5,000 keys.
 const SAMPLE_EVERY: usize = 50;
 const FENCE_EVERY: usize = 100;
+
+/// Routes are put in batches of so many.
+const BATCH: usize = 20_000;
 
 /// What an entry is.
 mod tag {
@@ -193,9 +200,20 @@ pub fn decode_snapshot(bytes: &[u8], allow_empty: bool) -> Result<Loaded, Snapsh
         return Err(SnapshotFault::Version(version));
     }
     let (content, checksum) = bytes.split_last_chunk::<16>().ok_or(SnapshotFault::Damaged("it is cut short"))?;
-    if xxh3_128(content) != u128::from_le_bytes(*checksum) {
+    // Beside the reading, which takes any bytes; and first to be asked, since it says most.
+    let (is_whole, read) = thread::scope(|scope| {
+        let beside = scope.spawn(|| xxh3_128(content) == u128::from_le_bytes(*checksum));
+        let read = read(content, allow_empty);
+        (beside.join().unwrap_or(false), read)
+    });
+    if !is_whole {
         return Err(SnapshotFault::Damaged("its checksum does not match"));
     }
+    read
+}
+
+/// Reads everything but the checksum.
+fn read(content: &[u8], allow_empty: bool) -> Result<Loaded, SnapshotFault> {
     let mut from = Reader { rest: content.get(MAGIC.len() + 4..).unwrap_or_default(), names: Vec::new() };
     let id = TableId::from(&*String::from_utf8_lossy(from.field()?));
     let mut applier = Applier::new(id.clone(), Source::Watch, allow_empty);
@@ -209,16 +227,24 @@ pub fn decode_snapshot(bytes: &[u8], allow_empty: bool) -> Result<Loaded, Snapsh
     let digest = from.u128()?;
     let mut fences = Vec::new();
     let mut orphans = Vec::new();
+    let mut routes = Routes::default();
     loop {
-        match from.u8()? {
+        let tag = from.u8()?;
+        // The others are about routes that came before.
+        if !matches!(tag, tag::ROUTE | tag::NAME) {
+            routes.put(&mut applier);
+        }
+        match tag {
             tag::END => break,
             tag::NAME => {
                 let name = Name::try_from(from.field()?).map_err(|_| SnapshotFault::Damaged("a name is none"))?;
                 from.names.push(name);
             }
             tag::ROUTE => {
-                let (key, route, meta) = from.route()?;
-                applier.restore(&key, Record::Route(route), meta);
+                let (service, key, route, meta) = from.route()?;
+                if is_held(meta) || !routes.push(&service, key, &route, meta) {
+                    applier.restore(&RecordKey::Route { service, key: key.to_vec() }, Record::Route(route), meta);
+                }
             }
             tag::RECORD => {
                 let key = RecordKey::parse(from.field()?).map_err(|_| SnapshotFault::Damaged("a key is none"))?;
@@ -255,6 +281,30 @@ pub fn decode_snapshot(bytes: &[u8], allow_empty: bool) -> Result<Loaded, Snapsh
     orphans.into_iter().for_each(|(upstream, endpoint)| applier.restore_orphan(upstream, endpoint));
     applier.restore_cursor(revision, id, last_changes);
     Ok(Loaded { applier, fences })
+}
+
+/// Good routes that were read and are not put yet.
+#[derive(Default)]
+struct Routes {
+    batches: Vec<Batch>,
+}
+
+impl Routes {
+    /// False if it can't be put with the others.
+    fn push(&mut self, service: &Name, key: &[u8], route: &Route, meta: Meta) -> bool {
+        if self.batches.last().is_none_or(|batch| batch.len() >= BATCH) {
+            let mut batch = Batch::default();
+            batch.reserve(BATCH);
+            self.batches.push(batch);
+        }
+        self.batches.last_mut().is_some_and(|batch| batch.push(service, key, route, meta))
+    }
+
+    fn put(&mut self, applier: &mut Applier) {
+        if !self.batches.is_empty() {
+            applier.put_batches(std::mem::take(&mut self.batches).iter());
+        }
+    }
 }
 
 struct Reader<'a> {
@@ -308,9 +358,9 @@ impl<'a> Reader<'a> {
         self.names.get(number).cloned().ok_or(SnapshotFault::Damaged("a name is missing"))
     }
 
-    fn route(&mut self) -> Result<(RecordKey, Route, Meta), SnapshotFault> {
+    fn route(&mut self) -> Result<(Name, &'a [u8], Route, Meta), SnapshotFault> {
         let service = self.name()?;
-        let key = self.field()?.to_vec();
+        let key = self.field()?;
         let meta = self.meta()?;
         let owner = self.name()?;
         let epoch = Some(self.u64()?).filter(|epoch| *epoch > 0);
@@ -321,6 +371,6 @@ impl<'a> Reader<'a> {
             FROZEN_FOR => RouteState::Frozen { move_id: None, target: Some(self.name()?) },
             _ => return Err(SnapshotFault::Damaged("a route's state is none")),
         };
-        Ok((RecordKey::Route { service, key }, Route { owner, epoch, state }, meta))
+        Ok((service, key, Route { owner, epoch, state }, meta))
     }
 }

@@ -4,7 +4,11 @@
 use std::time::Duration;
 
 use waypost_policy::Moment;
-use waypost_watcher::{machine::Input, record::Event};
+use waypost_watcher::{
+    listed::{Listed, Part},
+    machine::Input,
+    record::{Event, Stored},
+};
 
 use crate::world::{What, World};
 
@@ -12,6 +16,9 @@ use crate::world::{What, World};
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 /// A member that lags is looked at again so often.
 const LAG_CHECK: Duration = Duration::from_millis(500);
+
+/// A list comes in parts of so many records.
+const PART: usize = 5;
 
 pub(crate) enum Question {
     Hello,
@@ -93,7 +100,10 @@ impl World {
                 let Some(found) = self.store.here(revision) else {
                     return self.feed(Input::Failed("a future revision".to_owned()));
                 };
-                Input::Listed { revision, records: found.state.values().map(|stored| (**stored).clone()).collect() }
+                let records: Vec<Stored> = found.state.values().map(|stored| (**stored).clone()).collect();
+                let mut listed = Listed::default();
+                records.chunks(PART).for_each(|part| listed.add(Part::of(part.to_vec())));
+                Input::Listed { revision, records: listed }
             }
         };
         self.feed(input);

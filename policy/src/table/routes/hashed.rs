@@ -7,14 +7,27 @@ use std::{
     array,
     hash::{BuildHasher, Hash, Hasher},
     sync::Arc,
+    thread,
 };
 
-use super::{super::ServiceId, Route, packed::Packed};
+use super::{
+    super::ServiceId,
+    Route,
+    batch::Numbered,
+    packed::{HEAD, Packed},
+};
 
 /// Groups, and partitions a group.
 const WIDTH: usize = 64;
 
+/// With so many routes to put at once it pays to make room first and to take a second thread.
+const MANY: usize = WIDTH * WIDTH;
+
 type Group = [Arc<Packed>; WIDTH];
+
+/// Which routes have been met; a bit for each place where a record may begin.
+#[derive(Clone, Debug)]
+pub(super) struct Marks(Vec<Vec<u64>>);
 
 /// The routes of exact services.
 #[derive(Clone, Debug)]
@@ -51,6 +64,58 @@ impl Hashed {
         *len += usize::from(is_new);
     }
 
+    /// Puts many. Each of two threads fills its half of the partitions: nothing but the time tells.
+    pub(super) fn insert_all(&mut self, batches: &[Numbered<'_>]) {
+        let all: usize = batches.iter().map(Numbered::len).sum();
+        if all < MANY {
+            return batches.iter().flat_map(Numbered::routes).for_each(|(service, key, route)| self.insert(service, key, &route));
+        }
+        let Self { groups, hasher, len } = self;
+        let (lower, upper) = Arc::make_mut(groups).split_at_mut(WIDTH / 2);
+        let hasher = &*hasher;
+        *len += thread::scope(|scope| {
+            let beside = scope.spawn(move || fill(lower, 0, hasher, batches));
+            fill(upper, WIDTH / 2, hasher, batches) + beside.join().unwrap_or(0)
+        });
+    }
+
+    /// No marks yet.
+    pub(super) fn marks(&self) -> Marks {
+        Marks(vec![Vec::new(); WIDTH * WIDTH])
+    }
+
+    /// Marks a route, and gives it.
+    pub(super) fn mark(&self, marks: &mut Marks, service: ServiceId, key: &[u8]) -> Option<(bool, Route)> {
+        let hash = hash_of(&self.hasher, service, key);
+        let (group, member) = place_of(hash);
+        let (at, route) = self.groups[group][member].find(hash, service, key)?;
+        let (word, bit) = place_in_marks(at);
+        let words = &mut marks.0[group * WIDTH + member];
+        if words.len() <= word {
+            words.resize(word + 1, 0);
+        }
+        let is_new = words[word] & bit == 0;
+        words[word] |= bit;
+        Some((is_new, route))
+    }
+
+    /// The routes that are not marked.
+    pub(super) fn unmarked<'a>(&'a self, marks: &'a Marks) -> impl Iterator<Item = (ServiceId, &'a [u8])> {
+        let partitions = self.groups.iter().flat_map(|group| group.iter());
+        partitions.zip(&marks.0).flat_map(|(partition, words)| {
+            partition.iter_at(move |at| {
+                let (word, bit) = place_in_marks(at);
+                words.get(word).is_none_or(|word| word & bit == 0)
+            })
+        })
+    }
+
+    /// Keys of some of the partitions, each `every`th: which key is in which has nothing to do with their order.
+    pub(super) fn sample(&self, every: usize) -> impl Iterator<Item = (ServiceId, &[u8])> {
+        let partitions = self.groups.iter().flat_map(|group| group.iter());
+        partitions.step_by(every).flat_map(|partition| partition.iter_at(|_| true))
+    }
+
     pub(super) fn remove(&mut self, service: ServiceId, key: &[u8]) {
         let Self { groups, hasher, len } = self;
         let hash = hash_of(hasher, service, key);
@@ -78,6 +143,43 @@ impl Hashed {
 
 fn partition_mut(groups: &mut Arc<[Arc<Group>; WIDTH]>, (group, member): (usize, usize)) -> &mut Packed {
     Arc::make_mut(&mut Arc::make_mut(&mut Arc::make_mut(groups)[group])[member])
+}
+
+/// Puts those of many routes that belong into these groups, of which the first has this number; how many are new.
+fn fill(groups: &mut [Arc<Group>], first: usize, hasher: &ahash::RandomState, batches: &[Numbered<'_>]) -> usize {
+    let hash_of: &dyn Fn(ServiceId, &[u8]) -> u64 = &|service, key| hash_of(hasher, service, key);
+    let place = |hash| {
+        let (group, member) = place_of(hash);
+        Some((group.checked_sub(first).filter(|group| *group < WIDTH / 2)?, member))
+    };
+    let mut room = vec![[(0, 0); WIDTH]; groups.len()];
+    for (service, key, _) in batches.iter().flat_map(Numbered::routes) {
+        if let Some((group, member)) = place(hash_of(service, key)) {
+            let (records, key_bytes) = &mut room[group][member];
+            *records += 1;
+            *key_bytes += key.len();
+        }
+    }
+    let mut partitions: Vec<Vec<&mut Packed>> =
+        groups.iter_mut().map(|group| Arc::make_mut(group).iter_mut().map(Arc::make_mut).collect()).collect();
+    for (partitions, room) in partitions.iter_mut().zip(room) {
+        for (partition, (records, key_bytes)) in partitions.iter_mut().zip(room) {
+            partition.reserve(records, key_bytes, hash_of);
+        }
+    }
+    let mut new = 0;
+    for (service, key, route) in batches.iter().flat_map(Numbered::routes) {
+        let hash = hash_of(service, key);
+        if let Some((group, member)) = place(hash) {
+            new += usize::from(partitions[group][member].insert(hash, service, key, &route, hash_of));
+        }
+    }
+    new
+}
+
+fn place_in_marks(at: u32) -> (usize, u64) {
+    let place = at as usize / HEAD;
+    (place / 64, 1 << (place % 64))
 }
 
 fn hash_of(hasher: &ahash::RandomState, service: ServiceId, key: &[u8]) -> u64 {

@@ -4,17 +4,23 @@
 //! service that has no record yet, or says nothing, is exact; when it changes its partition, its records move. Records are kept by the
 //! service and the record's own key, whatever they cover.
 
+mod batch;
 mod hashed;
 mod packed;
 mod ranges;
 mod slots;
 mod sorted;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use waypost_conf::Partition;
 
 use super::{Meta, ServiceId, UpstreamId};
+pub use batch::Batch;
+use batch::Numbered;
 use hashed::Hashed;
 use ranges::Ranges;
 use slots::Slots;
@@ -78,6 +84,14 @@ enum Cut {
     Ranges(Ranges),
 }
 
+/// Which records have been met.
+#[derive(Clone, Debug)]
+pub(super) struct Marks {
+    exact: hashed::Marks,
+    cut: HashSet<(ServiceId, Box<[u8]>), ahash::RandomState>,
+    count: usize,
+}
+
 /// The routes of all services.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Routes {
@@ -129,6 +143,48 @@ impl Routes {
             None => self.exact.remove(service, record),
             Some(cut) => cut.remove(record),
         }
+    }
+
+    /// Puts many.
+    pub(super) fn insert_all(&mut self, batches: &[Numbered<'_>]) {
+        if self.cut.is_empty() {
+            return self.exact.insert_all(batches);
+        }
+        batches.iter().flat_map(Numbered::routes).for_each(|(service, key, route)| self.insert(service, key, route));
+    }
+
+    /// Nothing met yet. The marks are of these routes as they are: a change makes them worthless.
+    pub(super) fn marks(&self) -> Marks {
+        Marks { exact: self.exact.marks(), cut: HashSet::default(), count: 0 }
+    }
+
+    /// Marks the route under a record's own key as met, and gives it.
+    pub(super) fn mark(&self, marks: &mut Marks, service: ServiceId, record: &[u8]) -> Option<Route> {
+        let (is_new, route) = match self.cut.get(&service) {
+            None => self.exact.mark(&mut marks.exact, service, record)?,
+            Some(cut) => {
+                let route = *cut.records().get(record)?;
+                (marks.cut.insert((service, record.into())), route)
+            }
+        };
+        marks.count += usize::from(is_new);
+        Some(route)
+    }
+
+    /// The records that were not met.
+    pub(super) fn unmarked<'a>(&'a self, marks: &'a Marks) -> impl Iterator<Item = (ServiceId, &'a [u8])> {
+        let cut = self.cut.iter().flat_map(|(service, cut)| cut.records().iter().map(move |(record, _)| (*service, record)));
+        let cut = cut.filter(|(service, record)| !marks.cut.contains(&(*service, Box::from(*record))));
+        let all = self.exact.unmarked(&marks.exact).chain(cut);
+        // Mostly there are none, and nothing is to be looked for.
+        all.take(self.len() - marks.count)
+    }
+
+    /// About one in `every` records, whatever their keys.
+    pub(super) fn sample(&self, every: usize) -> impl Iterator<Item = (ServiceId, &[u8])> {
+        let cut =
+            self.cut.iter().flat_map(move |(service, cut)| cut.records().iter().step_by(every).map(move |(record, _)| (*service, record)));
+        self.exact.sample(every).chain(cut)
     }
 
     /// All records.

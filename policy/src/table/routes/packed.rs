@@ -11,7 +11,7 @@ use super::{
 };
 
 /// Bytes of a record before its key: see [`written`].
-const HEAD: usize = 55;
+pub(super) const HEAD: usize = 55;
 const FLAG_LEASED: u8 = 1 << 7;
 
 /// The hash of a record, by its service and key.
@@ -29,10 +29,10 @@ pub(super) struct Packed {
 
 /// A record as it stands in the block.
 #[derive(Clone, Copy)]
-struct Record<'a> {
+pub(super) struct Record<'a> {
     head: &'a [u8; HEAD],
-    service: ServiceId,
-    key: &'a [u8],
+    pub(super) service: ServiceId,
+    pub(super) key: &'a [u8],
 }
 
 impl Packed {
@@ -40,6 +40,19 @@ impl Packed {
     pub(super) fn get(&self, hash: u64, service: ServiceId, key: &[u8]) -> Option<Route> {
         let at = self.index.find(hash, |at| is(&self.bytes, *at, service, key))?;
         Record::at(&self.bytes, *at)?.route()
+    }
+
+    /// The same, and where the record stands: positions are at least [`HEAD`] apart.
+    pub(super) fn find(&self, hash: u64, service: ServiceId, key: &[u8]) -> Option<(u32, Route)> {
+        let at = *self.index.find(hash, |at| is(&self.bytes, *at, service, key))?;
+        Some((at, Record::at(&self.bytes, at)?.route()?))
+    }
+
+    /// Makes room for so many more records of so many bytes of keys, and no more than that.
+    pub(super) fn reserve(&mut self, records: usize, key_bytes: usize, hash_of: HashOf<'_>) {
+        let Self { bytes, index, .. } = self;
+        bytes.reserve_exact(records * HEAD + key_bytes);
+        index.reserve(records, |at| rehashed(bytes, *at, hash_of));
     }
 
     /// Puts a route under a key; true if the key is new.
@@ -93,6 +106,12 @@ impl Packed {
         self.iter().any(|(of, ..)| of == service)
     }
 
+    /// The records that stand where `wanted` says.
+    pub(super) fn iter_at(&self, wanted: impl Fn(u32) -> bool) -> impl Iterator<Item = (ServiceId, &[u8])> {
+        let records = self.index.iter().filter(move |at| wanted(**at)).filter_map(|at| Record::at(&self.bytes, *at));
+        records.map(|record| (record.service, record.key))
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (ServiceId, &[u8], Route)> {
         let records = self.index.iter().filter_map(|at| Record::at(&self.bytes, *at));
         records.filter_map(|record| Some((record.service, record.key, record.route()?)))
@@ -121,7 +140,7 @@ impl Packed {
 
 impl<'a> Record<'a> {
     #[inline]
-    fn at(bytes: &'a [u8], at: u32) -> Option<Self> {
+    pub(super) fn at(bytes: &'a [u8], at: u32) -> Option<Self> {
         let (head, rest) = bytes.get(at as usize..)?.split_first_chunk::<HEAD>()?;
         let mut from = head.as_slice();
         let service = ServiceId::new(u32::from_le_bytes(next(&mut from)?));
@@ -130,7 +149,7 @@ impl<'a> Record<'a> {
     }
 
     #[inline]
-    fn route(self) -> Option<Route> {
+    pub(super) fn route(self) -> Option<Route> {
         let mut from = &self.head[6..];
         let [flags] = next(&mut from)?;
         let owner = UpstreamId::new(u32::from_le_bytes(next(&mut from)?));
@@ -151,7 +170,7 @@ impl<'a> Record<'a> {
 }
 
 /// The head of a record: service, length of the key, state and lease, owner, target, epoch, revisions, digest.
-fn written(service: ServiceId, key_len: u16, route: &Route) -> [u8; HEAD] {
+pub(super) fn written(service: ServiceId, key_len: u16, route: &Route) -> [u8; HEAD] {
     let Route { owner, epoch, state, meta } = route;
     let (state, target) = match state {
         State::Serving => (0, 0),

@@ -1,4 +1,7 @@
-//! `waypost route get|list|set|delete`: single routes, read linearizably and changed by compare and swap.
+//! `waypost route get|list|set|delete|move`: single routes, read linearizably and changed by compare and swap.
+
+mod handover;
+mod moving;
 
 use serde_json::{Value, json};
 use waypost_conf::{Name, Record, RecordKey, Route, RouteState, decode, decode_strict, did_you_mean, escaped};
@@ -22,6 +25,7 @@ pub(crate) fn run(command: RouteCommand) -> Outcome {
         RouteCommand::List(args) => runtime.block_on(list(&args)),
         RouteCommand::Set(args) => runtime.block_on(set(&args)),
         RouteCommand::Delete(args) => runtime.block_on(delete(&args)),
+        RouteCommand::Move(args) => runtime.block_on(moving::run(&args)),
     }
 }
 

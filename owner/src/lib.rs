@@ -1,0 +1,147 @@
+//! The owner's side of the stale-route protocol, for backends written in Rust.
+//!
+//! An [`Owner`] follows the gold copy, announces itself at `<prefix>-state/owners/<upstream>/<id>` under a lease before it first serves,
+//! and judges each request by its head ([`Owner::admit`]): serve it under a [`Permit`], or answer 421 with the `Route-Stale` that it is
+//! given. What always holds (STALE-ROUTES.md, "Handover"): a key is announced as let go only when no permit for it is left and
+//! none will be given any more, so that a move that waits for that word never has two owners at work.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
+
+mod announce;
+mod busy;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::task::JoinHandle;
+use waypost_conf::Name;
+pub use waypost_policy::{
+    TableId,
+    wire::{STALE_HEADER, STAMP_HEADER, Stale, UPDATE_HEADER, Update},
+};
+use waypost_policy::{
+    owner::{self, Asked, Judgement},
+    wire::Stamp,
+};
+pub use waypost_watcher::{Credentials, EtcdPlace, View};
+use waypost_watcher::{GoldPlace, Watcher, leased::Leased};
+
+pub use announce::{Announcement, BusyKey};
+use busy::{Busy, Held};
+
+/// How long an announcement outlives its process, or its contact with the store.
+pub const ANNOUNCED_FOR: Duration = Duration::from_secs(10);
+
+/// Who this is.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The gold copy.
+    pub gold: EtcdPlace,
+    /// The upstream that this process is an endpoint of.
+    pub upstream: Name,
+    /// This process among the upstream's; no two may have the same.
+    pub id: Name,
+}
+
+/// A request, as far as it is judged by.
+#[derive(Clone, Copy, Debug)]
+pub struct Head<'a> {
+    /// The method.
+    pub method: &'a str,
+    /// The service that it belongs to, by its name in the gold copy.
+    pub service: &'a str,
+    /// Its routing key.
+    pub key: &'a [u8],
+    /// The value of its `Route-Stamp` header, if it has one.
+    pub stamp: Option<&'a [u8]>,
+}
+
+/// A request may be served while this is held. Dropping it is the word that nothing of it is executed any more.
+#[derive(Debug)]
+pub struct Permit {
+    /// The generation of the ownership that the request is served under.
+    pub epoch: u64,
+    /// The incarnation of the store; with the epoch a fencing token, to be handed to storage that can tell old ones from new.
+    pub table: TableId,
+    /// What is to be said beside the answer, as the value of `Route-Update`.
+    pub update: Option<Update>,
+    _held: Held,
+}
+
+/// A process that owns keys.
+#[derive(Debug)]
+pub struct Owner {
+    upstream: Name,
+    view: View,
+    busy: Arc<Busy>,
+    watcher: Watcher,
+    announcing: JoinHandle<()>,
+}
+
+impl Owner {
+    /// Follows the gold copy; ends when the first view of it is in force and the announcement is in the store, however long that takes.
+    ///
+    /// # Errors
+    /// A sentence, if the settings can't be used.
+    pub async fn start(settings: Settings) -> Result<Self, String> {
+        let Settings { gold, upstream, id } = settings;
+        // Never from a snapshot: the first view is a list at a revision that was read linearizably.
+        let place = GoldPlace::Etcd(gold.clone());
+        let watcher = waypost_watcher::start(waypost_watcher::Settings::new(place, fastrand::u64(..), Instant::now()))?;
+        let view = watcher.view.clone();
+        let changes = view.watch();
+        let mut published = view.changed();
+        while view.load().is_none() {
+            published.changed().await.map_err(|_| "following the gold copy has ended".to_owned())?;
+        }
+        let busy = Arc::new(Busy::default());
+        let key = format!("{}-state/owners/{upstream}/{id}", gold.prefix);
+        let announcement = Announcement::of(&view, &upstream, &busy);
+        let leased = Leased::start(gold, key, announcement.to_json(), ANNOUNCED_FOR);
+        leased.written().await;
+        let announcing = tokio::spawn(announce::announce(view.clone(), upstream.clone(), Arc::clone(&busy), leased, changes));
+        Ok(Self { upstream, view, busy, watcher, announcing })
+    }
+
+    /// Whether a request may be served here. To be asked on its head alone, before its body is read or load is shed; takes no
+    /// longer than the stamp allows, and normally no time at all.
+    ///
+    /// # Errors
+    /// What is to be answered with 421 and `Cache-Control: no-store`, as the value of `Route-Stale`; nothing may have been executed.
+    pub async fn admit(&self, head: &Head<'_>) -> Result<Permit, Stale> {
+        let stamp = head.stamp.and_then(|stamp| Stamp::parse(stamp).ok());
+        let wait = Duration::from_millis(stamp.as_ref().map_or(0, |stamp| stamp.wait_ms));
+        let until = tokio::time::Instant::now() + wait;
+        let mut changed = self.view.changed();
+        loop {
+            // Before the table is looked at: whoever announces a later one then sees that the key is busy.
+            let held = self.busy.enter(head.service, head.key);
+            let Some(table) = self.view.load_full() else { return Err(Stale::without_view(head.service, head.key)) };
+            let may_wait = tokio::time::Instant::now() < until;
+            let is_safe = owner::is_safe(head.method);
+            let asked = Asked { service: head.service, key: head.key, stamp: stamp.as_ref(), is_safe, may_wait };
+            match owner::judge(&table, &self.upstream, &asked) {
+                Judgement::Serve(serving) => {
+                    return Ok(Permit { epoch: serving.epoch, table: table.id().clone(), update: serving.update, _held: held });
+                }
+                Judgement::Refuse(stale) => return Err(stale),
+                Judgement::Wait => {
+                    drop(held);
+                    let _ = tokio::time::timeout_at(until, changed.changed()).await;
+                }
+            }
+        }
+    }
+
+    /// The gold copy as this process knows it.
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// Stops following. The announcement goes with its lease; until then a move takes this process for one that is silent.
+    pub async fn stop(self) {
+        self.announcing.abort();
+        self.watcher.stop().await;
+    }
+}

@@ -1,0 +1,126 @@
+//! `waypost route move`: one key, or all keys of an owner, handed over with nothing lost and no two owners at work.
+
+use std::{sync::Arc, time::Duration};
+
+use serde_json::json;
+use tokio::task::JoinSet;
+use waypost_conf::{Name, RecordKey, RouteState};
+use waypost_watcher::{EtcdPlace, store::Store};
+
+use super::{
+    handover::{Moved, Mover},
+    name, route_key, route_of,
+};
+use crate::{
+    cli::RouteMoveArgs,
+    commands::print,
+    failure::{Failed, Outcome},
+    gold,
+};
+
+/// Runs the command.
+pub(super) async fn run(args: &RouteMoveArgs) -> Outcome {
+    let place = gold::store_place(&args.gold)?;
+    let beside = EtcdPlace { prefix: format!("{}-state", place.prefix), ..place.clone() };
+    let store = Store::connect(&place).await.map_err(Failed::not_done)?;
+    let reports = Store::connect(&beside).await.map_err(Failed::not_done)?;
+    let mover = Arc::new(Mover { place, store, reports, assume_dead: args.assume_dead.clone(), force: args.force });
+    if args.abort {
+        return abort(args, &mover).await;
+    }
+    let to = args.to.as_deref().ok_or_else(|| Failed::unusable("--to is missing: which upstream is to own it".to_owned()))?;
+    let to = name("--to", to)?;
+    let keys = keys(args, &mover, &to).await?;
+    if args.dry_run {
+        for (key, from) in &keys {
+            print::line(format_args!("{key}: {from} → {to}"));
+        }
+        eprintln!("waypost: {} would be moved; nothing was changed", print::count(keys.len(), "route"));
+        return Ok(());
+    }
+    let mut sources: Vec<&Name> = keys.iter().map(|(_, from)| from).collect();
+    sources.sort_unstable();
+    sources.dedup();
+    for from in sources {
+        mover.check(from, &to).await.map_err(Failed::not_done)?;
+    }
+    let total = keys.len();
+    let failed = move_all(args, &mover, keys, &to).await;
+    if failed > 0 {
+        return Err(Failed::not_done(format!(
+            "{failed} of {} were not moved; another run goes on with them",
+            print::count(total, "route")
+        )));
+    }
+    Ok(())
+}
+
+/// What is to be moved, and from whom.
+async fn keys(args: &RouteMoveArgs, mover: &Mover, to: &Name) -> Result<Vec<(RecordKey, Name)>, Failed> {
+    let service = name("SERVICE", &args.service)?;
+    if let Some(key) = &args.key {
+        let key = route_key(&args.service, key)?;
+        let (route, _) = mover.read(&key).await.map_err(Failed::not_done)?;
+        if route.owner == *to && route.state == RouteState::Serving {
+            return Err(Failed::not_done(format!("{key} belongs to {to} already; nothing was changed")));
+        }
+        return Ok(vec![(key, route.owner)]);
+    }
+    let owner =
+        args.owner.as_deref().ok_or_else(|| Failed::unusable("name a KEY, or whose keys are to be moved with --owner".to_owned()))?;
+    let owner = name("--owner", owner)?;
+    let found = mover.store.list(format!("routes/{service}/").as_bytes()).await.map_err(Failed::not_done)?;
+    let keys = found.iter().filter_map(|stored| {
+        let route = route_of(stored).ok().filter(|route| route.owner == owner)?;
+        Some((RecordKey::parse(&stored.key).ok()?, route.owner))
+    });
+    Ok(keys.collect())
+}
+
+/// How many were not moved.
+async fn move_all(args: &RouteMoveArgs, mover: &Arc<Mover>, keys: Vec<(RecordKey, Name)>, to: &Name) -> usize {
+    let mut todo = keys.into_iter();
+    let mut under_way = JoinSet::new();
+    let mut failed = 0;
+    loop {
+        while under_way.len() < args.parallel.max(1)
+            && let Some((key, from)) = todo.next()
+        {
+            let (mover, to) = (Arc::clone(mover), to.clone());
+            under_way.spawn(async move { (mover.hand_over(&key, &to).await, key, from) });
+        }
+        let Some(ended) = under_way.join_next().await else { return failed };
+        match ended {
+            Ok((Ok(moved), key, from)) => tell(args, &key, &from, to, &moved),
+            Ok((Err(why), ..)) => {
+                failed += 1;
+                eprintln!("waypost: {why}");
+            }
+            Err(_) => failed += 1,
+        }
+    }
+}
+
+fn tell(args: &RouteMoveArgs, key: &RecordKey, from: &Name, to: &Name, moved: &Moved) {
+    let Moved { revision, tries, took } = moved;
+    let [froze, let_go, committed] = took.map(|took| took.as_secs_f64() * 1000.0);
+    if args.json {
+        print::json(&json!({
+            "key": key.to_string(), "from": from, "to": to, "revision": revision, "tries": tries,
+            "frozen_ms": froze, "let_go_ms": let_go, "committed_ms": committed,
+        }));
+        return;
+    }
+    let total = took.iter().sum::<Duration>().as_secs_f64() * 1000.0;
+    print::line(format_args!(
+        "{key}: {from} → {to} at revision {revision} in {total:.1} ms (frozen {froze:.1}, let go {let_go:.1}, committed {committed:.1})"
+    ));
+}
+
+async fn abort(args: &RouteMoveArgs, mover: &Mover) -> Outcome {
+    let key = args.key.as_deref().ok_or_else(|| Failed::unusable("--abort wants a KEY".to_owned()))?;
+    let key = route_key(&args.service, key)?;
+    let revision = mover.abort(&key).await.map_err(Failed::not_done)?;
+    print::line(format_args!("{key}: given back at revision {revision}"));
+    Ok(())
+}
