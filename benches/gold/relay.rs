@@ -7,7 +7,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
 };
-use waypost_bench::processes::{Told, idle_thread, say};
+use waypost_bench::processes::{Told, say, thread_stands_back};
 
 /// The relay.
 pub(crate) struct Relay {
@@ -23,7 +23,7 @@ impl Relay {
         let address = listener.local_addr().map_err(say)?;
         let (is_cut, cut) = watch::channel(false);
         std::thread::spawn(move || {
-            idle_thread()?;
+            thread_stands_back()?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(say)?;
             runtime.block_on(async {
                 let listener = TcpListener::from_std(listener).map_err(say)?;

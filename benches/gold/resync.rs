@@ -30,8 +30,7 @@ use crate::{
 const MOVED: u64 = 500;
 const DELETED: u64 = 250;
 const MADE: u64 = 250;
-/// How long requests are sent when the resync may begin, and how long before its end in force they count as beside it.
-const WINDOW: Duration = Duration::from_secs(15);
+/// So long behind the new table in force requests still count as beside the resync.
 const AFTERWARDS: Duration = Duration::from_secs(2);
 /// One request in so many is to a key that differs.
 const ONE_IN: f64 = 5.0;
@@ -53,7 +52,7 @@ struct World {
 
 /// Both figures.
 pub(crate) fn after_compaction(stage: &Stage) -> Told<Vec<Figure>> {
-    stage.etcd_stands_back(true)?;
+    stage.etcd_stands_back()?;
     let relay = Relay::start(stage.etcd_address())?;
     let proxy = stage.start(&Asked { gold: relay.url(), ..stage.asked("main") })?;
     wait_until("the proxy to watch the store", || Ok(proxy.status()?["gold"][0]["connected"] == true))?;
@@ -65,10 +64,12 @@ pub(crate) fn after_compaction(stage: &Stage) -> Told<Vec<Figure>> {
     wait_until("the proxy to notice the cut", || Ok(proxy.status()?["gold"][0]["connected"] == false))?;
     let revision = store::block_on(differ(stage, &world))?;
     world.counts.store(false, Ordering::Relaxed);
-    let resync = requests(stage, &proxy, &world, WINDOW, || resync(&proxy, &world, &relay, revision))?;
+    let resync = requests(stage, &proxy, &world, stage.size.resync, || resync(&proxy, &world, &relay, revision))?;
     let others = stage.others_since(&before, Some(&proxy))?;
-    stage.etcd_stands_back(false)?;
     let (reports, took) = resync;
+    if stage.size.is_judged && took + AFTERWARDS > stage.size.resync {
+        return Err(format!("the resync took {took:?}, longer than requests were sent; is the machine busy?"));
+    }
     let equal = stage.check_against(&proxy)?;
     proxy.end()?;
     let routes_now = stage.size.routes - DELETED + MADE;

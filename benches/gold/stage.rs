@@ -14,7 +14,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use waypost_bench::{
     Keys, Pace, Plan, Target,
-    processes::{self, LIMIT, Running, Told, free_address, http_get, pin, say, start_etcd, wait_until, waypost_binary},
+    processes::{LIMIT, Running, Told, free_address, http_get, pin, say, stand_back, start_etcd, wait_until, waypost_binary},
     serve_owner,
 };
 
@@ -105,9 +105,9 @@ impl Stage {
         self.etcd_pid().map_or(Ok(()), |pid| pin(pid, "1"))
     }
 
-    /// Whether etcd runs only where the load generator, the measure of everything, does not want to.
-    pub(crate) fn etcd_stands_back(&self, stands_back: bool) -> Told<()> {
-        self.etcd_pid().map_or(Ok(()), |pid| processes::idle(pid, stands_back))
+    /// From now on etcd runs where the load generator, the measure of everything, does not want to.
+    pub(crate) fn etcd_stands_back(&self) -> Told<()> {
+        self.etcd_pid().map_or(Ok(()), stand_back)
     }
 
     fn etcd_pid(&self) -> Option<u32> {

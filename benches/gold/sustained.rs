@@ -13,7 +13,7 @@ use std::{
 
 use waypost_bench::{
     Report,
-    processes::{Told, idle_thread},
+    processes::{Told, thread_stands_back},
 };
 
 use crate::{
@@ -40,14 +40,13 @@ struct Updates {
 /// Both figures.
 pub(crate) fn updates(stage: &Stage, proxy: &Proxy) -> Told<Vec<Figure>> {
     let size = stage.size;
-    stage.etcd_stands_back(true)?;
+    stage.etcd_stands_back()?;
     let before = stage.moment(Some(proxy))?;
     let (quiet, ()) = beside_requests(stage, proxy, size.quiet, |_| Ok(()))?;
     let (elsewhere, _) = beside_requests(stage, proxy, size.quiet, |duration| write(stage, proxy, ELSEWHERE, duration))?;
     let (busy, updates) = beside_requests(stage, proxy, size.sustained, |duration| write(stage, proxy, PREFIX, duration))?;
     let (again, ()) = beside_requests(stage, proxy, size.quiet, |_| Ok(()))?;
     let others = stage.others_since(&before, Some(proxy))?;
-    stage.etcd_stands_back(false)?;
     let Updates { written, wrote_for, caught_up_after, most_behind } = updates;
     for (number, owner) in &written.owners {
         if let Some(place) = stage.owners().get_mut(*number as usize) {
@@ -132,7 +131,7 @@ fn write(stage: &Stage, proxy: &Proxy, prefix: &'static str, duration: Duration)
     let mut most_behind = 0;
     let written = std::thread::scope(|scope| {
         let writer = scope.spawn(|| {
-            idle_thread()?;
+            thread_stands_back()?;
             store::block_on(store::write(&gold, prefix, size.routes, size.writes, duration, &acknowledged))
         });
         while prefix == PREFIX && !writer.is_finished() {

@@ -10,12 +10,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, getpriority_process, kill_process, setpriority_process};
 
 /// How long anything may take to start, or to come to what it is waited for.
 pub const LIMIT: Duration = Duration::from_secs(60);
 /// How often it is looked at meanwhile. A start is measured by it, so it is short.
 const POLL: Duration = Duration::from_millis(2);
+/// Some thirty times less of a contended core.
+const STANDING_BACK: i32 = 15;
 /// How long an answer of an admin endpoint may take.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
@@ -110,29 +112,31 @@ pub fn pin(pid: u32, cores: &str) -> Told<()> {
     }
 }
 
-/// Whether a process runs only where nobody else wants to (SCHED_IDLE), all its threads.
+/// From now on all threads of a process stand back from the others of the bench.
 ///
 /// # Errors
-/// If there is no such process, or no `chrt`.
-pub fn idle(pid: u32, is_idle: bool) -> Told<()> {
-    chrt(&["-a", if is_idle { "-i" } else { "-o" }, "-p", "0", &pid.to_string()])
-}
-
-/// From now on the calling thread, and those that it starts, run only where nobody else wants to.
-///
-/// # Errors
-/// If there is no `chrt`.
-pub fn idle_thread() -> Told<()> {
-    let own = std::fs::read_link("/proc/thread-self").map_err(say)?;
-    let thread = own.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    chrt(&["-i", "-p", "0", thread])
-}
-
-fn chrt(arguments: &[&str]) -> Told<()> {
-    match Command::new("chrt").args(arguments).stdout(Stdio::null()).status() {
-        Ok(status) if status.success() => Ok(()),
-        _ => Err(format!("chrt {} failed; util-linux has it", arguments.join(" "))),
+/// If there is no such process.
+pub fn stand_back(pid: u32) -> Told<()> {
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task")).map_err(say)? {
+        let thread = thread.map_err(say)?.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
+        // One that has ended meanwhile is in nobody's way.
+        let _ = thread.map(|thread| setpriority_process(Some(thread), standing_back()));
     }
+    Ok(())
+}
+
+/// From now on the calling thread, and those that it starts, stand back from the others of the bench.
+///
+/// # Errors
+/// If the system does not let it.
+pub fn thread_stands_back() -> Told<()> {
+    setpriority_process(None, standing_back()).map_err(say)
+}
+
+/// A niceness far above this process's own: who has it runs where the others don't want to.
+fn standing_back() -> i32 {
+    let own = getpriority_process(Some(rustix::process::getpid())).unwrap_or(0);
+    (own + STANDING_BACK).min(19)
 }
 
 /// An address that is free now.

@@ -3,7 +3,7 @@
 //! They stand back a little from the other threads of the process: where both want one core, requests come first, and updates still get
 //! their share.
 
-use rustix::process::setpriority_process;
+use rustix::process::{getpid, getpriority_process, setpriority_process};
 use tokio::{
     runtime::{Builder, Runtime},
     task::JoinHandle,
@@ -49,5 +49,6 @@ impl Drop for Threads {
 
 /// On Linux this is of the calling thread only. Who may not is as quick as before.
 fn stand_back() {
-    let _ = setpriority_process(None, NICENESS);
+    let usual = getpriority_process(Some(getpid())).unwrap_or(0);
+    let _ = setpriority_process(None, usual + NICENESS);
 }
