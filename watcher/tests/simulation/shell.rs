@@ -209,7 +209,8 @@ impl World {
         if self.shell.confirming.as_ref().map(|doubt| doubt.number) != number {
             self.shell.confirming = doubt;
             if let Some(number) = number {
-                let by = self.some_time(20);
+                // Now and then so long that other things happen first.
+                let by = if self.chance(40) { self.some_time(8000) } else { self.some_time(20) };
                 self.later(by, What::Confirm(number));
             }
         }
