@@ -22,8 +22,8 @@ use crate::{Moment, table::RequestKey};
 pub const MAX_PARKED: usize = 4096;
 /// Bytes of requests that may wait at once.
 pub const MAX_PARKED_BYTES: usize = 64 << 20;
-/// Of a crowd so many are let go at once, ...
-pub const AT_ONCE: usize = 64;
+/// Of a crowd so many are let go at once: each may need a new connection, and a server's queue of those is often no longer than 128, ...
+pub const AT_ONCE: usize = 16;
 /// ... and the next ones so much later.
 pub const PACE: Duration = Duration::from_millis(2);
 

@@ -4,6 +4,8 @@
 //! each attempt. A stale answer is turned into an error with retry in `upstream_response_filter`, before anything has gone to
 //! the client; pingora then replays the buffered body. It carries out and decides nothing.
 
+mod waits;
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -16,13 +18,7 @@ use pingora_core::{
 };
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, HttpProxy, ProxyHttp, ProxyWarnLogContext, Session};
-use waypost_policy::{
-    Body, Code, Exchange, Failure, Found, Input, Lease, Moment, Next, Sent, World,
-    parking::{Full, Place},
-    table::RequestKey,
-    wire::Stamp,
-};
-use waypost_watcher::Checked;
+use waypost_policy::{Body, Code, Exchange, Failure, Input, Lease, Next, Sent, World, parking::Place, wire::Stamp};
 
 use super::{
     answer,
@@ -103,52 +99,6 @@ impl GeneralLane {
             self.shared.parking.wake(&key, now);
         }
         next
-    }
-
-    /// Takes a place among the requests that wait for a key, and looks again.
-    fn park(&self, session: &mut Session, ctx: &mut Request, key: &RequestKey) -> Next {
-        let head = session.req_header();
-        let head_bytes: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
-        let bytes = head.raw_path().len() + head_bytes + session.body_bytes_read().min(REPLAY_BYTES);
-        let input = match self.shared.parking.register(key, bytes) {
-            Ok(place) => {
-                ctx.place = Some(place);
-                self.shared.someone_parked.notify_one();
-                Input::Parked
-            }
-            Err(Full) => Input::NoRoom,
-        };
-        self.step(session.req_header(), ctx, input)
-    }
-
-    /// Waits until the place is let go, or until a time, and looks again. No longer than the whole request may take.
-    async fn sleep(&self, session: &Session, ctx: &mut Request, until: Moment) -> Next {
-        let until = tokio::time::Instant::from_std(self.shared.clock.instant(until));
-        let ends_at = ctx.deadline.ends_at();
-        let timer = tokio::time::sleep_until(ends_at.map_or(until, |ends_at| ends_at.min(until)));
-        match &mut ctx.place {
-            Some(place) => tokio::select! {
-                () = place => {}
-                () = timer => {}
-            },
-            None => timer.await,
-        }
-        if ends_at.is_some_and(|ends_at| ends_at <= tokio::time::Instant::now()) {
-            return Next::Answer(Code::UpstreamTimeout);
-        }
-        self.step(session.req_header(), ctx, Input::Woken)
-    }
-
-    /// Waits for a check, and takes the step that its end allows.
-    async fn check(&self, session: &Session, ctx: &mut Request, key: &RequestKey) -> Next {
-        let service = ctx.exchange.trace().service.as_ref().map(|service| service.name.clone());
-        let Some(service) = service else { return Next::Answer(Code::Internal) };
-        let found = match self.shared.asker.check(&service, key).await {
-            Checked::Answered => Found::Answered,
-            Checked::Unavailable => Found::Unavailable,
-            Checked::Capped => Found::Capped,
-        };
-        self.step(session.req_header(), ctx, Input::Found(found))
     }
 
     fn peer(ctx: &Request, lease: &Lease, is_upgrade: bool) -> Box<HttpPeer> {
@@ -302,20 +252,8 @@ impl ProxyHttp for GeneralLane {
                     ctx.dispatched = Some(Instant::now());
                     return Ok(peer);
                 }
-                Some(Next::Check(key)) => {
-                    let next = self.check(session, ctx, &key).await;
-                    if !self.keep(ctx, next) {
-                        return Err(answered());
-                    }
-                }
-                Some(Next::Park(key)) => {
-                    let next = self.park(session, ctx, &key);
-                    if !self.keep(ctx, next) {
-                        return Err(answered());
-                    }
-                }
-                Some(Next::Sleep(until)) => {
-                    let next = self.sleep(session, ctx, until).await;
+                Some(waits @ (Next::Check(_) | Next::Park(_) | Next::Sleep(_))) => {
+                    let next = self.wait(session, ctx, waits).await;
                     if !self.keep(ctx, next) {
                         return Err(answered());
                     }
