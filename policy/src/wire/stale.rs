@@ -116,22 +116,8 @@ impl Stale {
         if let Some(service) = &self.service {
             text(&mut out, key_ref("service"), service);
         }
-        if let Some(key) = &self.key {
-            out.bare_item(key_ref("key"), &key_item(key));
-        }
-        if let Some(owner) = &self.owner {
-            text(&mut out, key_ref("owner"), owner);
-        }
-        if let Some(epoch) = self.epoch {
-            number(&mut out, key_ref("epoch"), epoch);
-        }
-        if let Some(revision) = self.revision {
-            number(&mut out, key_ref("revision"), revision);
-        }
-        if let Some(table) = &self.table {
-            text(&mut out, key_ref("table"), table);
-        }
-        out.finish().unwrap_or_default()
+        let Self { key, owner, epoch, revision, table, .. } = self;
+        write_claim(out, key.as_deref(), owner.as_deref(), *epoch, *revision, table.as_deref())
     }
 
     /// Reads an answer. Members that this version does not know are ignored, as RFC 9651 asks.
@@ -156,23 +142,9 @@ impl Stale {
 impl Update {
     /// The header's value.
     pub fn to_value(&self) -> String {
-        let mut out = DictSerializer::new();
-        if let Some(key) = &self.key {
-            out.bare_item(key_ref("key"), &key_item(key));
-        }
-        if let Some(owner) = &self.owner {
-            text(&mut out, key_ref("owner"), owner);
-        }
-        if let Some(epoch) = self.epoch {
-            number(&mut out, key_ref("epoch"), epoch);
-        }
-        if let Some(revision) = self.revision {
-            number(&mut out, key_ref("revision"), revision);
-        }
-        if let Some(table) = &self.table {
-            text(&mut out, key_ref("table"), table);
-        }
-        out.finish().unwrap_or_default()
+        let out = DictSerializer::new();
+        let Self { key, owner, epoch, revision, table } = self;
+        write_claim(out, key.as_deref(), owner.as_deref(), *epoch, *revision, table.as_deref())
     }
 
     /// Reads a correction; `None` if the value is not a dictionary. Members that this version does not know are ignored.
@@ -186,6 +158,33 @@ impl Update {
             table: string(&fields, "table"),
         })
     }
+}
+
+/// What both headers end with: where the key is, and by whose knowledge.
+fn write_claim(
+    mut out: DictSerializer<String>,
+    key: Option<&[u8]>,
+    owner: Option<&str>,
+    epoch: Option<u64>,
+    revision: Option<u64>,
+    table: Option<&str>,
+) -> String {
+    if let Some(key) = key {
+        out.bare_item(key_ref("key"), &key_item(key));
+    }
+    if let Some(owner) = owner {
+        text(&mut out, key_ref("owner"), owner);
+    }
+    if let Some(epoch) = epoch {
+        number(&mut out, key_ref("epoch"), epoch);
+    }
+    if let Some(revision) = revision {
+        number(&mut out, key_ref("revision"), revision);
+    }
+    if let Some(table) = table {
+        text(&mut out, key_ref("table"), table);
+    }
+    out.finish().unwrap_or_default()
 }
 
 #[cfg(test)]
