@@ -68,7 +68,8 @@ fn crates_use_only_what_they_may() {
 #[test]
 fn the_core_has_no_sockets_clocks_or_randomness() {
     let core = files_below(&root().join("policy/src"), "rs");
-    let machine = ["machine.rs", "applier.rs", "applier/guard.rs", "applier/resync.rs", "listed.rs"].map(|file| root().join("watcher/src").join(file));
+    let machine = ["machine.rs", "applier.rs", "applier/guard.rs", "applier/resync.rs", "listed.rs"]
+        .map(|file| root().join("watcher/src").join(file));
     for file in core.iter().chain(&machine) {
         let text = fs::read_to_string(file).unwrap();
         for word in NOT_IN_THE_CORE {

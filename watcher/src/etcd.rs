@@ -72,6 +72,8 @@ pub(crate) struct EtcdSource {
     reads: Option<Reads>,
     watches: Option<Client>,
     stream: Option<Box<WatchStream>>,
+    /// An answer of the watch was too large.
+    wants_fragments: bool,
     work: Option<Work>,
     checks: Checks,
     confirming: Confirming,
@@ -118,6 +120,7 @@ impl EtcdSource {
             reads: None,
             watches: None,
             stream: None,
+            wants_fragments: false,
             work: None,
             checks,
             confirming: Confirming::default(),
@@ -149,7 +152,13 @@ impl EtcdSource {
             tokio::select! {
                 () = stopping(&mut stopped) => break,
                 done = progress(&mut self.work) => self.worked(done).await,
-                (input, arrived) = heard(&mut self.stream, self.place.prefix.len() + 1) => self.feed(input, arrived).await,
+                heard = heard(&mut self.stream, self.place.prefix.len() + 1) => {
+                    if heard.is_too_large && !self.wants_fragments {
+                        tracing::info!("the watch has more to say than one answer may hold; it is asked for in fragments from now on");
+                        self.wants_fragments = true;
+                    }
+                    self.feed(heard.input, heard.arrived).await;
+                }
                 Some(ask) = asks.recv() => self.ask(ask),
                 read = self.checks.next() => self.read(read).await,
                 read = self.digest_read.next() => self.digest_read(read).await,
@@ -207,7 +216,8 @@ impl EtcdSource {
             }
             Effect::Watch { from } => {
                 let watches = self.watches.as_ref().map(Client::watch_client);
-                self.work = Some(Box::pin(open_watch(watches, self.place.clone(), from)));
+                let whole = (!self.wants_fragments).then_some(self.settings.most_watch_bytes);
+                self.work = Some(Box::pin(open_watch(watches, self.place.clone(), from, whole)));
             }
             Effect::Apply { events, revision } => {
                 self.applier.note_touches(self.publisher.is_watched());

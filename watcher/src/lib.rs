@@ -78,6 +78,8 @@ pub struct Settings {
     pub most_records: usize,
     /// How often, about, the table is compared with all that the store holds; zero: never. Only for etcd.
     pub digest_check_every: Duration,
+    /// How large an answer of a watch may be; a store that has more to say at once is asked to say it in fragments.
+    pub most_watch_bytes: usize,
     /// Where the table is kept for a start without the store; only for etcd.
     pub snapshot: Option<PathBuf>,
     /// The seed of the backoff's jitter.
@@ -102,6 +104,7 @@ impl Settings {
             allow_empty: false,
             most_records: usize::MAX,
             digest_check_every: Duration::ZERO,
+            most_watch_bytes: 64 << 20,
             snapshot: None,
             seed,
             origin,

@@ -12,9 +12,9 @@ use std::{
 };
 
 use etcd_client::{GetOptions, Txn, TxnOp};
-use stage::{Etcd, PREFIX, owner, settings, until, until_revision, watch_with_snapshot};
+use stage::{Etcd, PREFIX, owner, settings, until, until_revision};
 use waypost_watcher::{
-    GoldPlace, Watcher,
+    GoldPlace, Settings, Watcher,
     store::{ListFault, Store},
 };
 
@@ -26,8 +26,8 @@ const REVISIONS: usize = 400;
 /// How many transactions are under way at the same time.
 const WRITERS: usize = 8;
 
-/// Puts so many routes `tenant-<n>` of a hundred owners in as few transactions as may be; the last revision. `padding` makes records larger.
-async fn put_routes(etcd: &Etcd, count: usize, padding: usize) -> u64 {
+/// Puts so many routes `<start>-<n>` of a hundred owners in as few transactions as may be; the last revision. `padding` makes records larger.
+async fn put_routes(etcd: &Etcd, start: &'static str, count: usize, padding: usize) -> u64 {
     let client = etcd.client().await;
     let filler = " ".repeat(padding);
     let mut writers = tokio::task::JoinSet::new();
@@ -38,7 +38,7 @@ async fn put_routes(etcd: &Etcd, count: usize, padding: usize) -> u64 {
             for first in (writer * OPERATIONS..count).step_by(WRITERS * OPERATIONS) {
                 let puts = (first..count.min(first + OPERATIONS)).map(|n| {
                     let value = format!(r#"{{"owner":"cell-{}","epoch":{}{filler}}}"#, n % 100, n % 7 + 1);
-                    TxnOp::put(format!("{PREFIX}/routes/orders/tenant-{n}"), value, None)
+                    TxnOp::put(format!("{PREFIX}/routes/orders/{start}-{n}"), value, None)
                 });
                 let done = kv.txn(Txn::new().and_then(puts.collect::<Vec<_>>())).await.unwrap();
                 revision = u64::try_from(done.header().unwrap().revision()).unwrap();
@@ -49,30 +49,38 @@ async fn put_routes(etcd: &Etcd, count: usize, padding: usize) -> u64 {
     writers.join_all().await.into_iter().max().unwrap()
 }
 
-/// etcd sends up to a thousand such revisions at a time, in fragments of 2 MB that are cut in the middle of revisions.
+/// etcd sends up to a thousand such revisions at a time, whole, or in fragments of 2 MB that are cut in the middle of revisions.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_large_backlog_is_caught_up_with_and_no_revision_is_seen_half() {
     let etcd = Etcd::start().await;
     etcd.filled().await;
-    let watcher = watch_with_snapshot(&etcd);
+    let follow = |most_watch_bytes| {
+        let snapshot = etcd.directory.path().join("edge.snapshot");
+        waypost_watcher::start(Settings { most_watch_bytes, ..settings(&etcd.url(), Some(&snapshot)) }).unwrap()
+    };
+    let watcher = follow(64 << 20);
     until(&watcher.view, "the first list is in force", |_, status| status.connected).await;
     watcher.stop().await;
-    let revision = put_routes(&etcd, REVISIONS * OPERATIONS, 200).await;
-
-    let watcher = watch_with_snapshot(&etcd);
-    let routes_before = 1;
-    let table = until(&watcher.view, "the backlog is in force", |table, _| {
-        let new = table.route_count() - routes_before;
-        assert_eq!(new % OPERATIONS, 0, "a part of a revision is in force, at {}", table.revision());
-        table.revision() >= revision
-    });
-    let table = table.await;
-    assert_eq!(table.route_count(), routes_before + REVISIONS * OPERATIONS);
-    assert!(watcher.view.status().resyncs.is_empty(), "caught up, not listed");
-    let listed = stage::watch(&etcd);
-    assert_eq!(until_revision(&listed.view, revision).await.digest(), table.digest());
-    listed.stop().await;
-    watcher.stop().await;
+    let mut routes_before = 1;
+    for most_watch_bytes in [64 << 20, 3 << 20] {
+        // The second time other routes, so that both are new ones.
+        let start = if routes_before == 1 { "tenant" } else { "customer" };
+        let revision = put_routes(&etcd, start, REVISIONS * OPERATIONS, 200).await;
+        let watcher = follow(most_watch_bytes);
+        let table = until(&watcher.view, "the backlog is in force", |table, _| {
+            let new = table.route_count() - routes_before;
+            assert_eq!(new % OPERATIONS, 0, "a part of a revision is in force, at {}", table.revision());
+            table.revision() >= revision
+        });
+        let table = table.await;
+        assert_eq!(table.route_count(), routes_before + REVISIONS * OPERATIONS);
+        assert!(watcher.view.status().resyncs.is_empty(), "caught up, not listed");
+        let listed = stage::watch(&etcd);
+        assert_eq!(until_revision(&listed.view, revision).await.digest(), table.digest());
+        listed.stop().await;
+        watcher.stop().await;
+        routes_before = table.route_count();
+    }
 }
 
 /// More than one answer holds in number, and more than one may hold in bytes.
@@ -82,7 +90,7 @@ async fn a_list_of_many_and_of_large_records_is_whole() {
     const LARGE: usize = 80;
     let etcd = Etcd::start().await;
     etcd.filled().await;
-    put_routes(&etcd, ROUTES, 0).await;
+    put_routes(&etcd, "tenant", ROUTES, 0).await;
     let listed = stage::watch(&etcd);
     until(&listed.view, "the first list is in force", |table, _| table.route_count() == ROUTES + 1).await;
     let mut kv = etcd.client().await.kv_client();
@@ -122,7 +130,7 @@ async fn what_is_written_and_compacted_while_a_list_is_under_way_is_not_lost() {
     const FIRST_PACE: usize = 20;
     let etcd = Etcd::start().await;
     etcd.filled().await;
-    put_routes(&etcd, ROUTES, 0).await;
+    put_routes(&etcd, "tenant", ROUTES, 0).await;
     let client = etcd.client().await;
     let done = Arc::new(AtomicBool::new(false));
     let is_done = Arc::clone(&done);
@@ -177,7 +185,7 @@ async fn figures_of_a_list_of_a_million_routes() {
     let etcd = Etcd::start().await;
     etcd.filled().await;
     let began = Instant::now();
-    let revision = put_routes(&etcd, ROUTES, 60).await;
+    let revision = put_routes(&etcd, "tenant", ROUTES, 60).await;
     eprintln!("loaded {ROUTES} routes in {:?}", began.elapsed());
     let mut keys: Vec<Vec<u8>> = (0..ROUTES).map(|n| format!("{PREFIX}/routes/orders/tenant-{n}").into_bytes()).collect();
     keys.sort_unstable();

@@ -172,6 +172,11 @@ fn astray() -> Fault {
     Fault::Unreadable("'s answer is not what was asked for".to_owned())
 }
 
+/// Whether there was more to be said than one answer may hold.
+pub(super) fn is_too_large(error: &etcd_client::Error) -> bool {
+    Refusal::of(error) == Refusal::TooLarge
+}
+
 /// Why there is no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Refusal {

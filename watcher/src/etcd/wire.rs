@@ -9,7 +9,7 @@ use etcd_client::{Client, EventType, KeyValue, WatchOptions, WatchStream};
 use waypost_conf::{Record, RecordKey, decode};
 use waypost_policy::TableId;
 
-use super::{anchored::anchored, others::known_by_others};
+use super::{anchored::anchored, list::is_too_large, others::known_by_others};
 use crate::{
     anchor::{Anchor, LastChanges},
     connect::{EtcdPlace, MAX_MESSAGE_BYTES, Reads, Wanted, connect, say_later},
@@ -36,11 +36,21 @@ pub(super) enum Done {
     Only(Input),
 }
 
-/// What the watch says next, and when it came; never anything while there is none.
-pub(super) async fn heard(stream: &mut Option<Box<WatchStream>>, prefix_len: usize) -> (Input, Instant) {
+/// What the watch says next.
+pub(super) struct Heard {
+    pub(super) input: Input,
+    /// When it came.
+    pub(super) arrived: Instant,
+    /// It was more than one answer may hold.
+    pub(super) is_too_large: bool,
+}
+
+/// What the watch says next; never anything while there is none.
+pub(super) async fn heard(stream: &mut Option<Box<WatchStream>>, prefix_len: usize) -> Heard {
     let Some(open) = stream else { return std::future::pending().await };
     let message = open.message().await;
     let arrived = Instant::now();
+    let is_too_large = message.as_ref().is_err_and(is_too_large);
     let input = match message {
         Ok(Some(response)) => heard_response(&response, prefix_len),
         Ok(None) => {
@@ -52,7 +62,7 @@ pub(super) async fn heard(stream: &mut Option<Box<WatchStream>>, prefix_len: usi
             Input::Failed(format!("the watch broke: etcd {}", say_later(&error, Wanted::Read)))
         }
     };
-    (input, arrived)
+    Heard { input, arrived, is_too_large }
 }
 
 fn heard_response(response: &etcd_client::WatchResponse, prefix_len: usize) -> Input {
@@ -158,14 +168,14 @@ pub(crate) fn end_of_prefix(prefix: &[u8]) -> Vec<u8> {
     vec![0]
 }
 
-pub(super) async fn open_watch(watches: Option<etcd_client::WatchClient>, place: EtcdPlace, from: u64) -> Done {
+/// Answers are whole revisions, of up to `whole` bytes together; `None`: in fragments. For those etcd adds up what it has so far at each event, so that
+/// one that says much (the end of many leases, a deleted prefix) costs it the square of that, for each watch.
+pub(super) async fn open_watch(watches: Option<etcd_client::WatchClient>, place: EtcdPlace, from: u64, whole: Option<usize>) -> Done {
     let Some(watches) = watches else { return Done::Only(Input::Failed("there is no connection to watch over".to_owned())) };
-    let mut watches = watches.max_decoding_message_size(MAX_MESSAGE_BYTES);
-    let options = WatchOptions::new()
-        .with_prefix()
-        .with_start_revision(i64::try_from(from).unwrap_or(i64::MAX))
-        .with_progress_notify()
-        .with_fragment();
+    // What is queued before the watch is created comes in no fragments, whatever was asked for.
+    let mut watches = watches.max_decoding_message_size(whole.unwrap_or(MAX_MESSAGE_BYTES));
+    let options = WatchOptions::new().with_prefix().with_start_revision(i64::try_from(from).unwrap_or(i64::MAX)).with_progress_notify();
+    let options = if whole.is_none() { options.with_fragment() } else { options };
     let opened = tokio::time::timeout(READ_LIMIT, async {
         let mut stream = watches.watch(format!("{}/", place.prefix), Some(options)).await?;
         let first = stream.message().await?;
