@@ -13,6 +13,8 @@ use std::{
     time::Duration,
 };
 
+use crate::threads::stand_back;
+
 /// How often it is looked whether readers have gone. Until then an old table costs what the next one did not share with it.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// The thread's name; Linux shows 15 bytes.
@@ -41,6 +43,7 @@ impl<T: Send + Sync + 'static> Retirement<T> {
 }
 
 fn free<T>(arrivals: &Receiver<Arc<T>>) {
+    stand_back();
     let mut held: Vec<Arc<T>> = Vec::new();
     loop {
         let arrival = match held.is_empty() {

@@ -22,13 +22,14 @@ use std::{
 };
 
 pub use format::{Loaded, decode_snapshot};
-use tokio::task::JoinHandle;
+use tokio::sync::oneshot;
 use waypost_policy::{TableId, table::Records};
 
 use crate::{
     anchor::LastChanges,
     applier::{Applier, Bad},
     files::why,
+    threads::aside,
 };
 
 /// What the file's name ends with until it is whole.
@@ -87,7 +88,7 @@ pub struct Saver {
 /// A write under way.
 #[derive(Debug)]
 struct Writing {
-    ends: JoinHandle<io::Result<()>>,
+    ends: oneshot::Receiver<io::Result<()>>,
     began: Instant,
     revision: u64,
 }
@@ -134,14 +135,14 @@ impl Saver {
         (self.changed && self.writing.is_none()).then(|| self.not_before.saturating_duration_since(Instant::now()))
     }
 
-    /// Begins to write what the applier holds now. Encoding, writing and syncing happen off the runtime's workers, so that changes go on
-    /// being applied meanwhile; [`Saver::written`] tells the end.
+    /// Begins to write what the applier holds now. Encoding, writing and syncing happen on a thread that stands back from those that apply changes
+    /// and serve requests; [`Saver::written`] tells the end.
     pub fn save(&mut self, applier: &Applier) {
         self.changed = false;
         let began = Instant::now();
         let content = Content::of(applier);
         let (path, hurry, revision) = (self.path.clone(), Arc::clone(&self.hurry), content.revision);
-        let ends = tokio::task::spawn_blocking(move || write(&path, &content, &hurry));
+        let ends = aside("snapshot", move || write(&path, &content, &hurry));
         self.writing = Some(Writing { ends, began, revision });
     }
 
@@ -149,7 +150,7 @@ impl Saver {
     /// is said once, and tried again.
     pub async fn written(&mut self) {
         let Some(Writing { ends, began, revision }) = &mut self.writing else { return std::future::pending().await };
-        let written = ends.await.unwrap_or_else(|_| Err(io::Error::other("the writer panicked")));
+        let written = ends.await.unwrap_or_else(|_| Err(io::Error::other("its writer has ended")));
         self.not_before = Instant::now() + PACE.max(began.elapsed() * PACE_FACTOR);
         let revision = *revision;
         self.writing = None;

@@ -3,9 +3,12 @@
 //! They stand back a little from the other threads of the process: where both want one core, requests come first, and updates still get
 //! their share.
 
+use std::thread;
+
 use rustix::process::{getpid, getpriority_process, setpriority_process};
 use tokio::{
     runtime::{Builder, Runtime},
+    sync::oneshot,
     task::JoinHandle,
 };
 
@@ -13,6 +16,8 @@ use tokio::{
 const WORKERS: usize = 2;
 /// Some three times less of a contended core than a thread that serves requests.
 const NICENESS: i32 = 5;
+/// As little as there is: for what nobody waits for.
+const MOST_NICENESS: i32 = 19;
 
 /// The threads; they end when this is dropped, wherever that is.
 #[derive(Debug)]
@@ -47,8 +52,22 @@ impl Drop for Threads {
     }
 }
 
+/// Does something on a thread of its own that stands back from all others, and gives what came of it; nothing, if there is no thread to be had.
+pub(crate) fn aside<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> oneshot::Receiver<T> {
+    let (done, ends) = oneshot::channel();
+    let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let _ = setpriority_process(None, MOST_NICENESS);
+        // Nobody waits for it any more: the process ends.
+        let _ = done.send(work());
+    });
+    if let Err(error) = thread {
+        tracing::warn!(%error, "no thread for {name}");
+    }
+    ends
+}
+
 /// On Linux this is of the calling thread only. Who may not is as quick as before.
-fn stand_back() {
+pub(crate) fn stand_back() {
     let usual = getpriority_process(Some(getpid())).unwrap_or(0);
     let _ = setpriority_process(None, usual + NICENESS);
 }

@@ -15,7 +15,7 @@ use std::thread;
 
 use world::Course;
 
-const SEEDS: u64 = 1000;
+const SEEDS: u64 = 2000;
 
 /// Says which seed it was.
 struct Running(u64);
