@@ -4,10 +4,17 @@
 //! Good routes, of which there may be millions, stand in batches without a heap block each; their values are not kept. What always holds: a
 //! list comes to the same however it is cut into parts.
 
-use waypost_conf::{Decoded, Match, Name, Record, RecordKey, decode};
+use std::collections::HashMap;
+
+use waypost_conf::{Decoded, Match, Name, Record, RecordKey, Route, decode};
 use waypost_policy::table::{Batch, Meta};
 
 use crate::{anchor, record::Stored};
+
+/// Of a part's values so many are remembered, ...
+const MOST_VALUES: usize = 1024;
+/// ... none longer than this.
+const LONGEST_VALUE: usize = 256;
 
 /// A record, decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,8 +79,9 @@ impl Part {
         let mut part = Self { newest: newest(&records), ..Self::default() };
         part.routes.reserve(records.len());
         let mut like = None;
+        let mut decoded = Values::default();
         for stored in records {
-            if !part.push_route(&mut like, &stored) {
+            if !part.push_route(&mut like, &mut decoded, &stored) {
                 part.push(&mut like, Prepared::of(stored));
             }
         }
@@ -81,12 +89,11 @@ impl Part {
     }
 
     /// The short way of a route of the same service as the one before: its name is known to be one.
-    fn push_route(&mut self, like: &mut Option<Like>, stored: &Stored) -> bool {
+    fn push_route(&mut self, like: &mut Option<Like>, decoded: &mut Values, stored: &Stored) -> bool {
         let Some(like) = like else { return false };
         let RecordKey::Route { service, .. } = &like.key else { return false };
         let Some(key) = stored.key.strip_prefix(&*like.start).filter(|key| RecordKey::is_routing_key(key)) else { return false };
-        let Ok(decoded) = decode(&like.key, &stored.value) else { return false };
-        plain_route(&decoded).is_some_and(|route| self.routes.push(service, key, route, stored.meta()))
+        decoded.with(&like.key, &stored.value, |route| self.routes.push(service, key, route, stored.meta()))
     }
 
     fn push(&mut self, like: &mut Option<Like>, record: Prepared) {
@@ -111,6 +118,27 @@ impl Part {
     }
 }
 
+/// Values of routes that were decoded lately: of the many that a store holds, most have an owner, an epoch and a spelling that others have, too.
+#[derive(Default)]
+struct Values {
+    decoded: HashMap<Vec<u8>, Route>,
+}
+
+impl Values {
+    /// Does something with the route that a value says, if it is a good one of which there is nothing to be said.
+    fn with(&mut self, key: &RecordKey, value: &[u8], then: impl FnOnce(&Route) -> bool) -> bool {
+        if let Some(route) = self.decoded.get(value) {
+            return then(route);
+        }
+        let Ok(decoded) = decode(key, value) else { return false };
+        let Some(route) = plain_route(&decoded) else { return false };
+        if self.decoded.len() < MOST_VALUES && value.len() <= LONGEST_VALUE {
+            self.decoded.insert(value.to_vec(), route.clone());
+        }
+        then(route)
+    }
+}
+
 /// What routes of one service have in common.
 struct Like {
     /// Any route's; decoding looks at its kind only.
@@ -125,7 +153,7 @@ impl Like {
     }
 }
 
-fn plain_route(decoded: &Decoded) -> Option<&waypost_conf::Route> {
+fn plain_route(decoded: &Decoded) -> Option<&Route> {
     match decoded {
         Decoded { record: Record::Route(route), unknown_fields, inactive } if unknown_fields.is_empty() && inactive.is_empty() => {
             Some(route)
