@@ -211,9 +211,21 @@ fn in_our_words(message: &str) -> String {
     }
     let found = plain.strip_prefix("invalid type: ").or_else(|| plain.strip_prefix("invalid value: "));
     match found.and_then(|rest| rest.split_once(", expected ")) {
-        Some((given, wanted)) => format!("is {}; {wanted} would be right", kind_and_value(given)),
+        Some((given, wanted)) => format!("is {}; {} would be right", kind_and_value(given), wanted_number(wanted)),
         None => plain,
     }
+}
+
+/// serde's names of number types as a person says them; anything else as it is.
+fn wanted_number(wanted: &str) -> String {
+    let (least, most) = match wanted {
+        "u16" => (0, u64::from(u16::MAX)),
+        "u32" => (0, u64::from(u32::MAX)),
+        "a nonzero u32" => (1, u64::from(u32::MAX)),
+        "u64" => (0, u64::MAX),
+        other => return other.to_owned(),
+    };
+    format!("a whole number from {least} to {most}")
 }
 
 /// serde's `integer "1"`, `string "x"`, `sequence` as a person says it.

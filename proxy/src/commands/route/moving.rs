@@ -20,17 +20,21 @@ use crate::{
 
 /// Runs the command.
 pub(super) async fn run(args: &RouteMoveArgs) -> Outcome {
+    let wanted = Wanted::of(args)?;
     let place = gold::store_place(&args.gold)?;
     let beside = EtcdPlace { prefix: format!("{}-state", place.prefix), ..place.clone() };
     let store = Store::connect(&place).await.map_err(Failed::not_done)?;
     let reports = Store::connect(&beside).await.map_err(Failed::not_done)?;
     let mover = Arc::new(Mover { place, store, reports, assume_dead: args.assume_dead.clone(), force: args.force });
-    if args.abort {
-        return abort(args, &mover).await;
-    }
-    let to = args.to.as_deref().ok_or_else(|| Failed::unusable("--to is missing: which upstream is to own it".to_owned()))?;
-    let to = name("--to", to)?;
-    let keys = keys(args, &mover, &to).await?;
+    let (to, which) = match wanted {
+        Wanted::Abort(key) => {
+            let revision = mover.abort(&key).await.map_err(Failed::not_done)?;
+            print::line(format_args!("{key}: given back at revision {revision}"));
+            return Ok(());
+        }
+        Wanted::Move(to, which) => (to, which),
+    };
+    let keys = keys(&mover, &to, which).await?;
     if args.dry_run {
         for (key, from) in &keys {
             print::line(format_args!("{key}: {from} → {to}"));
@@ -55,20 +59,49 @@ pub(super) async fn run(args: &RouteMoveArgs) -> Outcome {
     Ok(())
 }
 
-/// What is to be moved, and from whom.
-async fn keys(args: &RouteMoveArgs, mover: &Mover, to: &Name) -> Result<Vec<(RecordKey, Name)>, Failed> {
-    let service = name("SERVICE", &args.service)?;
-    if let Some(key) = &args.key {
-        let key = route_key(&args.service, key)?;
-        let (route, _) = mover.read(&key).await.map_err(Failed::not_done)?;
-        if route.owner == *to && route.state == RouteState::Serving {
-            return Err(Failed::not_done(format!("{key} belongs to {to} already; nothing was changed")));
+/// What is asked for, before anything is looked at.
+enum Wanted {
+    /// To give a key back.
+    Abort(RecordKey),
+    /// To move these keys to an upstream.
+    Move(Name, Which),
+}
+
+enum Which {
+    One(RecordKey),
+    /// All of a service's that belong to an upstream.
+    All(Name, Name),
+}
+
+impl Wanted {
+    fn of(args: &RouteMoveArgs) -> Result<Self, Failed> {
+        let key = args.key.as_deref().map(|key| route_key(&args.service, key)).transpose()?;
+        if args.abort {
+            let key = key.ok_or_else(|| Failed::unusable("--abort wants a KEY: which one is to be given back".to_owned()))?;
+            return Ok(Self::Abort(key));
         }
-        return Ok(vec![(key, route.owner)]);
+        let to = args.to.as_deref().ok_or_else(|| Failed::unusable("--to is missing: which upstream is to own it".to_owned()))?;
+        let which = match (key, args.owner.as_deref()) {
+            (Some(key), _) => Which::One(key),
+            (None, Some(owner)) => Which::All(name("SERVICE", &args.service)?, name("--owner", owner)?),
+            (None, None) => return Err(Failed::unusable("name a KEY, or whose keys are to be moved with --owner".to_owned())),
+        };
+        Ok(Self::Move(name("--to", to)?, which))
     }
-    let owner =
-        args.owner.as_deref().ok_or_else(|| Failed::unusable("name a KEY, or whose keys are to be moved with --owner".to_owned()))?;
-    let owner = name("--owner", owner)?;
+}
+
+/// What is to be moved, and from whom.
+async fn keys(mover: &Mover, to: &Name, which: Which) -> Result<Vec<(RecordKey, Name)>, Failed> {
+    let (service, owner) = match which {
+        Which::All(service, owner) => (service, owner),
+        Which::One(key) => {
+            let (route, _) = mover.read(&key).await.map_err(Failed::not_done)?;
+            if route.owner == *to && route.state == RouteState::Serving {
+                return Err(Failed::not_done(format!("{key} belongs to {to} already; nothing was changed")));
+            }
+            return Ok(vec![(key, route.owner)]);
+        }
+    };
     let found = mover.store.list(format!("routes/{service}/").as_bytes()).await.map_err(Failed::not_done)?;
     let keys = found.iter().filter_map(|stored| {
         let route = route_of(stored).ok().filter(|route| route.owner == owner)?;
@@ -115,12 +148,4 @@ fn tell(args: &RouteMoveArgs, key: &RecordKey, from: &Name, to: &Name, moved: &M
     print::line(format_args!(
         "{key}: {from} → {to} at revision {revision} in {total:.1} ms (frozen {froze:.1}, let go {let_go:.1}, committed {committed:.1})"
     ));
-}
-
-async fn abort(args: &RouteMoveArgs, mover: &Mover) -> Outcome {
-    let key = args.key.as_deref().ok_or_else(|| Failed::unusable("--abort wants a KEY".to_owned()))?;
-    let key = route_key(&args.service, key)?;
-    let revision = mover.abort(&key).await.map_err(Failed::not_done)?;
-    print::line(format_args!("{key}: given back at revision {revision}"));
-    Ok(())
 }
