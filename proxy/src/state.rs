@@ -91,13 +91,10 @@ pub(crate) async fn keep_parking(shared: Arc<Shared>) {
             shared.someone_parked.notified().await;
         }
         let table = shared.view.load_full();
-        let now = shared.clock.now();
-        for key in shared.parking.keys() {
-            // Who was not compared before may have missed a change on its way here, and looks once more.
-            let is_same = known.as_ref().zip(table.as_ref()).is_some_and(|(before, after)| is_same(before, after, &key));
-            if !is_same {
-                shared.parking.wake(&key, now);
-            }
+        // The same table as before has nothing new for anybody, those included who have come since: they have looked at it, or at a later one.
+        let is_compared = known.as_ref().zip(table.as_ref()).is_some_and(|(before, after)| Arc::ptr_eq(before, after));
+        if !is_compared {
+            wake_changed(&shared, known.as_deref(), table.as_deref());
         }
         known = table;
         tokio::select! {
@@ -108,8 +105,15 @@ pub(crate) async fn keep_parking(shared: Arc<Shared>) {
     }
 }
 
-fn is_same(before: &Arc<Table>, after: &Arc<Table>, key: &RequestKey) -> bool {
-    Arc::ptr_eq(before, after) || (before.id() == after.id() && before.entry(key) == after.entry(key))
+/// Wakes whoever waits for a key that is not as it was. Who was not compared before may have missed a change on its way here, and looks once more.
+fn wake_changed(shared: &Shared, before: Option<&Table>, after: Option<&Table>) {
+    let now = shared.clock.now();
+    let is_same = |key: &RequestKey| {
+        before.zip(after).is_some_and(|(before, after)| before.id() == after.id() && before.entry(key) == after.entry(key))
+    };
+    for key in shared.parking.keys().iter().filter(|key| !is_same(key)) {
+        shared.parking.wake(key, now);
+    }
 }
 
 /// Ends when the next of a crowd may go; never ends where there is none.
