@@ -1,6 +1,7 @@
 //! The waits of the general transport: for a check, for a key in a place among those that wait for it, for a time.
 //!
-//! What always holds: each ends with another step of the exchange, and none outlasts the time that the whole request may take.
+//! What always holds: each ends with another step of the exchange; a check ends by itself (250 ms), any other wait with the time that the whole
+//! request may take.
 
 use pingora_proxy::Session;
 use waypost_policy::{Code, Found, Input, Moment, Next, parking::Full, table::RequestKey};
