@@ -198,6 +198,7 @@ async fn an_owner_that_dies_behind_its_100_is_named() {
     client.send(HEAD).await;
     client.until("\r\n\r\n").await;
     client.send("hello").await;
+    client.finish_sending().await;
     let answer = client.rest().await;
     assert_eq!((statuses(&answer), reason(&answer)), (vec![502], "upstream_reset"), "{answer:?}");
 }

@@ -27,6 +27,7 @@ mod parking;
 mod partitions;
 mod pool;
 mod quarantine;
+mod refusals;
 mod requests;
 mod routing;
 mod scene;

@@ -13,6 +13,7 @@ use super::{
     General, answer,
     deadline::Deadline,
     downstream::{Downstream, NoHead, linger},
+    general::Request,
     headers::new_request_id,
 };
 use crate::state::Shared;
@@ -34,12 +35,13 @@ pub(crate) struct ConnectionInfo {
 }
 
 /// What a lane gets beside the request: handed through pingora's per-connection context.
-#[derive(Debug)]
 pub(crate) struct Handed {
     pub(crate) connection: ConnectionInfo,
     pub(crate) deadline: Arc<Deadline>,
     /// The connection ends with this request.
     pub(crate) is_last: bool,
+    /// The request as its last session has left it, if it goes on in another.
+    pub(crate) again: Option<Box<Request>>,
 }
 
 /// Serves a connection to its end.
@@ -69,20 +71,40 @@ pub(crate) async fn serve_connection(
         }
         let is_last = requests_left == 1 || downstream.is_last();
         requests_left = requests_left.saturating_sub(1);
-        let handed = Handed { connection: connection.clone(), deadline: Arc::clone(&deadline), is_last };
+        let handed = Handed { connection: connection.clone(), deadline: Arc::clone(&deadline), is_last, again: None };
+        let Some(taken_back) = serve_request(lane, downstream, handed, &shutdown).await else { return close(&deadline).await };
+        downstream = taken_back;
+    }
+}
+
+/// Serves the request whose head was read, in as many sessions as it takes; its connection, if that goes on.
+async fn serve_request(
+    lane: &Arc<General>,
+    mut downstream: Box<Downstream>,
+    handed: Handed,
+    shutdown: &ShutdownWatch,
+) -> Option<Box<Downstream>> {
+    let Handed { connection, deadline, is_last, mut again } = handed;
+    loop {
+        let handed = Handed { connection: connection.clone(), deadline: Arc::clone(&deadline), is_last, again: again.take() };
         let mut session = ServerSession::new_http1(downstream);
         session.set_connection_user_context(Some(Box::new(handed)));
         session.set_total_drain_timeout(Some(DRAIN_LIMIT));
-        let Some(reused) = lane.process_new_http(session, &shutdown).await else { return close(&deadline).await };
-        let (stream, _) = reused.consume();
-        let Ok(taken_back) = stream.into_any().downcast::<Downstream>() else { return };
-        downstream = taken_back;
+        let ended = lane.process_new_http(session, shutdown).await;
+        let taken_back = ended.and_then(|reused| reused.consume().0.into_any().downcast::<Downstream>().ok());
+        let Some((request, left)) = deadline.take_again() else { return taken_back };
+        let taken_up = || left.map(|left| Box::new(Downstream::taken_up(left, Arc::clone(&deadline))));
+        downstream = taken_back.or_else(taken_up)?;
+        if !downstream.rewind() {
+            return None;
+        }
+        again = Some(request);
     }
 }
 
 /// Closes what a request has left of its connection.
 async fn close(deadline: &Deadline) {
-    if let Some(socket) = deadline.take_left() {
+    if let Some(socket) = deadline.take_unread() {
         linger(socket).await;
     }
 }

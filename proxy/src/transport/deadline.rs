@@ -14,7 +14,10 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::downstream::Socket;
+use super::{
+    downstream::{Left, Socket},
+    general::Request,
+};
 
 /// What the request waits for; decides what is answered when the wait is too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +33,7 @@ pub(crate) enum Phase {
 }
 
 /// Shared by the hooks and the connection for one request.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Deadline {
     wait: Mutex<Wait>,
     fired: Mutex<Option<Phase>>,
@@ -39,7 +42,13 @@ pub(crate) struct Deadline {
     /// After a 101 the stream has no framing any more.
     raw: AtomicBool,
     /// The client's socket, where it has to be read from before it may be closed.
-    left: Mutex<Option<Socket>>,
+    unread: Mutex<Option<Socket>>,
+    /// What came of the request can't be handed over once more.
+    forgotten: AtomicBool,
+    /// The answer under way is read, and written nowhere.
+    discards: AtomicBool,
+    /// The request and its connection between two sessions.
+    again: Mutex<(Option<Box<Request>>, Option<Left>)>,
     /// Whether the body stays with the client for now.
     withheld: Mutex<Withheld>,
 }
@@ -64,6 +73,12 @@ pub(super) struct Wait {
     pub(super) ends_at: Option<Instant>,
     /// Changes with every change of the limits.
     pub(super) generation: u64,
+}
+
+impl std::fmt::Debug for Deadline {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Deadline").field("wait", &self.wait).field("discards", &self.discards).finish_non_exhaustive()
+    }
 }
 
 impl Deadline {
@@ -129,13 +144,57 @@ impl Deadline {
         self.raw.store(true, Ordering::Relaxed);
     }
 
-    pub(super) fn leave(&self, socket: Option<Socket>) {
-        *lock(&self.left) = socket;
+    pub(super) fn leave_unread(&self, socket: Option<Socket>) {
+        *lock(&self.unread) = socket;
     }
 
     /// The socket of a connection that has ended with something unread.
-    pub(super) fn take_left(&self) -> Option<Socket> {
-        lock(&self.left).take()
+    pub(super) fn take_unread(&self) -> Option<Socket> {
+        lock(&self.unread).take()
+    }
+
+    /// The request is too large to be kept.
+    pub(super) fn forget_request(&self) {
+        self.forgotten.store(true, Ordering::Relaxed);
+    }
+
+    /// From now on nothing that is written reaches the client, and the request is handed over once more when its session has ended. False
+    /// if it can't be.
+    pub(crate) fn discard_answer(&self) -> bool {
+        let is_here = !self.forgotten.load(Ordering::Relaxed);
+        self.discards.store(is_here, Ordering::Relaxed);
+        is_here
+    }
+
+    /// Whether the answer under way is written nowhere.
+    pub(crate) fn discards_answer(&self) -> bool {
+        self.discards.load(Ordering::Relaxed)
+    }
+
+    /// The request's session has ended.
+    pub(super) fn keep_request(&self, request: Box<Request>) {
+        lock(&self.again).0 = Some(request);
+    }
+
+    pub(super) fn leave(&self, left: Left) {
+        lock(&self.again).1 = Some(left);
+    }
+
+    /// The request that goes on in another session, if it does; and its connection, where its session has not given it back.
+    pub(super) fn take_again(&self) -> Option<(Box<Request>, Option<Left>)> {
+        if !self.discards_answer() {
+            return None;
+        }
+        let (request, left) = &mut *lock(&self.again);
+        Some((request.take()?, left.take()))
+    }
+
+    /// The request is handed over once more; its time goes on.
+    pub(super) fn begin_again(&self) {
+        self.discards.store(false, Ordering::Relaxed);
+        *lock(&self.fired) = None;
+        *lock(&self.withheld) = Withheld::default();
+        self.clear();
     }
 
     pub(super) fn is_raw(&self) -> bool {

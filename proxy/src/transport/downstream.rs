@@ -29,6 +29,7 @@ use waypost_policy::Code;
 use super::{
     deadline::{Deadline, Phase},
     framing::{Chunks, Framing, MAX_HEAD_BYTES, check_head, end_of_head},
+    general::REPLAY_BYTES,
 };
 
 /// How much of what a client pipelines is kept while its first request is served.
@@ -36,6 +37,8 @@ const MAX_PIPELINED_BYTES: usize = 64 * 1024;
 const READ_BYTES: usize = 4 * 1024;
 /// One segment, as pingora's own listeners have it.
 const WRITE_BYTES: usize = 1460;
+/// How much of a request is kept in case it is handed over once more: its head, and twice the body that pingora would repeat, for the framing.
+const KEPT_BYTES: usize = MAX_HEAD_BYTES + 2 * REPLAY_BYTES;
 /// How long a client that still sends is read from after its connection's last answer, and how long it may be silent meanwhile.
 const LINGER_LIMIT: Duration = Duration::from_secs(5);
 const LINGER_IDLE: Duration = Duration::from_secs(1);
@@ -48,9 +51,35 @@ enum Body {
 }
 
 impl Body {
+    fn framed_by(framing: Framing) -> Self {
+        match framing {
+            Framing::Length(length) => Self::Length(length),
+            Framing::Chunked => Self::Chunked(Chunks::START),
+        }
+    }
+
     fn is_done(self) -> bool {
         matches!(self, Self::Length(0) | Self::Chunked(Chunks::Done))
     }
+}
+
+/// What was handed over of a request.
+#[derive(Debug)]
+struct Handed {
+    head_len: usize,
+    framing: Framing,
+    /// `None`: more than is kept.
+    bytes: Option<BytesMut>,
+}
+
+/// What a session that is to be followed by another for the same request has left of its connection.
+#[derive(Debug)]
+pub(super) struct Left {
+    socket: Option<Socket>,
+    buffer: BytesMut,
+    request: Handed,
+    closes: bool,
+    closed: bool,
 }
 
 /// The connection as it was accepted.
@@ -67,6 +96,8 @@ pub(crate) struct Downstream {
     /// How much of the buffer is the head.
     head_left: usize,
     body: Body,
+    /// The present request as it came.
+    request: Handed,
     deadline: Arc<Deadline>,
     timer: Pin<Box<Sleep>>,
     /// Ends the time for which a body is withheld; made when one is.
@@ -98,12 +129,17 @@ pub(crate) enum NoHead {
 impl Downstream {
     /// Wraps an accepted connection.
     pub(crate) fn new(accepted: Stream) -> Self {
+        Self::of(Some(BufWriter::with_capacity(WRITE_BYTES, accepted)), Arc::default())
+    }
+
+    fn of(socket: Option<Socket>, deadline: Arc<Deadline>) -> Self {
         Self {
-            socket: Some(BufWriter::with_capacity(WRITE_BYTES, accepted)),
+            socket,
             buffer: BytesMut::new(),
             head_left: 0,
             body: Body::Length(0),
-            deadline: Arc::default(),
+            request: Handed { head_len: 0, framing: Framing::Length(0), bytes: None },
+            deadline,
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
             withholding: None,
             armed: None,
@@ -126,8 +162,29 @@ impl Downstream {
         self.closes
     }
 
+    /// The connection whose session has ended and left it.
+    pub(super) fn taken_up(left: Left, deadline: Arc<Deadline>) -> Self {
+        let Left { socket, buffer, request, closes, closed } = left;
+        let mut downstream = Self::of(socket, deadline);
+        (downstream.buffer, downstream.request) = (buffer, request);
+        (downstream.closes, downstream.closed) = (closes, closed);
+        downstream
+    }
+
+    /// Back to the start of the present request: it is handed over once more. False if it is not there any more.
+    pub(super) fn rewind(&mut self) -> bool {
+        let Some(mut again) = self.request.bytes.replace(BytesMut::new()) else { return false };
+        again.unsplit(std::mem::take(&mut self.buffer));
+        self.buffer = again;
+        self.head_left = self.request.head_len;
+        self.body = Body::framed_by(self.request.framing);
+        self.deadline.begin_again();
+        self.socket.is_some()
+    }
+
     /// Reads and checks the next head. `idle` limits the wait for its first byte, `header` the time from there to its end.
     pub(crate) async fn read_head(&mut self, idle: Duration, header: Duration) -> Result<(), NoHead> {
+        self.request.bytes = None;
         if self.buffer.is_empty() {
             if self.closed {
                 return Err(NoHead::Gone);
@@ -163,10 +220,8 @@ impl Downstream {
                 let checked = check_head(&self.buffer[..len]).map_err(NoHead::Answer)?;
                 self.head_left = checked.len;
                 self.closes = checked.closes;
-                self.body = match checked.framing {
-                    Framing::Length(length) => Body::Length(length),
-                    Framing::Chunked => Body::Chunked(Chunks::START),
-                };
+                self.body = Body::framed_by(checked.framing);
+                self.request = Handed { head_len: checked.len, framing: checked.framing, bytes: Some(BytesMut::new()) };
                 self.deadline = Arc::default();
                 self.armed_generation = 0;
                 self.answered = false;
@@ -218,7 +273,14 @@ impl Downstream {
     fn hand_over(&mut self, into: &mut ReadBuf<'_>, limit: usize) -> usize {
         let here = self.buffer.len().min(limit).min(into.remaining());
         into.put_slice(&self.buffer[..here]);
-        self.buffer.advance(here);
+        let handed = self.buffer.split_to(here);
+        match &mut self.request.bytes {
+            Some(kept) if kept.len() + here <= KEPT_BYTES => kept.unsplit(handed),
+            too_much => {
+                *too_much = None;
+                self.deadline.forget_request();
+            }
+        }
         here
     }
 
@@ -337,6 +399,9 @@ impl AsyncRead for Downstream {
 impl AsyncWrite for Downstream {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if this.deadline.discards_answer() {
+            return Poll::Ready(Ok(bytes.len()));
+        }
         this.answered = true;
         let write = this.poll_socket()?.poll_write(context, bytes);
         this.written(context, write)
@@ -349,11 +414,15 @@ impl AsyncWrite for Downstream {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().poll_socket()?.poll_shutdown(context)
+        let this = self.get_mut();
+        if this.deadline.discards_answer() { Poll::Ready(Ok(())) } else { this.poll_socket()?.poll_shutdown(context) }
     }
 
     fn poll_write_vectored(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if this.deadline.discards_answer() {
+            return Poll::Ready(Ok(bytes.iter().map(|part| part.len()).sum()));
+        }
         this.answered = true;
         let write = this.poll_socket()?.poll_write_vectored(context, bytes);
         this.written(context, write)
@@ -367,12 +436,23 @@ impl AsyncWrite for Downstream {
 impl Drop for Downstream {
     /// What the client still sends must be read before its connection is closed, or the close is a reset that can take the answer
     /// with it (RFC 9112, section 9.6), and so must be written what was gathered. That takes time, so the socket is left to whoever
-    /// serves the connection.
+    /// serves the connection. So is all of it when the request is to be handed over once more.
     fn drop(&mut self) {
+        if self.deadline.discards_answer() {
+            let nothing = Handed { head_len: 0, framing: Framing::Length(0), bytes: None };
+            self.deadline.leave(Left {
+                socket: self.socket.take(),
+                buffer: std::mem::take(&mut self.buffer),
+                request: std::mem::replace(&mut self.request, nothing),
+                closes: self.closes,
+                closed: self.closed,
+            });
+            return;
+        }
         let is_unread = !self.closed && (self.is_outside || !self.body.is_done() || !self.buffer.is_empty());
         let is_unwritten = self.socket.as_ref().is_some_and(|socket| !socket.buffer().is_empty());
         if self.answered && (is_unread || is_unwritten) {
-            self.deadline.leave(self.socket.take());
+            self.deadline.leave_unread(self.socket.take());
         }
     }
 }
@@ -393,7 +473,7 @@ pub(crate) async fn linger(mut socket: Socket) {
 #[async_trait]
 impl Shutdown for Downstream {
     async fn shutdown(&mut self) {
-        if let Some(socket) = &mut self.socket {
+        if let Some(socket) = self.socket.as_mut().filter(|_| !self.deadline.discards_answer()) {
             let _ = socket.flush().await;
             Shutdown::shutdown(&mut **socket.get_mut()).await;
         }

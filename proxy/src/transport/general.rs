@@ -2,8 +2,11 @@
 //!
 //! Hooks call `step`, which never waits, and keep its answer in the context; all waiting is done in `upstream_peer`, which is called for
 //! each attempt. A stale answer is turned into an error with retry in `upstream_response_filter`, before anything has gone to
-//! the client; pingora then replays the buffered body. It carries out and decides nothing.
+//! the client; pingora then replays the buffered body. Where the refusal is short and the request has been sent whole, it is read to its end
+//! instead, written nowhere, and the request goes on in another session: so the connection to the owner that refused is kept, which
+//! pingora would drop. It carries out and decides nothing.
 
+mod session;
 mod waits;
 
 use std::{
@@ -18,7 +21,7 @@ use pingora_core::{
 };
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, HttpProxy, ProxyHttp, ProxyWarnLogContext, Session};
-use waypost_policy::{Body, Code, Exchange, Failure, Input, Lease, Next, Sent, World, parking::Place, wire::Stamp};
+use waypost_policy::{Code, Exchange, Failure, Input, Lease, Next, Sent, World, parking::Place, wire::Stamp};
 
 use super::{
     answer,
@@ -28,6 +31,7 @@ use super::{
     upgrade::UpgradeConnector,
 };
 use crate::{access_log::Line, metrics::InFlight, state::Shared};
+use session::{body_of, can_be_followed, has_answered, is_soon_read, is_too_large_to_replay};
 
 /// The general lane as the front door calls it.
 pub(crate) type General = HttpProxy<GeneralLane>;
@@ -41,7 +45,10 @@ const UPSTREAM_IDLE: Duration = Duration::from_secs(55);
 /// And how long one that was made for an upgrade which the owner refused.
 const UPGRADE_IDLE: Duration = Duration::from_secs(1);
 /// pingora keeps so much of a body for a repeat.
-const REPLAY_BYTES: usize = 64 << 10;
+pub(super) const REPLAY_BYTES: usize = 64 << 10;
+/// A refusal's body is read to its end up to so many bytes, and for so long, if that spares the owner's connection.
+const DRAINED_BYTES: usize = 16 << 10;
+const DRAINED_WITHIN: Duration = Duration::from_millis(50);
 /// How long the body of a request that can't be repeated stays with its client, until its owner says that it may come (STALE-ROUTES.md,
 /// "Sending again").
 const WITHHELD_AT_MOST: Duration = Duration::from_millis(100);
@@ -83,6 +90,8 @@ pub(crate) struct Request {
     is_whole: bool,
     body_limit: u64,
     body_bytes: u64,
+    /// What has come of a refusal's body.
+    drained: usize,
     _in_flight: InFlight,
 }
 
@@ -195,13 +204,17 @@ impl ProxyHttp for GeneralLane {
             is_whole: false,
             body_limit: 0,
             body_bytes: 0,
+            drained: 0,
             _in_flight: self.shared.metrics.enter(),
         }
     }
 
     /// Called before the first filter with what the front door handed over.
     fn on_connection_reuse(&self, _session: &mut Session, ctx: &mut Self::CTX, handed: Box<dyn std::any::Any + Send + Sync>) {
-        if let Ok(handed) = handed.downcast::<Handed>() {
+        if let Ok(mut handed) = handed.downcast::<Handed>() {
+            if let Some(again) = handed.again.take() {
+                *ctx = *again;
+            }
             ctx.connection = Some(handed.connection);
             ctx.deadline = handed.deadline;
             ctx.is_last = handed.is_last;
@@ -212,11 +225,23 @@ impl ProxyHttp for GeneralLane {
         let Some(connection) = ctx.connection.clone() else {
             return Error::e_explain(ErrorType::InternalError, "a request came without its connection");
         };
-        ctx.request_id = headers::request_id(session.req_header(), &connection);
+        if ctx.request_id.is_empty() {
+            ctx.request_id = headers::request_id(session.req_header(), &connection);
+        }
         headers::strip_protocol_from_request(session.req_header_mut());
         headers::strip_unknown_wishes(session.req_header_mut());
         let is_http10 = session.req_header().version == http::Version::HTTP_10;
         session.as_mut().set_ignore_info_resp(is_http10);
+        // It goes on where its last session has ended.
+        if let Some((code, location)) = ctx.answer.take() {
+            // What is left of the body is dropped.
+            session.as_mut().set_close_on_response_before_downstream_finish(false);
+            self.write_answer(session, ctx, code, location).await?;
+            return Ok(true);
+        }
+        if ctx.pending.is_some() {
+            return Ok(false);
+        }
         let next = if headers::has_looped(session.req_header(), &self.shared.cdn_id) {
             Next::Answer(Code::Loop)
         } else {
@@ -346,24 +371,37 @@ impl ProxyHttp for GeneralLane {
         ctx.deadline.clear();
         // A repeat replays the body from its start.
         ctx.body_bytes = 0;
+        let is_kept = self.keep(ctx, next);
+        if is_soon_read(session, head) && ctx.deadline.discard_answer() {
+            ctx.drained = 0;
+            ctx.deadline.set(Phase::Idle, DRAINED_WITHIN);
+            return Ok(());
+        }
         let mut error = answered();
-        error.set_retry(self.keep(ctx, next));
+        error.set_retry(is_kept);
         Err(error)
     }
 
     fn upstream_response_body_filter(
         &self,
         session: &mut Session,
-        _body: &mut Option<Bytes>,
+        body: &mut Option<Bytes>,
         end: bool,
         ctx: &mut Self::CTX,
     ) -> Result<Option<Duration>> {
+        if ctx.deadline.discards_answer() {
+            ctx.drained += body.as_ref().map_or(0, Bytes::len);
+            return if ctx.drained > DRAINED_BYTES { Err(answered()) } else { Ok(None) };
+        }
         ctx.is_whole = end;
         wait_for_the_rest(session, ctx);
         Ok(None)
     }
 
     async fn response_filter(&self, session: &mut Session, head: &mut ResponseHeader, ctx: &mut Self::CTX) -> Result<()> {
+        if ctx.deadline.discards_answer() {
+            return Ok(());
+        }
         if session.req_header().version == http::Version::HTTP_10 {
             let is_interim = head.status.is_informational();
             if !is_interim && !headers::frame_for_http10(head) {
@@ -395,7 +433,8 @@ impl ProxyHttp for GeneralLane {
         reused: bool,
     ) -> Box<Error> {
         if ctx.pending.is_some() || ctx.answer.is_some() {
-            error.set_retry(ctx.pending.is_some());
+            // In this session, unless it goes on in another.
+            error.set_retry(ctx.pending.is_some() && !ctx.deadline.discards_answer());
             return error;
         }
         error.set_retry(false);
@@ -420,7 +459,7 @@ impl ProxyHttp for GeneralLane {
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Self::CTX) -> FailToProxy {
         let gone = FailToProxy { error_code: 0, can_reuse_downstream: false };
-        if has_answered(session) {
+        if has_answered(session) || ctx.deadline.discards_answer() {
             return gone;
         }
         let (code, location) = match ctx.answer.take() {
@@ -431,6 +470,11 @@ impl ProxyHttp for GeneralLane {
                 (Code::Internal, None)
             }
         };
+        if code != Code::BodyTooLarge && can_be_followed(session, &ctx.deadline) && ctx.deadline.discard_answer() {
+            // This session's connection is lost to pingora; another answers over it.
+            ctx.answer = Some((code, location));
+            return gone;
+        }
         session.set_keepalive(None);
         if let Err(error) = self.write_answer(session, ctx, code, location).await {
             tracing::debug!(request_id = ctx.request_id, %error, "the client went away before it was answered");
@@ -448,6 +492,11 @@ impl ProxyHttp for GeneralLane {
     }
 
     async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut Self::CTX) {
+        if ctx.deadline.discards_answer() {
+            let deadline = std::mem::take(&mut ctx.deadline);
+            deadline.keep_request(Box::new(std::mem::replace(ctx, self.new_ctx())));
+            return;
+        }
         Self::end_attempt(ctx);
         let head = session.req_header();
         let status = session.response_written().filter(|_| has_answered(session)).map_or(0, |written| written.status.as_u16());
@@ -501,31 +550,6 @@ fn wait_for_the_rest(session: &mut Session, ctx: &Request) {
         // Between two that have switched protocols either may speak.
         (false, is_done) if is_done || ctx.deadline.is_raw() => ctx.deadline.set(Phase::Idle, idle),
         (false, _) => ctx.deadline.set(Phase::Client, idle),
-    }
-}
-
-/// Whether an answer has begun; an interim one is none.
-fn has_answered(session: &Session) -> bool {
-    session.response_written().is_some_and(|head| !head.status.is_informational() || head.status == http::StatusCode::SWITCHING_PROTOCOLS)
-}
-
-/// Whether nothing of a body has been read that would not fit in what is kept for a repeat.
-fn is_too_large_to_replay(session: &mut Session) -> bool {
-    let announced = headers::announced_body_bytes(session.req_header());
-    let is_streamed = session.req_header().headers.contains_key(http::header::TRANSFER_ENCODING);
-    session.body_bytes_read() == 0 && (is_streamed || announced > REPLAY_BYTES as u64)
-}
-
-/// May the body be sent again? pingora keeps up to 64 KiB of it.
-fn body_of(session: &mut Session) -> Body {
-    if session.is_body_empty() {
-        Body::None
-    } else if session.as_ref().retry_buffer_truncated() {
-        Body::Spent
-    } else if session.body_bytes_read() == 0 {
-        Body::Withheld
-    } else {
-        Body::Buffered
     }
 }
 

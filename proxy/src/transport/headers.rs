@@ -138,8 +138,12 @@ pub(crate) fn frame_for_http10(head: &mut ResponseHeader) -> bool {
 
 /// How long a request says that its body is; 0 where it does not say.
 pub(crate) fn announced_body_bytes(head: &RequestHeader) -> u64 {
-    let announced = head.headers.get(http::header::CONTENT_LENGTH);
-    announced.and_then(|length| length.to_str().ok()?.parse().ok()).unwrap_or(0)
+    content_length(&head.headers).unwrap_or(0)
+}
+
+/// What a head says that its body's length is.
+pub(crate) fn content_length(headers: &http::HeaderMap) -> Option<u64> {
+    headers.get(http::header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// Adds to a request what its owner is told.

@@ -1,0 +1,52 @@
+//! What the general transport asks of pingora's session: what has been read of the request's body, and what has been said.
+
+use pingora_http::ResponseHeader;
+use pingora_proxy::Session;
+use waypost_policy::Body;
+
+use super::{DRAINED_BYTES, REPLAY_BYTES};
+use crate::transport::{deadline::Deadline, headers};
+
+/// Whether an answer has begun; an interim one is none.
+pub(super) fn has_answered(session: &Session) -> bool {
+    session.response_written().is_some_and(|head| !head.status.is_informational() || head.status == http::StatusCode::SWITCHING_PROTOCOLS)
+}
+
+/// Whether nothing of a body has been read that would not fit in what is kept for a repeat.
+pub(super) fn is_too_large_to_replay(session: &mut Session) -> bool {
+    let announced = headers::announced_body_bytes(session.req_header());
+    session.body_bytes_read() == 0 && (is_streamed(session) || announced > REPLAY_BYTES as u64)
+}
+
+/// Whether nobody knows how long the body is.
+fn is_streamed(session: &Session) -> bool {
+    session.req_header().headers.contains_key(http::header::TRANSFER_ENCODING)
+}
+
+/// Whether a refusal is read to its end soon, and its connection then of use: the request has been sent whole, and the answer is short or may be.
+pub(super) fn is_soon_read(session: &mut Session, head: &ResponseHeader) -> bool {
+    let is_framed = headers::has_no_body(head, &session.req_header().method)
+        || head.headers.contains_key(http::header::TRANSFER_ENCODING)
+        || headers::content_length(&head.headers).is_some_and(|length| length <= DRAINED_BYTES as u64);
+    is_framed && session.is_body_done() && !session.as_downstream().is_upgrade_req()
+}
+
+/// Whether the client's next request may follow this one's answer: what is left of its body is short and on its way.
+pub(super) fn can_be_followed(session: &mut Session, deadline: &Deadline) -> bool {
+    let is_sound = deadline.fired().is_none() && !deadline.is_broken() && !session.as_downstream().is_upgrade_req();
+    let is_short = headers::announced_body_bytes(session.req_header()) <= REPLAY_BYTES as u64;
+    is_sound && (session.is_body_done() || (is_short && !is_streamed(session) && !headers::expects_continue(session.req_header())))
+}
+
+/// May the body be sent again? pingora keeps up to 64 KiB of it.
+pub(super) fn body_of(session: &mut Session) -> Body {
+    if session.is_body_empty() {
+        Body::None
+    } else if session.as_ref().retry_buffer_truncated() {
+        Body::Spent
+    } else if session.body_bytes_read() == 0 {
+        Body::Withheld
+    } else {
+        Body::Buffered
+    }
+}
