@@ -17,7 +17,7 @@ export PATH := $(PATH):/usr/sbin
 KNOWS_STANDARD_TYPES := printf 'syntax = "proto3"; import "google/protobuf/struct.proto";' | \
 	protoc --proto_path=/dev --descriptor_set_out=/dev/null /dev/stdin >/dev/null 2>&1
 
-.PHONY: demo test soak bench bench-haproxy bench-gold bench-table setup setup-build setup-tests setup-soak setup-bench build
+.PHONY: demo test soak bench bench-haproxy bench-gold bench-stale bench-table setup setup-build setup-tests setup-soak setup-bench build
 
 demo: setup-build
 	$(CARGO) build --release --locked -p waypost
@@ -42,7 +42,7 @@ soak: setup setup-soak
 	ETCD_BIN=$(ETCD_3_5)/etcd $(CARGO) test --locked -p waypost-tests --test e2e store:: -- --ignored
 
 # What was measured, beside its targets; benches/README.md says how. Each part also by itself.
-bench: bench-haproxy bench-gold
+bench: bench-haproxy bench-gold bench-stale
 
 # Requests per CPU-second with 1 and 100,000 routes, beside HAProxy, in one run.
 bench-haproxy: setup-build setup-bench
@@ -53,6 +53,11 @@ bench-haproxy: setup-build setup-bench
 bench-gold: setup-build setup-bench
 	$(CARGO) build --release --locked -p waypost -p waypost-bench
 	./target/release/bench-gold
+
+# What stale routes cost: one healed request, ten thousand stale keys at once. Half a minute.
+bench-stale: setup-build setup-bench
+	$(CARGO) build --release --locked -p waypost -p waypost-bench
+	./target/release/bench-stale
 
 # Ways of keeping routes, side by side: look-up, publish, memory and freeing, at a thousand to a million routes.
 bench-table: setup-build
