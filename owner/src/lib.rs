@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use waypost_conf::Name;
 pub use waypost_policy::{
     TableId,
+    handover::{Announcement, BusyKey},
     wire::{STALE_HEADER, STAMP_HEADER, Stale, UPDATE_HEADER, Update},
 };
 use waypost_policy::{
@@ -27,7 +28,6 @@ use waypost_policy::{
 pub use waypost_watcher::{Credentials, EtcdPlace, View};
 use waypost_watcher::{GoldPlace, Watcher, leased::Leased};
 
-pub use announce::{Announcement, BusyKey};
 use busy::{Busy, Held};
 
 /// How long an announcement outlives its process, or its contact with the store.
@@ -86,8 +86,14 @@ impl Owner {
     /// A sentence, if the settings can't be used.
     pub async fn start(settings: Settings) -> Result<Self, String> {
         let Settings { gold, upstream, id } = settings;
+        // Announced before the first view is read: a mover either meets this process, or has frozen its key before, and the view has it so.
+        let busy = Arc::new(Busy::default());
+        let key = format!("{}-state/owners/{upstream}/{id}", gold.prefix);
+        let silent = serde_json::to_vec(&Announcement::default()).unwrap_or_default();
+        let leased = Leased::start(gold.clone(), key, silent, ANNOUNCED_FOR);
+        leased.written().await;
         // Never from a snapshot: the first view is a list at a revision that was read linearizably.
-        let place = GoldPlace::Etcd(gold.clone());
+        let place = GoldPlace::Etcd(gold);
         let watcher = waypost_watcher::start(waypost_watcher::Settings::new(place, fastrand::u64(..), Instant::now()))?;
         let view = watcher.view.clone();
         let changes = view.watch();
@@ -95,10 +101,7 @@ impl Owner {
         while view.load().is_none() {
             published.changed().await.map_err(|_| "following the gold copy has ended".to_owned())?;
         }
-        let busy = Arc::new(Busy::default());
-        let key = format!("{}-state/owners/{upstream}/{id}", gold.prefix);
-        let announcement = Announcement::of(&view, &upstream, &busy);
-        let leased = Leased::start(gold, key, announcement.to_json(), ANNOUNCED_FOR);
+        leased.set(announce::announcement(&view, &upstream, &busy));
         leased.written().await;
         let announcing = tokio::spawn(announce::announce(view.clone(), upstream.clone(), Arc::clone(&busy), leased, changes));
         Ok(Self { upstream, view, busy, watcher, announcing })
