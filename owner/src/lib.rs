@@ -66,7 +66,26 @@ pub struct Permit {
     pub table: TableId,
     /// What is to be said beside the answer, as the value of `Route-Update`.
     pub update: Option<Update>,
-    _held: Held,
+    held: Held,
+    /// The revision of the view that it was given by.
+    viewed: u64,
+}
+
+/// What is served under a permit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Served {
+    /// A request that will end by itself.
+    Request,
+    /// What may last for ever: an upgraded connection, or a stream of gRPC. It is ended for a move, instead of holding it up.
+    Stream,
+}
+
+impl Permit {
+    /// Ends when what is served under this permit is to be ended and the permit given up: a stream when its key freezes or leaves, a request
+    /// only when whoever moves its key says so (`waypost route move --cut`). Never ends otherwise.
+    pub fn recalled(&self, served: Served) -> impl Future<Output = ()> + Send + use<> {
+        self.held.recalled(served == Served::Stream, (self.table.clone(), self.viewed))
+    }
 }
 
 /// A process that owns keys.
@@ -126,7 +145,8 @@ impl Owner {
             let asked = Asked { service: head.service, key: head.key, stamp: stamp.as_ref(), is_safe, may_wait };
             match owner::judge(&table, &self.upstream, &asked) {
                 Judgement::Serve(serving) => {
-                    return Ok(Permit { epoch: serving.epoch, table: table.id().clone(), update: serving.update, _held: held });
+                    let (epoch, update, viewed) = (serving.epoch, serving.update, table.revision());
+                    return Ok(Permit { epoch, table: table.id().clone(), update, held, viewed });
                 }
                 Judgement::Refuse(stale) => return Err(stale),
                 Judgement::Wait => {

@@ -77,12 +77,12 @@ impl Ledger {
         self.awaited.iter()
     }
 
-    /// How many keys have requests under way.
-    pub fn len(&self) -> usize {
-        self.requests.len()
+    /// Whether a key has requests under way.
+    pub fn has(&self, key: &Key) -> bool {
+        self.requests.contains_key(key)
     }
 
-    /// Whether none has.
+    /// Whether no key has.
     pub fn is_empty(&self) -> bool {
         self.requests.is_empty()
     }
