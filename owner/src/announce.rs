@@ -3,9 +3,8 @@
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
 use waypost_conf::Name;
-use waypost_policy::owner;
+use waypost_policy::handover::Announcement;
 use waypost_watcher::{
     Changes, Heard, View,
     change::{Change, Shown},
@@ -14,40 +13,10 @@ use waypost_watcher::{
 
 use crate::busy::Busy;
 
-/// The value at `<prefix>-state/owners/<upstream>/<id>`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Announcement {
-    /// The store's revision that this process judges by.
-    pub applied: u64,
-    /// Keys that it may not serve any more, with requests of before that have not ended.
-    pub busy: Vec<BusyKey>,
-}
-
-/// One key.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BusyKey {
-    /// The service's name.
-    pub service: String,
-    /// The routing key; what is no text is replaced.
-    pub key: String,
-}
-
-impl Announcement {
-    /// What is to be said now. The table is looked at first: see [`Busy`].
-    pub(crate) fn of(view: &View, upstream: &Name, busy: &Busy) -> Self {
-        let Some(table) = view.load_full() else { return Self::default() };
-        let mut lost = busy.await_end_of(|(service, key)| !owner::owns(&table, upstream, service, key));
-        lost.sort_unstable();
-        let busy = lost
-            .into_iter()
-            .map(|(service, key)| BusyKey { service: service.to_string(), key: String::from_utf8_lossy(&key).into_owned() });
-        Self { applied: table.revision(), busy: busy.collect() }
-    }
-
-    /// As it is written.
-    pub(crate) fn to_json(&self) -> Vec<u8> {
-        serde_json::to_vec(self).unwrap_or_default()
-    }
+/// What is to be said now, as it is written.
+pub(crate) fn announcement(view: &View, upstream: &Name, busy: &Busy) -> Vec<u8> {
+    let announced = view.load_full().map_or_else(Announcement::default, |table| busy.announce(&table, upstream));
+    serde_json::to_vec(&announced).unwrap_or_default()
 }
 
 /// Keeps the announcement right for as long as the gold copy is followed.
@@ -61,15 +30,16 @@ pub(crate) async fn announce(view: View, upstream: Name, busy: Arc<Busy>, leased
             },
             () = busy.ended() => {}
         }
-        leased.set(Announcement::of(&view, &upstream, &busy).to_json());
+        leased.set(announcement(&view, &upstream, &busy));
     }
 }
 
-/// Whether a record that named the upstream may not be served by it any more, or that may be so.
+/// Whether a record that names the upstream, or did, may not be served by it any more, or that may be so.
 fn concerns(change: &Change, upstream: &Name) -> bool {
-    let serves = |shown: &Option<Shown>| shown.as_ref().is_some_and(|it| it.owner.as_ref() == Some(upstream) && it.state != "frozen");
+    let names = |shown: &Option<Shown>| shown.as_ref().is_some_and(|it| it.owner.as_ref() == Some(upstream));
+    let serves = |shown: &Option<Shown>| names(shown) && shown.as_ref().is_some_and(|it| it.state != "frozen");
     match change {
-        Change::Route { before, after, .. } => serves(before) && !serves(after),
+        Change::Route { before, after, .. } => (names(before) || names(after)) && !serves(after),
         Change::Resync { .. } | Change::NewIncarnation { .. } => true,
         // A service's default owner, or its partition.
         Change::Record { kind, .. } => *kind == "service",

@@ -1,17 +1,19 @@
-//! The keys that requests are being served for, and how many for each.
+//! The ledger of requests as tasks share it: the word that an awaited key's last request has ended, and the recall of what is served
+//! for a key that was lost.
 //!
-//! What always holds: a key is in here from before its request is judged until nothing of it is executed any more; whoever awaits the
-//! end of a key's last request is told.
+//! What always holds: a permit is recalled only by a view that is newer than the one that it was given by, so that none of after a key has come
+//! back is ended for having been lost before.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::sync::Notify;
-
-/// A service and a routing key of it.
-pub(crate) type Key = (Arc<str>, Arc<[u8]>);
+use tokio::sync::{Notify, watch};
+use waypost_policy::{
+    Table, TableId,
+    handover::{Announcement, Key, Ledger},
+};
 
 /// All of them.
 #[derive(Debug, Default)]
@@ -23,8 +25,21 @@ pub(crate) struct Busy {
 
 #[derive(Debug, Default)]
 struct Inner {
-    requests: HashMap<Key, usize>,
-    awaited: HashSet<Key>,
+    ledger: Ledger,
+    /// Of the keys in the ledger.
+    recalls: HashMap<Key, watch::Sender<Recall>>,
+}
+
+/// A view, by the incarnation and the revision of its table.
+pub(crate) type Viewed = (TableId, u64);
+
+/// The newest views by which a key was lost.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Recall {
+    /// Ends streams.
+    streams: Option<Viewed>,
+    /// Ends requests too.
+    requests: Option<Viewed>,
 }
 
 /// One request for one key.
@@ -32,22 +47,28 @@ struct Inner {
 pub(crate) struct Held {
     busy: Arc<Busy>,
     key: Key,
+    recall: watch::Receiver<Recall>,
 }
 
 impl Busy {
     /// A request for a key is about to be judged.
     pub(crate) fn enter(self: &Arc<Self>, service: &str, key: &[u8]) -> Held {
         let key: Key = (service.into(), key.into());
-        *self.lock().requests.entry(key.clone()).or_default() += 1;
-        Held { busy: Arc::clone(self), key }
+        let mut inner = self.lock();
+        inner.ledger.enter(&key);
+        let recall = inner.recalls.entry(key.clone()).or_default().subscribe();
+        drop(inner);
+        Held { busy: Arc::clone(self), key, recall }
     }
 
-    /// The keys of these that may not be served any more; their end is awaited from now on.
-    pub(crate) fn await_end_of(&self, is_lost: impl Fn(&Key) -> bool) -> Vec<Key> {
-        let mut inner = self.lock();
-        let lost: Vec<Key> = inner.requests.keys().filter(|key| is_lost(key)).cloned().collect();
-        inner.awaited = lost.iter().cloned().collect();
-        lost
+    /// What is to be announced by this table. Streams for the keys that are announced as busy are recalled.
+    pub(crate) fn announce(&self, table: &Table, upstream: &str) -> Announcement {
+        let inner = &mut *self.lock();
+        let announced = inner.ledger.announce(table, upstream);
+        for recall in inner.ledger.awaited().filter_map(|key| inner.recalls.get(key)) {
+            recall.send_modify(|recall| recall.streams = Some((table.id().clone(), table.revision())));
+        }
+        announced
     }
 
     /// Ends when an awaited key is busy no more.
@@ -61,34 +82,94 @@ impl Busy {
     }
 }
 
+impl Held {
+    /// Ends when what is served by the view `by` for this key is to be ended.
+    pub(crate) fn recalled(&self, is_stream: bool, by: Viewed) -> impl Future<Output = ()> + Send + use<> {
+        let mut recall = self.recall.clone();
+        let is_newer = move |than: &Option<Viewed>| than.as_ref().is_some_and(|(id, revision)| *id != by.0 || *revision > by.1);
+        async move {
+            let is_told = recall.wait_for(|recall| is_newer(&recall.requests) || (is_stream && is_newer(&recall.streams))).await.is_ok();
+            if !is_told {
+                // Nothing of the key is served any more.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}
+
 impl Drop for Held {
     fn drop(&mut self) {
         let mut inner = self.busy.lock();
-        let Some(count) = inner.requests.get_mut(&self.key) else { return };
-        *count -= 1;
-        if *count == 0 {
-            inner.requests.remove(&self.key);
-            if inner.awaited.remove(&self.key) {
-                self.busy.ended.notify_one();
-            }
+        let is_awaited = inner.ledger.leave(&self.key);
+        if !inner.ledger.has(&self.key) {
+            inner.recalls.remove(&self.key);
+        }
+        drop(inner);
+        if is_awaited {
+            self.busy.ended.notify_one();
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
+    use waypost_conf::RecordKey;
+    use waypost_policy::table::{Builder, Meta, Publication, Source};
+
     use super::*;
+
+    fn table(route: &str, revision: u64) -> Arc<Table> {
+        let service = r#"{"match":[{}],"key":{"header":"x-tenant"}}"#;
+        let mut builder = Builder::default();
+        for (key, value) in [("services/orders", service), ("upstreams/a", "{}"), ("routes/orders/k", route)] {
+            let key = RecordKey::parse(key.as_bytes()).unwrap();
+            let record = waypost_conf::decode(&key, value.as_bytes()).unwrap().record;
+            builder.put(&key, record, Meta { create_revision: 1, mod_revision: revision, digest: 0, leased: false });
+        }
+        builder.publish(Publication { revision, id: TableId::etcd(1, 0), source: Source::Watch, digest: 0 })
+    }
+
+    const SERVING: &str = r#"{"owner":"a"}"#;
+    const FROZEN: &str = r#"{"owner":"a","state":"frozen"}"#;
+
+    async fn is_ready(future: impl Future<Output = ()>) -> bool {
+        let mut future = pin!(future);
+        std::future::poll_fn(|context| std::task::Poll::Ready(future.as_mut().poll(context).is_ready())).await
+    }
 
     #[tokio::test]
     async fn the_end_of_the_last_request_is_told_and_no_other() {
         let busy = Arc::new(Busy::default());
-        let (one, two, other) = (busy.enter("s", b"k"), busy.enter("s", b"k"), busy.enter("s", b"o"));
-        assert_eq!(busy.await_end_of(|(_, key)| **key == *b"k").len(), 1);
-        drop((one, other));
-        let mut ended = std::pin::pin!(busy.ended());
-        assert!(std::future::poll_fn(|context| std::task::Poll::Ready(ended.as_mut().poll(context).is_pending())).await);
+        let (one, two, other) = (busy.enter("orders", b"k"), busy.enter("orders", b"k"), busy.enter("orders", b"o"));
+        assert_eq!(busy.announce(&table(FROZEN, 9), "a").busy.len(), 2);
+        let _ = busy.announce(&table(SERVING, 10), "a");
+        assert_eq!(busy.announce(&table(FROZEN, 11), "a").applied, 11);
+        drop(one);
+        assert!(!is_ready(busy.ended()).await);
         drop(two);
-        ended.await;
-        assert!(busy.await_end_of(|_| true).is_empty());
+        assert!(is_ready(busy.ended()).await);
+        drop(other);
+        assert!(busy.lock().recalls.is_empty() && busy.lock().ledger.is_empty());
+    }
+
+    #[tokio::test]
+    async fn streams_of_a_lost_key_are_recalled_and_none_of_after_it_has_come_back() {
+        let busy = Arc::new(Busy::default());
+        let (before, viewed) = (busy.enter("orders", b"k"), |revision| (TableId::etcd(1, 0), revision));
+        let mut waiting = pin!(before.recalled(true, viewed(9)));
+        assert!(!is_ready(waiting.as_mut()).await);
+        busy.announce(&table(FROZEN, 10), "a");
+        assert!(is_ready(waiting).await, "one that waits");
+        assert!(is_ready(before.recalled(true, viewed(9))).await, "one that asks later");
+        assert!(!is_ready(before.recalled(false, viewed(9))).await, "a request is not disturbed");
+        // Given back at 11, seen by a request before the announcement is renewed.
+        let after = busy.enter("orders", b"k");
+        assert!(!is_ready(after.recalled(true, viewed(11))).await);
+        busy.announce(&table(SERVING, 11), "a");
+        busy.announce(&table(FROZEN, 12), "a");
+        assert!(is_ready(after.recalled(true, viewed(11))).await);
+        assert!(is_ready(after.recalled(true, (TableId::etcd(1, 1), 500))).await, "revisions of another incarnation have no order");
     }
 }

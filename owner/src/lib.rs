@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use waypost_conf::Name;
 pub use waypost_policy::{
     TableId,
+    handover::{Announcement, BusyKey},
     wire::{STALE_HEADER, STAMP_HEADER, Stale, UPDATE_HEADER, Update},
 };
 use waypost_policy::{
@@ -27,7 +28,6 @@ use waypost_policy::{
 pub use waypost_watcher::{Credentials, EtcdPlace, View};
 use waypost_watcher::{GoldPlace, Watcher, leased::Leased};
 
-pub use announce::{Announcement, BusyKey};
 use busy::{Busy, Held};
 
 /// How long an announcement outlives its process, or its contact with the store.
@@ -66,7 +66,26 @@ pub struct Permit {
     pub table: TableId,
     /// What is to be said beside the answer, as the value of `Route-Update`.
     pub update: Option<Update>,
-    _held: Held,
+    held: Held,
+    /// The revision of the view that it was given by.
+    viewed: u64,
+}
+
+/// What is served under a permit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Served {
+    /// A request that will end by itself.
+    Request,
+    /// What may last for ever: an upgraded connection, or a stream of gRPC. It is ended for a move, instead of holding it up.
+    Stream,
+}
+
+impl Permit {
+    /// Ends when what is served under this permit is to be ended and the permit given up: a stream when its key freezes or leaves, a request
+    /// only when whoever moves its key says so (`waypost route move --cut`). Never ends otherwise.
+    pub fn recalled(&self, served: Served) -> impl Future<Output = ()> + Send + use<> {
+        self.held.recalled(served == Served::Stream, (self.table.clone(), self.viewed))
+    }
 }
 
 /// A process that owns keys.
@@ -86,8 +105,14 @@ impl Owner {
     /// A sentence, if the settings can't be used.
     pub async fn start(settings: Settings) -> Result<Self, String> {
         let Settings { gold, upstream, id } = settings;
+        // Announced before the first view is read: a mover either meets this process, or has frozen its key before, and the view has it so.
+        let busy = Arc::new(Busy::default());
+        let key = format!("{}-state/owners/{upstream}/{id}", gold.prefix);
+        let silent = serde_json::to_vec(&Announcement::default()).unwrap_or_default();
+        let leased = Leased::start(gold.clone(), key, silent, ANNOUNCED_FOR);
+        leased.written().await;
         // Never from a snapshot: the first view is a list at a revision that was read linearizably.
-        let place = GoldPlace::Etcd(gold.clone());
+        let place = GoldPlace::Etcd(gold);
         let watcher = waypost_watcher::start(waypost_watcher::Settings::new(place, fastrand::u64(..), Instant::now()))?;
         let view = watcher.view.clone();
         let changes = view.watch();
@@ -95,10 +120,7 @@ impl Owner {
         while view.load().is_none() {
             published.changed().await.map_err(|_| "following the gold copy has ended".to_owned())?;
         }
-        let busy = Arc::new(Busy::default());
-        let key = format!("{}-state/owners/{upstream}/{id}", gold.prefix);
-        let announcement = Announcement::of(&view, &upstream, &busy);
-        let leased = Leased::start(gold, key, announcement.to_json(), ANNOUNCED_FOR);
+        leased.set(announce::announcement(&view, &upstream, &busy));
         leased.written().await;
         let announcing = tokio::spawn(announce::announce(view.clone(), upstream.clone(), Arc::clone(&busy), leased, changes));
         Ok(Self { upstream, view, busy, watcher, announcing })
@@ -123,7 +145,8 @@ impl Owner {
             let asked = Asked { service: head.service, key: head.key, stamp: stamp.as_ref(), is_safe, may_wait };
             match owner::judge(&table, &self.upstream, &asked) {
                 Judgement::Serve(serving) => {
-                    return Ok(Permit { epoch: serving.epoch, table: table.id().clone(), update: serving.update, _held: held });
+                    let (epoch, update, viewed) = (serving.epoch, serving.update, table.revision());
+                    return Ok(Permit { epoch, table: table.id().clone(), update, held, viewed });
                 }
                 Judgement::Refuse(stale) => return Err(stale),
                 Judgement::Wait => {

@@ -5,12 +5,9 @@ use std::{sync::Arc, time::Duration};
 use serde_json::json;
 use tokio::task::JoinSet;
 use waypost_conf::{Name, RecordKey, RouteState};
-use waypost_watcher::{EtcdPlace, store::Store};
+use waypost_policy::handover::{Known, Moved};
 
-use super::{
-    handover::{Moved, Mover},
-    name, route_key, route_of,
-};
+use super::{handover::Mover, name, route_key, route_of};
 use crate::{
     cli::RouteMoveArgs,
     commands::print,
@@ -22,10 +19,7 @@ use crate::{
 pub(super) async fn run(args: &RouteMoveArgs) -> Outcome {
     let wanted = Wanted::of(args)?;
     let place = gold::store_place(&args.gold)?;
-    let beside = EtcdPlace { prefix: format!("{}-state", place.prefix), ..place.clone() };
-    let store = Store::connect(&place).await.map_err(Failed::not_done)?;
-    let reports = Store::connect(&beside).await.map_err(Failed::not_done)?;
-    let mover = Arc::new(Mover { place, store, reports, assume_dead: args.assume_dead.clone(), force: args.force });
+    let mover = Arc::new(Mover::start(place, args.assume_dead.clone(), args.force).await.map_err(Failed::not_done)?);
     let (to, which) = match wanted {
         Wanted::Abort(key) => {
             let revision = mover.abort(&key).await.map_err(Failed::not_done)?;
@@ -49,7 +43,8 @@ pub(super) async fn run(args: &RouteMoveArgs) -> Outcome {
         mover.check(from, &to).await.map_err(Failed::not_done)?;
     }
     let total = keys.len();
-    let failed = move_all(args, &mover, keys, &to).await;
+    let covers_many = mover.covers_many(&name("SERVICE", &args.service)?).await.map_err(Failed::not_done)?;
+    let failed = move_all(args, &mover, keys, &to, covers_many).await;
     if failed > 0 {
         return Err(Failed::not_done(format!(
             "{failed} of {} were not moved; another run goes on with them",
@@ -95,7 +90,7 @@ async fn keys(mover: &Mover, to: &Name, which: Which) -> Result<Vec<(RecordKey, 
     let (service, owner) = match which {
         Which::All(service, owner) => (service, owner),
         Which::One(key) => {
-            let (route, _) = mover.read(&key).await.map_err(Failed::not_done)?;
+            let Known { route, .. } = mover.read(&key).await.map_err(Failed::not_done)?;
             if route.owner == *to && route.state == RouteState::Serving {
                 return Err(Failed::not_done(format!("{key} belongs to {to} already; nothing was changed")));
             }
@@ -111,7 +106,7 @@ async fn keys(mover: &Mover, to: &Name, which: Which) -> Result<Vec<(RecordKey, 
 }
 
 /// How many were not moved.
-async fn move_all(args: &RouteMoveArgs, mover: &Arc<Mover>, keys: Vec<(RecordKey, Name)>, to: &Name) -> usize {
+async fn move_all(args: &RouteMoveArgs, mover: &Arc<Mover>, keys: Vec<(RecordKey, Name)>, to: &Name, covers_many: bool) -> usize {
     let mut todo = keys.into_iter();
     let mut under_way = JoinSet::new();
     let mut failed = 0;
@@ -120,7 +115,7 @@ async fn move_all(args: &RouteMoveArgs, mover: &Arc<Mover>, keys: Vec<(RecordKey
             && let Some((key, from)) = todo.next()
         {
             let (mover, to) = (Arc::clone(mover), to.clone());
-            under_way.spawn(async move { (mover.hand_over(&key, &to).await, key, from) });
+            under_way.spawn(async move { (mover.hand_over(&key, &from, &to, covers_many).await, key, from) });
         }
         let Some(ended) = under_way.join_next().await else { return failed };
         match ended {
@@ -135,7 +130,7 @@ async fn move_all(args: &RouteMoveArgs, mover: &Arc<Mover>, keys: Vec<(RecordKey
 }
 
 fn tell(args: &RouteMoveArgs, key: &RecordKey, from: &Name, to: &Name, moved: &Moved) {
-    let Moved { revision, tries, took } = moved;
+    let Moved { revision, tries, took, .. } = moved;
     let [froze, let_go, committed] = took.map(|took| took.as_secs_f64() * 1000.0);
     if args.json {
         print::json(&json!({
