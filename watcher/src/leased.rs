@@ -1,12 +1,12 @@
 //! One key under a lease that is kept alive: how a process says that it is there, and what it knows.
 //!
 //! What always holds: the newest value is written as soon as the store can be reached, and told written only when it is; when the process
-//! ends, or can't reach the store for as long as the lease lasts, the key goes by itself.
+//! ends, or can't reach the store for as long as the lease lasts, the key goes by itself; [`Leased::end`] takes it away at once.
 
 use std::time::Duration;
 
 use etcd_client::{Client, LeaseKeepAliveStream, LeaseKeeper, PutOptions};
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{sync::watch, task::JoinHandle, time::Instant};
 
 use crate::connect::{EtcdPlace, Wanted, connect};
 
@@ -14,41 +14,68 @@ use crate::connect::{EtcdPlace, Wanted, connect};
 const CALL_LIMIT: Duration = Duration::from_secs(5);
 /// How long to wait after the store could not be reached.
 const PAUSE: Duration = Duration::from_millis(500);
+/// How long it is waited for the key to go.
+const END_LIMIT: Duration = Duration::from_secs(2);
 /// So many times within a lease's time it is renewed.
 const RENEWALS: u32 = 3;
 
 /// The key.
 #[derive(Debug)]
 pub struct Leased {
-    value: watch::Sender<Vec<u8>>,
+    /// `None`: the key is to go.
+    value: watch::Sender<Option<Vec<u8>>>,
     written: watch::Receiver<Vec<u8>>,
+    until: watch::Receiver<Option<Instant>>,
     task: JoinHandle<()>,
+}
+
+/// What is told of it.
+struct Kept {
+    written: watch::Sender<Vec<u8>>,
+    until: watch::Sender<Option<Instant>>,
 }
 
 impl Leased {
     /// Keeps `key` (whole, as it is in etcd) with this value, under leases of `ttl`.
     pub fn start(place: EtcdPlace, key: String, value: Vec<u8>, ttl: Duration) -> Self {
-        let (wanted, to_write) = watch::channel(value);
+        let (wanted, to_write) = watch::channel(Some(value));
         let (wrote, written) = watch::channel(Vec::new());
-        let task = tokio::spawn(keep(place, key, ttl, to_write, wrote));
-        Self { value: wanted, written, task }
+        let (tell_until, until) = watch::channel(None);
+        let task = tokio::spawn(keep(place, key, ttl, to_write, Kept { written: wrote, until: tell_until }));
+        Self { value: wanted, written, until, task }
     }
 
     /// From now on this is its value.
     pub fn set(&self, value: Vec<u8>) {
-        self.value.send_if_modified(|known| {
-            let is_news = *known != value;
-            *known = value;
-            is_news
+        self.value.send_if_modified(|known| match known {
+            Some(known) if *known != value => {
+                *known = value;
+                true
+            }
+            // As it is, or gone for good.
+            _ => false,
         });
     }
 
     /// Ends when the value that was set last is in the store.
     pub async fn written(&self) {
-        let wanted = self.value.borrow().clone();
+        let Some(wanted) = self.value.borrow().clone() else { return };
         let mut written = self.written.clone();
         // An error means that the task has ended, which it does only with this.
         let _ = written.wait_for(|written| *written == wanted).await;
+    }
+
+    /// Until when the key is sure to be in the store, by the clock of this process; `None` before it was first written. Changes with each renewal.
+    pub fn until(&self) -> watch::Receiver<Option<Instant>> {
+        self.until.clone()
+    }
+
+    /// Takes the key away, and ends when it is gone. Where the store can't be reached in time, it goes with its lease.
+    pub async fn end(&self) {
+        self.value.send_replace(None);
+        let mut written = self.written.clone();
+        let gone = async { while written.changed().await.is_ok() {} };
+        let _ = tokio::time::timeout(END_LIMIT, gone).await;
     }
 }
 
@@ -58,10 +85,13 @@ impl Drop for Leased {
     }
 }
 
-async fn keep(place: EtcdPlace, key: String, ttl: Duration, mut value: watch::Receiver<Vec<u8>>, written: watch::Sender<Vec<u8>>) {
+async fn keep(place: EtcdPlace, key: String, ttl: Duration, mut value: watch::Receiver<Option<Vec<u8>>>, kept: Kept) {
     let mut was_told = false;
     for endpoint in place.endpoints.iter().cycle() {
-        match keep_at(&place, endpoint, &key, ttl, &mut value, &written).await {
+        if value.borrow().is_none() {
+            return;
+        }
+        match keep_at(&place, endpoint, &key, ttl, &mut value, &kept).await {
             Ok(()) => return,
             Err(why) if !was_told => {
                 tracing::warn!(key, "this process can't be announced: {why}; it is tried again");
@@ -79,25 +109,32 @@ async fn keep_at(
     endpoint: &str,
     key: &str,
     ttl: Duration,
-    value: &mut watch::Receiver<Vec<u8>>,
-    written: &watch::Sender<Vec<u8>>,
+    value: &mut watch::Receiver<Option<Vec<u8>>>,
+    kept: &Kept,
 ) -> Result<(), String> {
+    let later = |error: etcd_client::Error| format!("etcd at {endpoint} {}", place.say_later(&error, Wanted::Write));
     let client = connect(place, endpoint).await?;
     let mut lease = Lease::grant(client, ttl).await.map_err(|error| format!("etcd at {endpoint} {}", place.say(&error, endpoint)))?;
+    let every = ttl / RENEWALS;
+    // However often the value changes: writing it renews nothing.
+    let mut renew_at = Instant::now() + every;
     loop {
-        let now = value.borrow_and_update().clone();
-        lease.put(key, now.clone()).await.map_err(|error| format!("etcd at {endpoint} {}", place.say_later(&error, Wanted::Write)))?;
-        written.send_replace(now);
+        let Some(now) = value.borrow_and_update().clone() else { return lease.revoke().await.map_err(later) };
+        lease.put(key, now.clone()).await.map_err(later)?;
+        kept.until.send_replace(Some(lease.ends_at));
+        kept.written.send_replace(now);
         loop {
             tokio::select! {
+                () = tokio::time::sleep_until(renew_at) => {
+                    renew_at = Instant::now() + every;
+                    lease.renew().await.map_err(later)?;
+                    kept.until.send_replace(Some(lease.ends_at));
+                }
                 changed = value.changed() => {
                     if changed.is_err() {
                         return Ok(());
                     }
                     break;
-                }
-                () = tokio::time::sleep(ttl / RENEWALS) => {
-                    lease.renew().await.map_err(|error| format!("etcd at {endpoint} {}", place.say_later(&error, Wanted::Write)))?;
                 }
             }
         }
@@ -109,14 +146,17 @@ struct Lease {
     id: i64,
     keeper: LeaseKeeper,
     answers: LeaseKeepAliveStream,
+    /// Not before this moment, by the clock of this process: counted from when its last renewal was asked for.
+    ends_at: Instant,
 }
 
 impl Lease {
     async fn grant(client: Client, ttl: Duration) -> Result<Self, etcd_client::Error> {
         let seconds = i64::try_from(ttl.as_secs().max(1)).unwrap_or(i64::MAX);
-        let id = limited(client.lease_client().grant(seconds, None)).await?.id();
-        let (keeper, answers) = limited(client.lease_client().keep_alive(id)).await?;
-        Ok(Self { client, id, keeper, answers })
+        let asked_at = Instant::now();
+        let granted = limited(client.lease_client().grant(seconds, None)).await?;
+        let (keeper, answers) = limited(client.lease_client().keep_alive(granted.id())).await?;
+        Ok(Self { client, id: granted.id(), keeper, answers, ends_at: asked_at + seconds_of(granted.ttl()) })
     }
 
     async fn put(&self, key: &str, value: Vec<u8>) -> Result<(), etcd_client::Error> {
@@ -124,14 +164,27 @@ impl Lease {
         limited(self.client.kv_client().put(key, value, Some(options))).await.map(drop)
     }
 
+    async fn revoke(&mut self) -> Result<(), etcd_client::Error> {
+        limited(self.client.lease_client().revoke(self.id)).await.map(drop)
+    }
+
     async fn renew(&mut self) -> Result<(), etcd_client::Error> {
+        let asked_at = Instant::now();
         limited(self.keeper.keep_alive()).await?;
         match limited(self.answers.message()).await? {
-            Some(answer) if answer.ttl() > 0 => Ok(()),
+            Some(answer) if answer.ttl() > 0 => {
+                self.ends_at = asked_at + seconds_of(answer.ttl());
+                Ok(())
+            }
             // It has ended meanwhile, and the key with it.
             _ => Err(etcd_client::Error::IoError(std::io::ErrorKind::NotConnected.into())),
         }
     }
+}
+
+/// What the store grants, as it says.
+fn seconds_of(ttl: i64) -> Duration {
+    Duration::from_secs(u64::try_from(ttl).unwrap_or(0))
 }
 
 async fn limited<T>(call: impl Future<Output = Result<T, etcd_client::Error>>) -> Result<T, etcd_client::Error> {
