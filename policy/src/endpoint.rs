@@ -40,6 +40,23 @@ pub struct Upstream {
     pub(crate) turn: Arc<AtomicUsize>,
 }
 
+impl Upstream {
+    /// An upstream that is in no table: what is behind a guard, under its upstream's name.
+    pub fn alone(name: Name, address: Address) -> Self {
+        let state = Arc::new(EndpointState::new(&address));
+        Self {
+            // No name of a table has it: there would have to be four billion.
+            id: UpstreamId::new(u32::MAX),
+            name,
+            balance: Balance::default(),
+            stale_aware: false,
+            public_url: None,
+            endpoints: vec![Endpoint { address, weight: 1, orphaned: false, state }],
+            turn: Arc::default(),
+        }
+    }
+}
+
 /// One endpoint of an upstream.
 #[derive(Clone, Debug)]
 pub struct Endpoint {

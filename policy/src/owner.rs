@@ -35,7 +35,7 @@ pub struct Serving {
 pub struct Asked<'a> {
     /// The service's name.
     pub service: &'a str,
-    /// The routing key.
+    /// The routing key; empty where the service has none.
     pub key: &'a [u8],
     /// The proxy's stamp; `None`: no proxy sent it.
     pub stamp: Option<&'a Stamp>,
@@ -100,7 +100,12 @@ impl Here<'_> {
     fn view(&self) -> View {
         let nothing = View { owner: None, target: None, epoch: 0, is_frozen: false };
         let Some(service) = self.table.service_named(self.asked.service) else { return nothing };
-        match self.table.entry(&RequestKey { service: service.id, key: self.asked.key.into() }) {
+        let entry = match self.asked.key {
+            // Without a key all of it is the default owner's.
+            [] => Entry::Absent(self.table.source()),
+            key => self.table.entry(&RequestKey { service: service.id, key: key.into() }),
+        };
+        match entry {
             Entry::Absent(_) => View { owner: service.default_owner, ..nothing },
             Entry::Route(route, _) => match route.state {
                 State::Quarantined => nothing,
@@ -150,12 +155,16 @@ impl Here<'_> {
 
     fn update(&self, view: &View) -> Update {
         Update {
-            key: Some(self.asked.key.to_vec()),
+            key: self.key(),
             owner: Some(self.name.to_owned()),
             epoch: Some(view.epoch),
             revision: Some(self.table.revision()),
             table: Some(self.table.id().as_str().to_owned()),
         }
+    }
+
+    fn key(&self) -> Option<Vec<u8>> {
+        (!self.asked.key.is_empty()).then(|| self.asked.key.to_vec())
     }
 
     /// `newer`: where the key is, if that may be named.
@@ -164,7 +173,7 @@ impl Here<'_> {
         Judgement::Refuse(Stale {
             state,
             service: Some(self.asked.service.to_owned()),
-            key: Some(self.asked.key.to_vec()),
+            key: self.key(),
             owner: owner.map(ToString::to_string),
             epoch: owner.and(newer).map(|view| view.epoch),
             revision: Some(self.table.revision()),
@@ -284,6 +293,8 @@ mod tests {
         let unrouted = stamp(0);
         assert_eq!(said(&judge(&view(""), "d", &asked(Some(&unrouted), "POST", true))), "serve 0");
         assert_eq!(said(&judge(&view(""), "nobody", &asked(Some(&unrouted), "POST", true))), "moved");
+        let keyless = judge(&view(""), "d", &Asked { key: b"", ..asked(Some(&unrouted), "POST", true) });
+        assert_eq!(keyless, Judgement::Serve(Serving { epoch: 0, update: None }), "a service without routing keys");
         let elsewhere = Asked { service: "billing", ..asked(Some(&unrouted), "POST", true) };
         assert_eq!(said(&judge(&view(""), "d", &elsewhere)), "moved");
     }

@@ -11,6 +11,7 @@
 mod classify;
 mod consider;
 mod lookup;
+mod passage;
 mod refusal;
 mod trace;
 mod wait;
@@ -28,6 +29,7 @@ use crate::{
 use classify::{Verdict, classify, correction};
 pub(crate) use consider::{Considered, consider};
 pub use lookup::{Found as LookedUp, Nowhere, look_up, settle};
+pub use passage::{Identity, identify};
 pub use trace::{Dispatched, Dispatches, Outcome, StaleOutcome, Trace};
 pub use wait::BEHIND_LIMIT;
 
@@ -195,6 +197,8 @@ pub struct Exchange {
     has_asked: bool,
     /// The key, if a hint for it has just been taken.
     learnt: Option<RequestKey>,
+    /// The backend behind a guard, if one has let the request through: it goes there and nowhere else.
+    backend: Option<Arc<Upstream>>,
     trace: Trace,
 }
 
@@ -265,6 +269,9 @@ impl Exchange {
     }
 
     fn reply<H: Head, R: Reply>(&mut self, head: &H, reply: &R, body: Body, world: &mut World<'_>) -> Result<Next, Nowhere> {
+        if self.backend.is_some() {
+            return Ok(self.relayed(reply.status(), world));
+        }
         let (Some(last), Some(service)) = (self.last.clone(), self.trace.service.clone()) else { return Err(Code::Internal.into()) };
         match classify(reply, &service.name, self.key.as_ref().map(|key| &*key.key)) {
             Verdict::Served => {
@@ -387,8 +394,13 @@ impl Exchange {
     }
 
     fn has_another_endpoint(&self, to: &LookedUp, world: &World<'_>) -> bool {
-        let upstream = world.table.upstream(to.owner);
-        upstream.is_some_and(|upstream| upstream.endpoints.iter().any(|endpoint| !self.tried.contains(&endpoint.address)))
+        let upstream = self.upstream_of(to, world.table);
+        upstream.is_ok_and(|upstream| upstream.endpoints.iter().any(|endpoint| !self.tried.contains(&endpoint.address)))
+    }
+
+    /// Who is meant by an owner: the backend behind the guard, where there is one.
+    fn upstream_of<'a>(&'a self, to: &LookedUp, table: &'a Table) -> Result<&'a Arc<Upstream>, Code> {
+        self.backend.as_ref().map_or_else(|| upstream_of(to, table), Ok)
     }
 
     fn draw(&mut self, world: &World<'_>) -> bool {
@@ -398,6 +410,9 @@ impl Exchange {
     }
 
     fn look_up(&self, world: &mut World<'_>) -> Result<LookedUp, Nowhere> {
+        if let Some(backend) = &self.backend {
+            return Ok(self.at_backend(backend, world));
+        }
         match (&self.key, &self.trace.service) {
             (Some(key), _) => look_up(key, world),
             (None, Some(service)) => Ok(lookup::default_owner(service)?),
@@ -411,11 +426,11 @@ impl Exchange {
 
     /// Sends the request; `ask`: because another owner said so for this one request.
     fn send(&mut self, to: LookedUp, ask: Option<&Name>, world: &mut World<'_>) -> Result<Next, Nowhere> {
-        let upstream = upstream_of(&to, world.table)?;
-        self.trace.upstream = Some(Arc::clone(upstream));
+        let upstream = Arc::clone(self.upstream_of(&to, world.table)?);
+        self.trace.upstream = Some(Arc::clone(&upstream));
         self.trace.epoch = Some(to.epoch);
         self.trace.endpoint = None;
-        let lease = balance::choose(upstream, &self.tried, world.now, world.rng).ok_or(Code::NoEndpoint)?;
+        let lease = balance::choose(&upstream, &self.tried, world.now, world.rng).ok_or(Code::NoEndpoint)?;
         let endpoint = lease.endpoint().address.clone();
         self.trace.endpoint = Some(endpoint.clone());
         self.trace.dispatches.push(Dispatched {

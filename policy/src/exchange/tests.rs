@@ -1,5 +1,6 @@
 //! The exchange by script and by property: the same `step` that transports carry out.
 
+mod passage;
 mod waits;
 
 use std::collections::HashMap;
