@@ -20,7 +20,7 @@ pub(crate) fn announcement(view: &View, upstream: &Name, busy: &Busy) -> Vec<u8>
 }
 
 /// Keeps the announcement right for as long as the gold copy is followed.
-pub(crate) async fn announce(view: View, upstream: Name, busy: Arc<Busy>, leased: Leased, mut changes: Changes) {
+pub(crate) async fn announce(view: View, upstream: Name, busy: Arc<Busy>, leased: Arc<Leased>, mut changes: Changes) {
     loop {
         tokio::select! {
             heard = changes.next() => match heard {

@@ -71,6 +71,11 @@ impl Busy {
         announced
     }
 
+    /// How many requests are being served.
+    pub(crate) fn count(&self) -> usize {
+        self.lock().ledger.count()
+    }
+
     /// Ends when an awaited key is busy no more.
     pub(crate) async fn ended(&self) {
         self.ended.notified().await;

@@ -30,6 +30,8 @@ use waypost_watcher::{GoldPlace, Watcher, leased::Leased};
 
 use busy::{Busy, Held};
 
+/// The longest that a request waits for this process's own view, whatever its stamp allows.
+const WAIT_AT_MOST: Duration = Duration::from_secs(1);
 /// How long an announcement outlives its process, or its contact with the store.
 pub const ANNOUNCED_FOR: Duration = Duration::from_secs(10);
 
@@ -51,7 +53,7 @@ pub struct Head<'a> {
     pub method: &'a str,
     /// The service that it belongs to, by its name in the gold copy.
     pub service: &'a str,
-    /// Its routing key.
+    /// Its routing key; empty where the service has none.
     pub key: &'a [u8],
     /// The value of its `Route-Stamp` header, if it has one.
     pub stamp: Option<&'a [u8]>,
@@ -94,27 +96,28 @@ pub struct Owner {
     upstream: Name,
     view: View,
     busy: Arc<Busy>,
-    watcher: Watcher,
+    leased: Arc<Leased>,
+    /// `None`: somebody else follows the gold copy.
+    watcher: Option<Watcher>,
     announcing: JoinHandle<()>,
 }
 
-impl Owner {
-    /// Follows the gold copy; ends when the first view of it is in force and the announcement is in the store, however long that takes.
+/// A process that has announced itself, and serves nothing yet.
+#[derive(Debug)]
+pub struct Announced {
+    upstream: Name,
+    leased: Arc<Leased>,
+}
+
+impl Announced {
+    /// Serves by a view that somebody else keeps: one of a watcher that has been started since, without a snapshot. Ends when the first view is
+    /// in force and the announcement says so.
     ///
     /// # Errors
-    /// A sentence, if the settings can't be used.
-    pub async fn start(settings: Settings) -> Result<Self, String> {
-        let Settings { gold, upstream, id } = settings;
-        // Announced before the first view is read: a mover either meets this process, or has frozen its key before, and the view has it so.
+    /// A sentence, if following the gold copy has ended.
+    pub async fn serve(self, view: View) -> Result<Owner, String> {
+        let Self { upstream, leased } = self;
         let busy = Arc::new(Busy::default());
-        let key = format!("{}-state/owners/{upstream}/{id}", gold.prefix);
-        let silent = serde_json::to_vec(&Announcement::default()).unwrap_or_default();
-        let leased = Leased::start(gold.clone(), key, silent, ANNOUNCED_FOR);
-        leased.written().await;
-        // Never from a snapshot: the first view is a list at a revision that was read linearizably.
-        let place = GoldPlace::Etcd(gold);
-        let watcher = waypost_watcher::start(waypost_watcher::Settings::new(place, fastrand::u64(..), Instant::now()))?;
-        let view = watcher.view.clone();
         let changes = view.watch();
         let mut published = view.changed();
         while view.load().is_none() {
@@ -122,8 +125,35 @@ impl Owner {
         }
         leased.set(announce::announcement(&view, &upstream, &busy));
         leased.written().await;
-        let announcing = tokio::spawn(announce::announce(view.clone(), upstream.clone(), Arc::clone(&busy), leased, changes));
-        Ok(Self { upstream, view, busy, watcher, announcing })
+        let announcing = announce::announce(view.clone(), upstream.clone(), Arc::clone(&busy), Arc::clone(&leased), changes);
+        Ok(Owner { upstream, view, busy, leased, watcher: None, announcing: tokio::spawn(announcing) })
+    }
+}
+
+impl Owner {
+    /// Announces the process, which serves nothing yet; ends when that is in the store, however long it takes.
+    ///
+    /// Before the first view is read: a mover either meets this process, or has frozen its key before, and the view has it so.
+    pub async fn announce(settings: Settings) -> Announced {
+        let Settings { gold, upstream, id } = settings;
+        let key = format!("{}-state/owners/{upstream}/{id}", gold.prefix);
+        let silent = serde_json::to_vec(&Announcement::default()).unwrap_or_default();
+        let leased = Arc::new(Leased::start(gold, key, silent, ANNOUNCED_FOR));
+        leased.written().await;
+        Announced { upstream, leased }
+    }
+
+    /// Follows the gold copy; ends when the first view of it is in force and the announcement is in the store, however long that takes.
+    ///
+    /// # Errors
+    /// A sentence, if the settings can't be used.
+    pub async fn start(settings: Settings) -> Result<Self, String> {
+        // Never from a snapshot: the first view is a list at a revision that was read linearizably.
+        let place = GoldPlace::Etcd(settings.gold.clone());
+        let announced = Self::announce(settings).await;
+        let watcher = waypost_watcher::start(waypost_watcher::Settings::new(place, fastrand::u64(..), Instant::now()))?;
+        let owner = announced.serve(watcher.view.clone()).await?;
+        Ok(Self { watcher: Some(watcher), ..owner })
     }
 
     /// Whether a request may be served here. To be asked on its head alone, before its body is read or load is shed; takes no
@@ -133,7 +163,7 @@ impl Owner {
     /// What is to be answered with 421 and `Cache-Control: no-store`, as the value of `Route-Stale`; nothing may have been executed.
     pub async fn admit(&self, head: &Head<'_>) -> Result<Permit, Stale> {
         let stamp = head.stamp.and_then(|stamp| Stamp::parse(stamp).ok());
-        let wait = Duration::from_millis(stamp.as_ref().map_or(0, |stamp| stamp.wait_ms));
+        let wait = Duration::from_millis(stamp.as_ref().map_or(0, |stamp| stamp.wait_ms)).min(WAIT_AT_MOST);
         let until = tokio::time::Instant::now() + wait;
         let mut changed = self.view.changed();
         loop {
@@ -162,9 +192,22 @@ impl Owner {
         &self.view
     }
 
+    /// How many requests are being served.
+    pub fn serving(&self) -> usize {
+        self.busy.count()
+    }
+
+    /// Takes the announcement away. Only to be called when nothing is executed any more and nothing will be.
+    pub async fn withdraw(&self) {
+        self.announcing.abort();
+        self.leased.end().await;
+    }
+
     /// Stops following. The announcement goes with its lease; until then a move takes this process for one that is silent.
     pub async fn stop(self) {
         self.announcing.abort();
-        self.watcher.stop().await;
+        if let Some(watcher) = self.watcher {
+            watcher.stop().await;
+        }
     }
 }

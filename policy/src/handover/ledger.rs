@@ -82,6 +82,11 @@ impl Ledger {
         self.requests.contains_key(key)
     }
 
+    /// How many requests are under way.
+    pub fn count(&self) -> usize {
+        self.requests.values().sum()
+    }
+
     /// Whether no key has.
     pub fn is_empty(&self) -> bool {
         self.requests.is_empty()
