@@ -39,6 +39,18 @@ Examples:
   waypost run --gold http://10.0.0.1:2379,http://10.0.0.2:2379 --id edge-1
   WAYPOST_LISTEN=127.0.0.1:8080 waypost run --config waypost.toml")]
     Run(RunArgs),
+    /// Stand before a backend that knows nothing of stale routes: what its upstream owns goes through, anything else is refused.
+    #[command(after_help = "\
+Beside each backend of an upstream stands one guard; proxies reach the guard instead of the backend. A request
+whose key the upstream owns goes on to --to; any other is answered 421 with Route-Stale, and the proxy heals.
+The guard announces itself, so that `waypost route move` can hand keys over, and serves only then. Only proxies
+should be able to reach it: it believes their stamps.
+SIGTERM: with --register the endpoint's record goes first; requests under way are finished; exit 0.
+
+Examples:
+  waypost guard --upstream cell-7 --listen 10.0.0.7:8080 --to 127.0.0.1:9000
+  waypost guard --upstream cell-7 --listen 0.0.0.0:8080 --to 127.0.0.1:9000 --register --advertise 10.0.0.7:8080")]
+    Guard(GuardArgs),
     /// Tell the whole story on this machine: a real etcd, three cells and the proxy.
     #[command(after_help = "Example:\n  waypost demo --once")]
     Demo(DemoArgs),
@@ -109,6 +121,11 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| waypost_conf::not_an_address(text))
 }
 
+/// Where something listens, by name or address.
+fn endpoint(text: &str) -> Result<waypost_conf::Address, String> {
+    text.try_into()
+}
+
 /// Where the gold copy is; the same for every command that needs the store.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Gold copy")]
@@ -160,6 +177,39 @@ pub(crate) struct RunArgs {
     #[arg(long, env = "WAYPOST_ACCESS_LOG", value_name = "WHERE")]
     pub(crate) access_log: Option<String>,
     // Last, as everywhere: its heading would stand over what follows.
+    #[command(flatten)]
+    pub(crate) gold: GoldArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GuardArgs {
+    /// The upstream that the backend is an endpoint of
+    #[arg(long, env = "WAYPOST_UPSTREAM", value_name = "NAME")]
+    pub(crate) upstream: String,
+    /// Where proxies connect to
+    #[arg(long, env = "WAYPOST_LISTEN", value_name = "ADDR", value_parser = address)]
+    pub(crate) listen: SocketAddr,
+    /// The backend, host:port
+    #[arg(long, env = "WAYPOST_TO", value_name = "ADDR", value_parser = endpoint)]
+    pub(crate) to: waypost_conf::Address,
+    /// Its name among the upstream's guards, no two of which may have the same; the host's name and the port by default
+    #[arg(long, env = "WAYPOST_ID", value_name = "NAME")]
+    pub(crate) id: Option<String>,
+    /// Put this guard among the upstream's endpoints, under a lease
+    #[arg(long)]
+    pub(crate) register: bool,
+    /// With --register: where proxies reach it, host:port; --listen by default
+    #[arg(long, env = "WAYPOST_ADVERTISE", value_name = "ADDR", value_parser = endpoint)]
+    pub(crate) advertise: Option<waypost_conf::Address>,
+    /// Where the admin endpoints are; 127.0.0.1:9901 by default
+    #[arg(long, env = "WAYPOST_ADMIN", value_name = "ADDR", value_parser = address)]
+    pub(crate) admin: Option<SocketAddr>,
+    /// Worker threads; one a core by default
+    #[arg(long, env = "WAYPOST_THREADS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
+    /// The access log: stdout, off, or a file; stdout by default
+    #[arg(long, env = "WAYPOST_ACCESS_LOG", value_name = "WHERE")]
+    pub(crate) access_log: Option<String>,
     #[command(flatten)]
     pub(crate) gold: GoldArgs,
 }

@@ -12,6 +12,7 @@ mod demo;
 mod exposition;
 mod failure;
 mod gold;
+mod guard;
 mod http_client;
 mod metrics;
 mod recent;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
         Command::Run(args) => commands::run::run(args),
+        Command::Guard(args) => commands::guard::run(args),
         Command::Demo(args) => demo::run(&args),
         Command::Check(args) => commands::check::run(&args),
         Command::Apply(args) => commands::apply::run(&args),

@@ -8,7 +8,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::time::Instant;
 use waypost_policy::endpoint::EndpointState;
 
-use crate::state::Shared;
+use crate::{guard::Guard, state::Shared};
 
 /// How often a name is resolved again.
 const AGAIN_AFTER: Duration = Duration::from_secs(30);
@@ -44,8 +44,11 @@ pub(crate) async fn keep_resolved(shared: Arc<Shared>) {
 
 /// Endpoints whose address is no literal, one a name and state.
 fn named_endpoints(shared: &Shared) -> Vec<(String, Arc<EndpointState>)> {
-    let Some(table) = shared.view.load_full() else { return Vec::new() };
-    let endpoints = table.upstreams().flat_map(|upstream| upstream.endpoints.iter());
+    let table = shared.view.load_full();
+    // A guard sends to nobody but its backend.
+    let backend = shared.guard.as_ref().map(Guard::backend);
+    let upstreams = table.iter().filter(|_| backend.is_none()).flat_map(|table| table.upstreams());
+    let endpoints = upstreams.chain(&backend).flat_map(|upstream| upstream.endpoints.iter());
     let named = endpoints.filter(|endpoint| endpoint.address.as_str().parse::<std::net::SocketAddr>().is_err());
     named.map(|endpoint| (endpoint.address.as_str().to_owned(), Arc::clone(&endpoint.state))).collect()
 }

@@ -100,6 +100,13 @@ pub(crate) async fn run(shared: Arc<Shared>, listeners: Vec<Bound>, admin: TcpLi
     }
     tracing::info!(in_flight = shared.metrics.in_flight(), "SIGTERM: no new connections; waiting for requests under way");
     shared.draining.store(true, Ordering::Relaxed);
+    if let Some(guard) = &shared.guard {
+        // Answers say already that their connections end with them.
+        tokio::select! {
+            () = guard.leave() => {}
+            _ = interrupt.recv() => return Ok(Ended::Interrupted),
+        }
+    }
     let _ = drain.send(true);
     // Each connection holds a sender; the channel ends with the last of them.
     tokio::select! {

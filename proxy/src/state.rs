@@ -19,6 +19,7 @@ use waypost_watcher::{Asker, View};
 use crate::{
     access_log::{AccessLog, Line},
     clock::Clock,
+    guard::Guard,
     metrics::Metrics,
     recent::Recent,
     transport::ConnectionInfo,
@@ -50,6 +51,8 @@ pub(crate) struct Shared {
     pub(crate) limits: ProcessLimits,
     /// What the bootstrap file says that this version does not act on.
     pub(crate) bootstrap_warnings: Vec<String>,
+    /// In a guard: what it stands before. Requests are then judged instead of routed.
+    pub(crate) guard: Option<Guard>,
 }
 
 impl Shared {
@@ -71,9 +74,10 @@ impl Shared {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// A table in force, or why there is none.
+    /// A table in force, and where keys are guarded the announcement in the store; or why not.
     pub(crate) fn readiness(&self) -> Result<(), Code> {
-        match (self.is_draining(), self.view.load().is_some()) {
+        let is_announced = self.guard.as_ref().is_none_or(|guard| guard.owner().is_some());
+        match (self.is_draining(), is_announced && self.view.load().is_some()) {
             (true, _) => Err(Code::Draining),
             (false, false) => Err(Code::NotReady),
             (false, true) => Ok(()),

@@ -249,6 +249,18 @@ impl Etcd {
         revision(self.client().await.put(full(key), value, None).await.unwrap().header())
     }
 
+    /// Puts one record under a key that may be no text; the revision.
+    pub async fn put_bytes(&self, key: &[u8], value: Value) -> u64 {
+        let key = [PREFIX.as_bytes(), b"/", key].concat();
+        revision(self.client().await.put(key, value.to_string(), None).await.unwrap().header())
+    }
+
+    /// A value of what processes report beside the records, if there is one.
+    pub async fn get_beside(&self, key: &str) -> Option<Value> {
+        let found = self.client().await.get(format!("{PREFIX}-state/{key}"), None).await.unwrap();
+        found.kvs().first().map(|kv| serde_json::from_slice(kv.value()).unwrap())
+    }
+
     /// Puts records in one transaction; the revision.
     pub async fn put_all(&self, records: &[(&str, Value)]) -> u64 {
         let puts: Vec<TxnOp> = records.iter().map(|(key, value)| TxnOp::put(full(key), value.to_string(), None)).collect();

@@ -16,6 +16,8 @@ use crate::{client::Client, free_address, process::Process, until};
 pub struct Waypost {
     folder: TempDir,
     gold: String,
+    /// The command that it runs, and what that needs beside where it listens.
+    command: Vec<String>,
     extra: Vec<String>,
     /// Where clients connect to.
     pub listen: SocketAddr,
@@ -56,9 +58,18 @@ impl Waypost {
 
     /// A proxy that is not started yet.
     pub fn new(gold: &str, extra: &[&str]) -> Self {
-        let extra = extra.iter().map(|arg| (*arg).to_owned()).collect();
+        let mut waypost = Self::running(&["run", "--id", "edge-1"], gold, extra);
+        let snapshot = waypost.snapshot().display().to_string();
+        waypost.command.extend(["--snapshot".to_owned(), snapshot]);
+        waypost
+    }
+
+    /// Whatever listens and has admin endpoints, not started yet.
+    pub(crate) fn running(command: &[&str], gold: &str, extra: &[&str]) -> Self {
+        let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
         let (listen, admin) = (free_address(), free_address());
-        Self { folder: tempfile::tempdir().unwrap(), gold: gold.to_owned(), extra, listen, admin, process: None }
+        let (command, extra) = (texts(command), texts(extra));
+        Self { folder: tempfile::tempdir().unwrap(), gold: gold.to_owned(), command, extra, listen, admin, process: None }
     }
 
     /// From its next start on it follows this gold copy, with the snapshot that it has.
@@ -68,9 +79,9 @@ impl Waypost {
 
     /// Starts the process without waiting.
     pub fn spawn(&mut self) {
-        let mut command = command(&["run", "--gold", &self.gold, "--id", "edge-1", "--access-log"]);
-        command.arg(self.folder.path().join("access.log"));
-        command.args(["--listen", &self.listen.to_string(), "--admin", &self.admin.to_string()]).arg("--snapshot").arg(self.snapshot());
+        let mut command = command(&[]);
+        command.args(&self.command).args(["--gold", &self.gold, "--access-log"]).arg(self.folder.path().join("access.log"));
+        command.args(["--listen", &self.listen.to_string(), "--admin", &self.admin.to_string()]);
         command.args(&self.extra).current_dir(self.folder.path());
         self.process = Some(Process::start(&mut command, &self.folder.path().join("waypost.log")));
     }

@@ -144,6 +144,14 @@ impl Watcher {
 /// # Errors
 /// If the settings can't be used, or a record file at the start has faults; the message is for a person.
 pub fn start(settings: Settings) -> Result<Watcher, String> {
+    start_behind(settings, async {})
+}
+
+/// The same, but nothing is read before `first` has ended.
+///
+/// # Errors
+/// As [`start`].
+pub fn start_behind(settings: Settings, first: impl Future<Output = ()> + Send + 'static) -> Result<Watcher, String> {
     let (publisher, view) = publish::channel(settings.origin, settings.on_publish.clone());
     let (asker, asks) = ask::channel();
     let (stop, stopped) = watch::channel(false);
@@ -151,12 +159,23 @@ pub fn start(settings: Settings) -> Result<Watcher, String> {
     let task = match settings.place.clone() {
         GoldPlace::File(path) => {
             let source = file::FileSource::open(path, settings.most_records, publisher)?;
-            threads.spawn(source.run(asks, stopped))
+            threads.spawn(behind(first, stopped.clone(), source.run(asks, stopped)))
         }
         GoldPlace::Etcd(place) => {
             let source = etcd::EtcdSource::open(place, settings, publisher)?;
-            threads.spawn(source.run(asks, stopped))
+            threads.spawn(behind(first, stopped.clone(), source.run(asks, stopped)))
         }
     };
     Ok(Watcher { view, asker, stop, task, _threads: threads })
+}
+
+/// Runs when `first` has ended, unless it is stopped before.
+async fn behind(first: impl Future<Output = ()>, mut stopped: watch::Receiver<bool>, run: impl Future<Output = ()>) {
+    let may_run = tokio::select! {
+        () = first => true,
+        _ = stopped.wait_for(|stopped| *stopped) => false,
+    };
+    if may_run {
+        run.await;
+    }
 }

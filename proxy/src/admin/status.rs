@@ -18,7 +18,7 @@ pub(super) fn status(shared: &Shared) -> Value {
     let warnings =
         warnings.chain(table.into_iter().flat_map(Table::warnings).map(|warning| format!("{}: {}", warning.key, warning.message)));
     let quarantined = gold.quarantined.iter().map(|held| json!({ "key": held.key, "revision": held.revision, "reason": held.reason }));
-    json!({
+    let mut status = json!({
         "proxy": shared.id,
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_ms": millis(shared.clock.origin().elapsed()),
@@ -52,7 +52,11 @@ pub(super) fn status(shared: &Shared) -> Value {
         "held_back": &*gold.held_back,
         "held_back_count": gold.held_back_count,
         "warnings": warnings.collect::<Vec<_>>(),
-    })
+    });
+    if let Some(guard) = &shared.guard {
+        status["guard"] = guard.status();
+    }
+    status
 }
 
 /// The last comparison of the table with all that the store holds.

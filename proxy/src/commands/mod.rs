@@ -6,6 +6,7 @@ pub(crate) mod apply;
 pub(crate) mod bench;
 pub(crate) mod check;
 pub(crate) mod explain;
+pub(crate) mod guard;
 mod input;
 pub(crate) mod print;
 pub(crate) mod reference;

@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// How long the process's end waits for the last lines of the access log.
-const LOG_FLUSH_LIMIT: Duration = Duration::from_secs(2);
+pub(super) const LOG_FLUSH_LIMIT: Duration = Duration::from_secs(2);
 /// What the process's own log says if `RUST_LOG` does not.
 const DEFAULT_LOG: &str = "info,pingora_core=error,pingora_proxy=error";
 
@@ -50,25 +50,15 @@ pub(crate) fn run(args: RunArgs) -> Outcome {
     }
     let id = args.id.clone().map_or_else(host_name, Ok)?;
     let id = Name::try_from(id.as_str()).map_err(|fault| Failed::unusable(format!("--id: {fault}")))?;
-    let access = match args.access_log.as_deref() {
-        None => bootstrap.log.access.clone(),
-        Some("stdout") => AccessTarget::Stdout,
-        Some("off") => AccessTarget::Off,
-        Some(file) => AccessTarget::File(file.into()),
-    };
+    let access = access_target(args.access_log.as_deref(), &bootstrap.log.access);
     let is_file = matches!(place, GoldPlace::File(_));
     let snapshot = match &place {
         GoldPlace::File(_) => None,
         GoldPlace::Etcd(_) => Some(snapshot_path(args.snapshot.clone().or_else(|| bootstrap.snapshot.path.clone()), &id)?),
     };
     start_logging(bootstrap.log.format)?;
-    let threads = args.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).thread_name("waypost").enable_all().build();
-    let runtime = runtime.map_err(|error| Failed::not_done(format!("the worker threads could not be started: {error}")))?;
-    let access_log = AccessLog::open(&access, bootstrap.log.format).map_err(|error| {
-        let (file, why) = (target_name(&access), why(&error));
-        Failed::not_done(format!("the access log {file} can't be opened: {why}; choose another with --access-log, or off"))
-    })?;
+    let (runtime, threads) = runtime(args.threads)?;
+    let access_log = AccessLog::open(&access, bootstrap.log.format).map_err(|error| cannot_open_log(&access, &error))?;
     runtime.block_on(async move {
         let admin_address = args.admin.unwrap_or(bootstrap.admin.address);
         let admin =
@@ -119,6 +109,7 @@ pub(crate) fn run(args: RunArgs) -> Outcome {
             record_readers: Arc::new(tokio::sync::Semaphore::new(admin::MAX_READERS)),
             limits: limits(bootstrap.limits),
             bootstrap_warnings: bootstrap.inactive.iter().map(|said| said.message.clone()).collect(),
+            guard: None,
         });
         let _ = told.set(Arc::clone(&shared));
         announce(&listeners, admin_address, &shared);
@@ -133,8 +124,31 @@ pub(crate) fn run(args: RunArgs) -> Outcome {
     })
 }
 
+/// Where the access log goes: what the flag says, else the bootstrap file.
+pub(super) fn access_target(flag: Option<&str>, written: &AccessTarget) -> AccessTarget {
+    match flag {
+        None => written.clone(),
+        Some("stdout") => AccessTarget::Stdout,
+        Some("off") => AccessTarget::Off,
+        Some(file) => AccessTarget::File(file.into()),
+    }
+}
+
+/// The runtime that requests are served on, and how many threads it has.
+pub(super) fn runtime(threads: Option<u16>) -> Result<(tokio::runtime::Runtime, usize), Failed> {
+    let threads = threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).thread_name("waypost").enable_all().build();
+    let runtime = runtime.map_err(|error| Failed::not_done(format!("the worker threads could not be started: {error}")))?;
+    Ok((runtime, threads))
+}
+
+pub(super) fn cannot_open_log(target: &AccessTarget, error: &std::io::Error) -> Failed {
+    let (file, why) = (target_name(target), why(error));
+    Failed::not_done(format!("the access log {file} can't be opened: {why}; choose another with --access-log, or off"))
+}
+
 /// The limits with defaults filled in. The process may open as many files as it is ever allowed to: a proxy's files are its connections.
-fn limits(written: ProcessLimits) -> ProcessLimits {
+pub(super) fn limits(written: ProcessLimits) -> ProcessLimits {
     let allowed = getrlimit(Resource::Nofile);
     // A limit that can't be raised stays as it is.
     let raised = setrlimit(Resource::Nofile, Rlimit { current: allowed.maximum, maximum: allowed.maximum });
@@ -179,7 +193,7 @@ fn example(shared: &Shared, listen: SocketAddr) -> String {
     }
 }
 
-fn cannot_listen(for_whom: &str, flag: &str, address: SocketAddr, error: &std::io::Error) -> Failed {
+pub(super) fn cannot_listen(for_whom: &str, flag: &str, address: SocketAddr, error: &std::io::Error) -> Failed {
     let why = match error.kind() {
         std::io::ErrorKind::AddrInUse => "the port is in use; stop what uses it or choose another".to_owned(),
         std::io::ErrorKind::AddrNotAvailable => "this machine has no such address; choose another".to_owned(),
@@ -198,7 +212,7 @@ fn target_name(target: &AccessTarget) -> String {
 }
 
 /// The host's name, cut to what a proxy's name may be.
-fn host_name() -> Result<String, Failed> {
+pub(super) fn host_name() -> Result<String, Failed> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name: String = name.trim().chars().filter(|c| c.is_ascii_alphanumeric() || "._-".contains(*c)).take(128).collect();
     Ok(if name.starts_with(|c: char| c.is_ascii_alphanumeric()) { name } else { "waypost".to_owned() })
@@ -228,7 +242,7 @@ fn state_directory() -> PathBuf {
 }
 
 /// The process's own log goes to stderr, as text where a person reads it; `RUST_LOG` says how much.
-fn start_logging(format: LogFormat) -> Outcome {
+pub(super) fn start_logging(format: LogFormat) -> Outcome {
     let filter = log_filter()?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let by_a_person = std::io::stderr().is_terminal();

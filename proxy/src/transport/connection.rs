@@ -20,6 +20,8 @@ use crate::state::Shared;
 
 /// Until a table is in force there is no policy: a client may take this long for a head.
 const HEADER_LIMIT_WITHOUT_TABLE: Duration = Duration::from_secs(10);
+/// A guard waits at least so long for a proxy's next request: proxies end idle connections themselves, and a little earlier.
+const GUARDED_IDLE: Duration = Duration::from_secs(75);
 /// How long the rest of a request's body is read after its answer, so that the connection can be used again.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 
@@ -122,7 +124,10 @@ fn limits(shared: &Shared) -> (Duration, Duration) {
     let table = shared.view.load();
     let timeouts = table.as_ref().map(|table| table.default_policy().timeouts.clone());
     let millis = |ms: u64| Duration::from_millis(ms);
-    timeouts.map_or((Duration::from_secs(60), HEADER_LIMIT_WITHOUT_TABLE), |given| (millis(given.idle_ms), millis(given.header_ms)))
+    let (idle, header) =
+        timeouts.map_or((Duration::from_secs(60), HEADER_LIMIT_WITHOUT_TABLE), |given| (millis(given.idle_ms), millis(given.header_ms)));
+    let is_raised = shared.guard.is_some() && !idle.is_zero();
+    (if is_raised { idle.max(GUARDED_IDLE) } else { idle }, header)
 }
 
 async fn refuse(shared: &Shared, mut downstream: Box<Downstream>, code: Code, connection: &ConnectionInfo) {

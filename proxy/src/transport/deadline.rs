@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::{
     downstream::{Left, Socket},
+    ending::Ending,
     general::Request,
 };
 
@@ -30,6 +31,8 @@ pub(crate) enum Phase {
     Idle,
     /// For all of it to end.
     Total,
+    /// For nothing: the key of an upgraded stream was lost.
+    Lost,
 }
 
 /// Shared by the hooks and the connection for one request.
@@ -51,6 +54,8 @@ pub(crate) struct Deadline {
     again: Mutex<(Option<Box<Request>>, Option<Left>)>,
     /// Whether the body stays with the client for now.
     withheld: Mutex<Withheld>,
+    /// Whether the stream that an upgrade has made of it is over.
+    ending: Ending,
 }
 
 /// A body of which nothing is read yet, so that its owner can refuse it unread.
@@ -142,6 +147,11 @@ impl Deadline {
     /// The connection has been upgraded: everything is handed over as it comes.
     pub(crate) fn upgrade(&self) {
         self.raw.store(true, Ordering::Relaxed);
+    }
+
+    /// Where an upgraded stream learns that it is over.
+    pub(crate) fn ending(&self) -> &Ending {
+        &self.ending
     }
 
     pub(super) fn leave_unread(&self, socket: Option<Socket>) {

@@ -28,6 +28,7 @@ use waypost_policy::Code;
 
 use super::{
     deadline::{Deadline, Phase},
+    ending::{CLOSE_FRAME, Frames},
     framing::{Chunks, Framing, MAX_HEAD_BYTES, check_head, end_of_head},
     general::REPLAY_BYTES,
 };
@@ -115,6 +116,10 @@ pub(crate) struct Downstream {
     answered: bool,
     /// The answer was given outside any request: nobody knows what the client still sends.
     is_outside: bool,
+    /// How far the owner has come in the frames that it writes after an upgrade.
+    frames: Frames,
+    /// The client has been told that the stream is over, where that could be said.
+    is_over: bool,
 }
 
 /// Why no further request came.
@@ -149,6 +154,8 @@ impl Downstream {
             closed: false,
             answered: false,
             is_outside: false,
+            frames: Frames::default(),
+            is_over: false,
         }
     }
 
@@ -315,6 +322,23 @@ impl Downstream {
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client has not read on in time")))
     }
 
+    /// Ready when the stream that the connection has become is over; its client is told so where that can be said.
+    fn poll_ended(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
+        if !self.deadline.is_raw() {
+            return Poll::Pending;
+        }
+        std::task::ready!(self.deadline.ending().poll(context));
+        if !self.is_over {
+            self.is_over = true;
+            self.deadline.fire(Phase::Lost);
+            if self.frames.is_between() {
+                // A client that does not read can't be told.
+                let _ = self.poll_socket().map(|socket| socket.poll_write(context, &CLOSE_FRAME));
+            }
+        }
+        Poll::Ready(io::Error::new(io::ErrorKind::ConnectionAborted, "the stream's key may not be served here any more"))
+    }
+
     /// Ready when the body may be read: at once, at its release, or when its time has passed.
     fn poll_released(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let Some(until) = self.deadline.withheld_from(context.waker()) else { return Poll::Ready(()) };
@@ -373,6 +397,9 @@ impl AsyncRead for Downstream {
             this.head_left -= this.hand_over(into, this.head_left);
             return Poll::Ready(Ok(()));
         }
+        if let Poll::Ready(over) = this.poll_ended(context) {
+            return Poll::Ready(Err(over));
+        }
         let read = if this.deadline.is_raw() {
             if this.buffer.is_empty() {
                 this.poll_socket()?.poll_read(context, into)
@@ -403,7 +430,15 @@ impl AsyncWrite for Downstream {
             return Poll::Ready(Ok(bytes.len()));
         }
         this.answered = true;
+        if let Poll::Ready(over) = this.poll_ended(context) {
+            return Poll::Ready(Err(over));
+        }
         let write = this.poll_socket()?.poll_write(context, bytes);
+        if let Poll::Ready(Ok(written)) = write
+            && this.deadline.is_raw()
+        {
+            this.frames.pass(&bytes[..written]);
+        }
         this.written(context, write)
     }
 
@@ -419,6 +454,11 @@ impl AsyncWrite for Downstream {
     }
 
     fn poll_write_vectored(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        if self.deadline.is_raw() {
+            // One part at a time, so that frames can be followed.
+            let first = bytes.iter().find(|part| !part.is_empty()).map_or(&[][..], |part| part);
+            return self.poll_write(context, first);
+        }
         let this = self.get_mut();
         if this.deadline.discards_answer() {
             return Poll::Ready(Ok(bytes.iter().map(|part| part.len()).sum()));

@@ -6,6 +6,7 @@
 //! instead, written nowhere, and the request goes on in another session: so the connection to the owner that refused is kept, which
 //! pingora would drop. It carries out and decides nothing.
 
+mod guarding;
 mod session;
 mod waits;
 
@@ -31,6 +32,7 @@ use super::{
     upgrade::UpgradeConnector,
 };
 use crate::{access_log::Line, metrics::InFlight, state::Shared};
+use guarding::Guarded;
 use session::{body_of, can_be_followed, has_answered, is_soon_read, is_too_large_to_replay};
 
 /// The general lane as the front door calls it.
@@ -86,6 +88,8 @@ pub(crate) struct Request {
     upstream_time: Duration,
     /// What the proxy answers by itself, in the end.
     answer: Option<(Code, Option<Vec<u8>>)>,
+    /// In a guard: what it has decided.
+    guarded: Guarded,
     /// All of the answer has come.
     is_whole: bool,
     body_limit: u64,
@@ -121,7 +125,7 @@ impl GeneralLane {
         peer.options.read_timeout = None;
         peer.options.write_timeout = idle_limit(ctx);
         if is_upgrade {
-            peer.options.custom_l4 = Some(Arc::new(UpgradeConnector));
+            peer.options.custom_l4 = Some(Arc::new(UpgradeConnector { deadline: Arc::clone(&ctx.deadline) }));
             // A group of its own: it is made for this request and not used again.
             peer.group_key = fastrand::u64(1..);
             peer.options.idle_timeout = Some(UPGRADE_IDLE);
@@ -173,7 +177,8 @@ impl GeneralLane {
         ctx.answer = Some((code, location.clone()));
         self.close_if_last(session, ctx);
         let body = answer::problem_json(code, &ctx.request_id);
-        let head = answer::head(code, &ctx.request_id, location.as_deref(), body.len())?;
+        let mut head = answer::head(code, &ctx.request_id, location.as_deref(), body.len())?;
+        self.say_refusal(session, ctx, &mut head)?;
         let bodiless = session.req_header().method == http::Method::HEAD;
         session.write_response_header(Box::new(head), bodiless).await?;
         if !bodiless {
@@ -201,6 +206,7 @@ impl ProxyHttp for GeneralLane {
             dispatched: None,
             upstream_time: Duration::ZERO,
             answer: None,
+            guarded: Guarded::default(),
             is_whole: false,
             body_limit: 0,
             body_bytes: 0,
@@ -228,6 +234,7 @@ impl ProxyHttp for GeneralLane {
         if ctx.request_id.is_empty() {
             ctx.request_id = headers::request_id(session.req_header(), &connection);
         }
+        let stamp = self.shared.guard.as_ref().and_then(|_| headers::stamp(session.req_header()));
         headers::strip_protocol_from_request(session.req_header_mut());
         headers::strip_unknown_wishes(session.req_header_mut());
         let is_http10 = session.req_header().version == http::Version::HTTP_10;
@@ -242,10 +249,10 @@ impl ProxyHttp for GeneralLane {
         if ctx.pending.is_some() {
             return Ok(false);
         }
-        let next = if headers::has_looped(session.req_header(), &self.shared.cdn_id) {
-            Next::Answer(Code::Loop)
-        } else {
-            self.step(session.req_header(), ctx, Input::Start)
+        let next = match &self.shared.guard {
+            Some(guard) => self.judge(guard, session.req_header(), stamp, ctx).await,
+            None if headers::has_looped(session.req_header(), &self.shared.cdn_id) => Next::Answer(Code::Loop),
+            None => self.step(session.req_header(), ctx, Input::Start),
         };
         ctx.body_limit = ctx.exchange.policy().limits.body_bytes;
         let announced = headers::announced_body_bytes(session.req_header());
@@ -309,7 +316,11 @@ impl ProxyHttp for GeneralLane {
             return Error::e_explain(ErrorType::InternalError, "an attempt came without its lease");
         };
         let endpoint = lease.endpoint().address.as_str();
-        headers::prepare_request(head, connection, &self.shared.cdn_id, &ctx.request_id, endpoint, &stamp.to_value())?;
+        if self.shared.guard.is_some() {
+            headers::prepare_guarded_request(head, &ctx.request_id, endpoint, ctx.guarded.stamp())?;
+        } else {
+            headers::prepare_request(head, connection, &self.shared.cdn_id, &ctx.request_id, endpoint, &stamp.to_value())?;
+        }
         if lease.upstream().stale_aware && !headers::expects_continue(head) && is_too_large_to_replay(session) {
             // So that the owner can refuse it unread: once read it can't be sent anywhere else.
             head.insert_header(http::header::EXPECT, "100-continue")?;
@@ -363,6 +374,7 @@ impl ProxyHttp for GeneralLane {
             ctx.is_whole = headers::has_no_body(head, &session.req_header().method);
             if head.status == http::StatusCode::SWITCHING_PROTOCOLS {
                 ctx.deadline.upgrade();
+                Self::end_when_recalled(ctx);
             }
             wait_for_the_rest(session, ctx);
             return Ok(());
@@ -394,6 +406,9 @@ impl ProxyHttp for GeneralLane {
             return if ctx.drained > DRAINED_BYTES { Err(answered()) } else { Ok(None) };
         }
         ctx.is_whole = end;
+        if end && !ctx.deadline.is_raw() && session.is_body_done() {
+            ctx.guarded.release();
+        }
         wait_for_the_rest(session, ctx);
         Ok(None)
     }
@@ -408,7 +423,10 @@ impl ProxyHttp for GeneralLane {
                 session.set_keepalive(None);
             }
         }
-        headers::prepare_response(head, &ctx.request_id)
+        match &self.shared.guard {
+            Some(_) => headers::prepare_guarded_response(head, &ctx.request_id, ctx.guarded.update()),
+            None => headers::prepare_response(head, &ctx.request_id),
+        }
     }
 
     fn fail_to_connect(&self, session: &mut Session, _peer: &HttpPeer, ctx: &mut Self::CTX, error: Box<Error>) -> Box<Error> {
@@ -524,6 +542,7 @@ impl ProxyHttp for GeneralLane {
 fn blame(session: &mut Session, ctx: &Request, error: &Error, reused: bool) -> (Option<Failure>, Option<Code>) {
     match (ctx.deadline.fired(), error.esource()) {
         (Some(Phase::Client), _) => (None, Some(Code::ClientTimeout)),
+        (Some(Phase::Lost), _) => (None, Some(Code::Misdirected)),
         (Some(Phase::Total), _) if !session.is_body_done() => (None, Some(Code::ClientTimeout)),
         (Some(Phase::Total), _) => (None, Some(Code::UpstreamTimeout)),
         (Some(Phase::FirstByte | Phase::Idle), _) => (Some(Failure::FirstByteTimeout), None),

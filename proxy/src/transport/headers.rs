@@ -9,7 +9,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use waypost_policy::{
     Head, Reply,
     head::Target,
-    wire::{STAMP_HEADER, is_protocol_header},
+    wire::{STAMP_HEADER, Stamp, UPDATE_HEADER, is_protocol_header},
 };
 
 use super::ConnectionInfo;
@@ -54,6 +54,13 @@ impl Reply for ReplyHead<'_> {
     fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
         self.0.headers.get_all(name).into_iter().map(HeaderValue::as_bytes)
     }
+}
+
+/// The stamp of a request, if it has just one: that of the proxy that sent it. Anything else is no stamp.
+pub(crate) fn stamp(head: &RequestHeader) -> Option<(HeaderValue, Stamp)> {
+    let mut stamps = head.headers.get_all(STAMP_HEADER).into_iter();
+    let stamp = stamps.next().filter(|_| stamps.next().is_none())?;
+    Some((stamp.clone(), Stamp::parse(stamp.as_bytes()).ok()?))
 }
 
 /// Removes what of the protocol a client sent. Done before the request is looked at.
@@ -186,6 +193,28 @@ pub(crate) fn prepare_request(
     head.insert_header(STAMP_HEADER_WRITTEN, stamp)
 }
 
+/// Makes of a request that a guard lets through what its backend is to see: what came, with the stamp that it came with. Whatever is to be
+/// said of client and way has been said by the proxy before it.
+pub(crate) fn prepare_guarded_request(
+    head: &mut RequestHeader,
+    request_id: &str,
+    endpoint: &str,
+    stamp: Option<&HeaderValue>,
+) -> Result<()> {
+    let named = to_origin_form(head)?;
+    if !head.headers.contains_key(http::header::HOST) {
+        match named {
+            Some(host) => head.insert_header("Host", host)?,
+            None => head.insert_header("Host", endpoint)?,
+        }
+    }
+    head.insert_header("X-Request-Id", request_id)?;
+    match stamp {
+        Some(stamp) => head.insert_header(STAMP_HEADER_WRITTEN, stamp),
+        None => Ok(()),
+    }
+}
+
 /// An absolute-form target goes on as path and query (RFC 9112, section 3.2); gives the authority that it named.
 fn to_origin_form(head: &mut RequestHeader) -> Result<Option<HeaderValue>> {
     if matches!(head.raw_path().first(), Some(b'/' | b'*')) {
@@ -210,6 +239,30 @@ const _: () = assert!(STAMP_HEADER.len() == STAMP_HEADER_WRITTEN.len());
 
 /// Takes from a response what is not the client's, and adds what is.
 pub(crate) fn prepare_response(head: &mut ResponseHeader, request_id: &str) -> Result<()> {
+    if clean_response(head) {
+        head.append_header("Via", VIA)?;
+        head.insert_header("X-Request-Id", request_id)?;
+    }
+    Ok(())
+}
+
+/// The same for a guard's proxy, which adds its own: what the backend says of routes it can't have meant, what the guard corrects is told.
+pub(crate) fn prepare_guarded_response(head: &mut ResponseHeader, request_id: &str, update: Option<&str>) -> Result<()> {
+    if clean_response(head) {
+        head.insert_header("X-Request-Id", request_id)?;
+        if let Some(update) = update {
+            head.insert_header(UPDATE_HEADER_WRITTEN, update)?;
+        }
+    }
+    Ok(())
+}
+
+/// [`UPDATE_HEADER`] as it is written.
+const UPDATE_HEADER_WRITTEN: &str = "Route-Update";
+const _: () = assert!(UPDATE_HEADER.len() == UPDATE_HEADER_WRITTEN.len());
+
+/// Takes from a response what is not the client's; false for an interim one.
+fn clean_response(head: &mut ResponseHeader) -> bool {
     for name in names(&head.headers, |name| is_protocol_header(name) || name == super::answer::REASON) {
         head.remove_header(&name);
     }
@@ -223,12 +276,10 @@ pub(crate) fn prepare_response(head: &mut ResponseHeader, request_id: &str) -> R
         head.remove_header(&http::header::CONTENT_LENGTH);
         head.remove_header(&http::header::TRANSFER_ENCODING);
     }
-    if is_interim {
-        return Ok(());
+    if !is_interim {
+        head.set_version(http::Version::HTTP_11);
     }
-    head.set_version(http::Version::HTTP_11);
-    head.append_header("Via", VIA)?;
-    head.insert_header("X-Request-Id", request_id)
+    !is_interim
 }
 
 /// RFC 9110, section 7.6.1. `Transfer-Encoding` stays: the transport frames the body by it and writes its own.

@@ -8,6 +8,7 @@ mod asked;
 mod connection;
 mod deadline;
 mod downstream;
+mod ending;
 mod framing;
 mod general;
 mod headers;

@@ -7,6 +7,7 @@
 use std::{
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -25,9 +26,14 @@ use tokio::{
     net::TcpStream,
 };
 
+use super::deadline::{Deadline, Phase};
+
 /// Makes these connections.
 #[derive(Debug)]
-pub(super) struct UpgradeConnector;
+pub(super) struct UpgradeConnector {
+    /// Of the request that the connection is for.
+    pub(super) deadline: Arc<Deadline>,
+}
 
 #[async_trait]
 impl Connect for UpgradeConnector {
@@ -35,7 +41,7 @@ impl Connect for UpgradeConnector {
         let Some(address) = address.as_inet() else { return Error::e_explain(ErrorType::ConnectError, "an endpoint is a host and a port") };
         let connected = TcpStream::connect(address).await;
         let socket = connected.map_err(|error| Error::because(ErrorType::ConnectError, "for an upgrade", error))?;
-        Ok(VirtualSocketStream::new(Box::new(LateReader { socket, has_looked: false })).into())
+        Ok(VirtualSocketStream::new(Box::new(LateReader { socket, has_looked: false, deadline: Arc::clone(&self.deadline) })).into())
     }
 }
 
@@ -43,6 +49,16 @@ impl Connect for UpgradeConnector {
 struct LateReader {
     socket: TcpStream,
     has_looked: bool,
+    deadline: Arc<Deadline>,
+}
+
+impl LateReader {
+    /// Ready when the stream is over.
+    fn poll_ended(&self, context: &Context<'_>) -> Poll<io::Error> {
+        std::task::ready!(self.deadline.ending().poll(context));
+        self.deadline.fire(Phase::Lost);
+        Poll::Ready(io::Error::new(io::ErrorKind::ConnectionAborted, "the stream's key may not be served here any more"))
+    }
 }
 
 impl VirtualSocket for LateReader {
@@ -69,6 +85,9 @@ impl AsyncRead for LateReader {
 
 impl AsyncWrite for LateReader {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(over) = self.poll_ended(context) {
+            return Poll::Ready(Err(over));
+        }
         Pin::new(&mut self.get_mut().socket).poll_write(context, bytes)
     }
 
