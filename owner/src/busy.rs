@@ -13,6 +13,7 @@ use tokio::sync::{Notify, watch};
 use waypost_policy::{
     Table, TableId,
     handover::{Announcement, Key, Ledger},
+    table::RequestKey,
 };
 
 /// All of them.
@@ -76,6 +77,18 @@ impl Busy {
         self.lock().ledger.count()
     }
 
+    /// Whether there are requests for keys that a record of this table covers.
+    pub(crate) fn has(&self, table: &Table, service: &str, record: &[u8]) -> bool {
+        self.lock().covered(table, service, record).next().is_some()
+    }
+
+    /// Recalls all that is served for the keys that a record of this table covers.
+    pub(crate) fn cut(&self, table: &Table, service: &str, record: &[u8]) {
+        for recall in self.lock().covered(table, service, record) {
+            recall.send_modify(|recall| recall.requests = Some((table.id().clone(), table.revision())));
+        }
+    }
+
     /// Ends when an awaited key is busy no more.
     pub(crate) async fn ended(&self) {
         self.ended.notified().await;
@@ -84,6 +97,17 @@ impl Busy {
     /// A poisoned lock guards plain data that is valid after any panic.
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn covered(&self, table: &Table, service: &str, record: &[u8]) -> impl Iterator<Item = &watch::Sender<Recall>> {
+        let id = table.service_named(service).map(|service| service.id);
+        let covers = move |key: &Arc<[u8]>| {
+            **key == *record
+                || id.and_then(|service| table.record_of(&RequestKey { service, key: Arc::clone(key) })).as_deref() == Some(record)
+        };
+        self.recalls.iter().filter(move |((of, key), _)| **of == *service && covers(key)).map(|(_, recall)| recall)
     }
 }
 
@@ -169,6 +193,11 @@ mod tests {
         assert!(is_ready(waiting).await, "one that waits");
         assert!(is_ready(before.recalled(true, viewed(9))).await, "one that asks later");
         assert!(!is_ready(before.recalled(false, viewed(9))).await, "a request is not disturbed");
+        assert!(busy.has(&table(FROZEN, 10), "orders", b"k") && !busy.has(&table(FROZEN, 10), "orders", b"o"));
+        busy.cut(&table(FROZEN, 10), "orders", b"o");
+        assert!(!is_ready(before.recalled(false, viewed(9))).await, "that was another key");
+        busy.cut(&table(FROZEN, 10), "orders", b"k");
+        assert!(is_ready(before.recalled(false, viewed(9))).await);
         // Given back at 11, seen by a request before the announcement is renewed.
         let after = busy.enter("orders", b"k");
         assert!(!is_ready(after.recalled(true, viewed(11))).await);

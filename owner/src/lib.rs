@@ -3,11 +3,14 @@
 //! An [`Owner`] follows the gold copy, announces itself at `<prefix>-state/owners/<upstream>/<id>` under a lease before it first serves,
 //! and judges each request by its head ([`Owner::admit`]): serve it under a [`Permit`], or answer 421 with the `Route-Stale` that it is
 //! given. What always holds (STALE-ROUTES.md, "Handover"): a key is announced as let go only when no permit for it is left and
-//! none will be given any more, so that a move that waits for that word never has two owners at work.
+//! none will be given any more, so that a move that waits for that word never has two owners at work. A key that a mover froze and then
+//! died is taken back after two seconds.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
 mod announce;
 mod busy;
+pub mod hands;
+mod rescue;
 
 use std::{
     sync::Arc,
@@ -100,11 +103,13 @@ pub struct Owner {
     /// `None`: somebody else follows the gold copy.
     watcher: Option<Watcher>,
     announcing: JoinHandle<()>,
+    rescuing: JoinHandle<()>,
 }
 
 /// A process that has announced itself, and serves nothing yet.
 #[derive(Debug)]
 pub struct Announced {
+    gold: EtcdPlace,
     upstream: Name,
     leased: Arc<Leased>,
 }
@@ -116,7 +121,7 @@ impl Announced {
     /// # Errors
     /// A sentence, if following the gold copy has ended.
     pub async fn serve(self, view: View) -> Result<Owner, String> {
-        let Self { upstream, leased } = self;
+        let Self { gold, upstream, leased } = self;
         let busy = Arc::new(Busy::default());
         let changes = view.watch();
         let mut published = view.changed();
@@ -126,7 +131,9 @@ impl Announced {
         leased.set(announce::announcement(&view, &upstream, &busy));
         leased.written().await;
         let announcing = announce::announce(view.clone(), upstream.clone(), Arc::clone(&busy), Arc::clone(&leased), changes);
-        Ok(Owner { upstream, view, busy, leased, watcher: None, announcing: tokio::spawn(announcing) })
+        let announcing = tokio::spawn(announcing);
+        let rescuing = tokio::spawn(rescue::rescue(gold, upstream.clone(), view.clone(), Arc::clone(&busy)));
+        Ok(Owner { upstream, view, busy, leased, watcher: None, announcing, rescuing })
     }
 }
 
@@ -138,9 +145,9 @@ impl Owner {
         let Settings { gold, upstream, id } = settings;
         let key = format!("{}-state/owners/{upstream}/{id}", gold.prefix);
         let silent = serde_json::to_vec(&Announcement::default()).unwrap_or_default();
-        let leased = Arc::new(Leased::start(gold, key, silent, ANNOUNCED_FOR));
+        let leased = Arc::new(Leased::start(gold.clone(), key, silent, ANNOUNCED_FOR));
         leased.written().await;
-        Announced { upstream, leased }
+        Announced { gold, upstream, leased }
     }
 
     /// Follows the gold copy; ends when the first view of it is in force and the announcement is in the store, however long that takes.
@@ -200,12 +207,14 @@ impl Owner {
     /// Takes the announcement away. Only to be called when nothing is executed any more and nothing will be.
     pub async fn withdraw(&self) {
         self.announcing.abort();
+        self.rescuing.abort();
         self.leased.end().await;
     }
 
     /// Stops following. The announcement goes with its lease; until then a move takes this process for one that is silent.
     pub async fn stop(self) {
         self.announcing.abort();
+        self.rescuing.abort();
         if let Some(watcher) = self.watcher {
             watcher.stop().await;
         }

@@ -305,6 +305,9 @@ pub(crate) struct RouteMoveArgs {
     /// Give a frozen key back to its owner
     #[arg(long, conflicts_with_all = ["to", "owner", "dry_run"])]
     pub(crate) abort: bool,
+    /// End the requests that are under way for a key when it is frozen, instead of waiting for them
+    #[arg(long)]
+    pub(crate) cut: bool,
     /// Move although an owner has not announced itself
     #[arg(long)]
     pub(crate) force: bool,

@@ -81,6 +81,7 @@ pub(crate) async fn run(shared: Arc<Shared>, listeners: Vec<Bound>, admin: TcpLi
     background.spawn(resolver::keep_resolved(Arc::clone(&shared)));
     background.spawn(state::keep_hints(Arc::clone(&shared)));
     background.spawn(state::keep_parking(Arc::clone(&shared)));
+    background.spawn(state::keep_freezes(Arc::clone(&shared)));
     let mut accepting = JoinSet::new();
     let (connection_ends, mut all_ended) = tokio::sync::mpsc::channel::<()>(1);
     let room = Room::new(shared.limits.connections);

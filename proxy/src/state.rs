@@ -3,7 +3,7 @@
 //! Everything in here is read without a lock that a writer could hold for long; the table hangs on the view's one swapped pointer.
 
 use std::sync::{
-    Arc,
+    Arc, Mutex, MutexGuard, PoisonError,
     atomic::{AtomicBool, Ordering},
 };
 
@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use waypost_conf::ProcessLimits;
 use waypost_policy::{
     Code, Hints, Moment, Table,
+    handover::Freezes,
     parking::{PACE, Parking},
     table::RequestKey,
 };
@@ -39,6 +40,8 @@ pub(crate) struct Shared {
     pub(crate) parking: Parking,
     /// Told when a request begins to wait.
     pub(crate) someone_parked: Notify,
+    /// Records that are frozen, and since when.
+    pub(crate) freezes: Mutex<Freezes>,
     pub(crate) metrics: Metrics,
     pub(crate) access_log: AccessLog,
     pub(crate) recent: Recent,
@@ -74,6 +77,11 @@ impl Shared {
         self.draining.load(Ordering::Relaxed)
     }
 
+    /// The frozen records. A poisoned lock guards plain data that is valid after any panic.
+    pub(crate) fn freezes(&self) -> MutexGuard<'_, Freezes> {
+        self.freezes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A table in force, and where keys are guarded the announcement in the store; or why not.
     pub(crate) fn readiness(&self) -> Result<(), Code> {
         let is_announced = self.guard.as_ref().is_none_or(|guard| guard.owner().is_some());
@@ -81,6 +89,19 @@ impl Shared {
             (true, _) => Err(Code::Draining),
             (false, false) => Err(Code::NotReady),
             (false, true) => Ok(()),
+        }
+    }
+}
+
+/// Keeps count of how long records have been frozen.
+pub(crate) async fn keep_freezes(shared: Arc<Shared>) {
+    let mut changed = shared.view.changed();
+    loop {
+        if let Some(table) = shared.view.load_full() {
+            shared.freezes().look(&table, shared.clock.now());
+        }
+        if changed.changed().await.is_err() {
+            return;
         }
     }
 }

@@ -1,17 +1,22 @@
 //! Handing keys over (STALE-ROUTES.md, "Handover"), sans-IO: what a mover does, what an owner says, and who gives a key back whose mover has died.
 //!
 //! A [`Move`] is one key's way from one owner to another, an [`Announcement`] what an instance of an owner says of itself, a [`Ledger`] the
-//! requests that it says that by. What always holds: a new owner is committed only by compare and swap on the record that froze the
+//! requests that it says that by, a [`Rescue`] what it does about a key that was left frozen. What always holds: a new owner is committed only by compare and swap on the record that froze the
 //! key, and only after every known instance of the old owner has said that it judges by that record, or a later one, and serves
 //! nothing of the key any more. Not in time, the key is given back.
 
+mod freezes;
 mod ledger;
 mod mover;
+mod rescue;
 
+use serde::{Deserialize, Serialize};
 use waypost_conf::{Name, Route, RouteState};
 
+pub use freezes::{Freeze, Freezes};
 pub use ledger::{Announcement, BusyKey, Key, Ledger};
 pub use mover::{Instances, LET_GO_LIMIT, Move, Moved, Plan, TRIES};
+pub use rescue::{RESCUE_AFTER, Rescue, Rescued};
 
 use crate::Moment;
 
@@ -60,6 +65,18 @@ pub enum Input<'a> {
     Unsure(String),
     /// The store can't be read, or refuses; nothing was written.
     Failed(String),
+}
+
+/// The value at `<prefix>-state/moves/<ID>`: a mover lives while it is there. What can't be read says nothing more.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Mark {
+    /// The service whose keys are moved.
+    pub service: String,
+    /// Who is to own them.
+    pub to: String,
+    /// Whether owners are to end requests for the keys that it freezes, however long those would last.
+    pub cut: bool,
 }
 
 /// A record that was read.

@@ -292,6 +292,13 @@ impl Table {
         self.routes.len()
     }
 
+    /// The records of routes that are frozen, in no order, each with its service's name and its key below `routes/<service>/`; a few
+    /// thousand at most. And whether there are more.
+    pub fn frozen(&self) -> (impl Iterator<Item = (&Name, &[u8], Route)>, bool) {
+        let (records, are_more) = self.routes.frozen();
+        (records.filter_map(|(service, record, route)| Some((self.service_names.name(service.index())?, record, route))), are_more)
+    }
+
     /// What is doubtful in the records but not wrong: clashes, dangling names.
     pub fn warnings(&self) -> &[Warning] {
         &self.warnings

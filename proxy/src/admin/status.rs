@@ -3,10 +3,17 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use waypost_policy::table::{Source, Table};
+use waypost_conf::escaped;
+use waypost_policy::{
+    handover::{Freeze, RESCUE_AFTER},
+    table::{Source, Table},
+};
 use waypost_watcher::{DigestChecked, snapshot::OnDisk};
 
 use crate::state::Shared;
+
+/// So many frozen keys are named.
+const MOST_FROZEN: usize = 100;
 
 /// The whole of it.
 pub(super) fn status(shared: &Shared) -> Value {
@@ -17,6 +24,7 @@ pub(super) fn status(shared: &Shared) -> Value {
     let warnings = gold.warnings.iter().cloned().chain(shared.bootstrap_warnings.iter().cloned());
     let warnings =
         warnings.chain(table.into_iter().flat_map(Table::warnings).map(|warning| format!("{}: {}", warning.key, warning.message)));
+    let warnings = warnings.chain(long_frozen(shared));
     let quarantined = gold.quarantined.iter().map(|held| json!({ "key": held.key, "revision": held.revision, "reason": held.reason }));
     let mut status = json!({
         "proxy": shared.id,
@@ -57,6 +65,29 @@ pub(super) fn status(shared: &Shared) -> Value {
         status["guard"] = guard.status();
     }
     status
+}
+
+/// Keys that have been frozen for longer than a move takes: whoever moved them may have died.
+fn long_frozen(shared: &Shared) -> Vec<String> {
+    let (now, freezes) = (shared.clock.now(), shared.freezes());
+    let (long, are_more) = freezes.longer_than(RESCUE_AFTER, now);
+    let mut said: Vec<String> = long
+        .iter()
+        .take(MOST_FROZEN)
+        .map(|freeze| {
+            let Freeze { service, since, .. } = freeze;
+            let (record, seconds) = (escaped(&freeze.record), now.since(*since).as_secs());
+            let owner = freeze.owner.as_deref().unwrap_or("its owner");
+            format!(
+                "routes/{service}/{record}: frozen for {seconds} s; if a mover froze it and has died, an instance of {owner} gives it back, or \
+                 waypost route move {service} {record} --abort"
+            )
+        })
+        .collect();
+    if long.len() > MOST_FROZEN || are_more {
+        said.push(format!("{}{} routes are frozen for longer than {RESCUE_AFTER:?}", if are_more { "more than " } else { "" }, long.len()));
+    }
+    said
 }
 
 /// The last comparison of the table with all that the store holds.

@@ -5,7 +5,7 @@
 
 use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock},
     time::Duration,
 };
 
@@ -96,6 +96,7 @@ pub(crate) fn run(args: GuardArgs) -> Outcome {
             hints: Hints::default(),
             parking: Parking::default(),
             someone_parked: Notify::new(),
+            freezes: Mutex::default(),
             metrics: Metrics::new(access_log.dropped()),
             access_log,
             recent: Recent::default(),

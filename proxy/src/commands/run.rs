@@ -7,7 +7,7 @@ use std::{
     io::IsTerminal,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock},
     time::Duration,
 };
 
@@ -101,6 +101,7 @@ pub(crate) fn run(args: RunArgs) -> Outcome {
             hints: Hints::default(),
             parking: Parking::default(),
             someone_parked: Notify::new(),
+            freezes: Mutex::default(),
             metrics: Metrics::new(access_log.dropped()),
             access_log,
             recent: Recent::default(),

@@ -18,6 +18,8 @@ pub struct Batch {
     upstreams: Names,
     bytes: Vec<u8>,
     len: usize,
+    /// Where the frozen ones stand.
+    frozen: Vec<u32>,
 }
 
 /// A batch with the numbers that a table's writer has given its names.
@@ -33,9 +35,7 @@ impl Batch {
     pub fn push(&mut self, service: &Name, key: &[u8], value: &conf::Route, meta: Meta) -> bool {
         let Ok(key_len) = u16::try_from(key.len()) else { return false };
         // A position is a u32.
-        if u32::try_from(self.bytes.len() + HEAD + key.len()).is_err() {
-            return false;
-        }
+        let (Ok(at), Ok(_)) = (u32::try_from(self.bytes.len()), u32::try_from(self.bytes.len() + HEAD + key.len())) else { return false };
         let service = ServiceId::new(self.services.intern(service));
         let mut upstream = |name: &Name| UpstreamId::new(self.upstreams.intern(name));
         let owner = upstream(&value.owner);
@@ -48,6 +48,9 @@ impl Batch {
         self.bytes.extend_from_slice(&written(service, key_len, &route));
         self.bytes.extend_from_slice(key);
         self.len += 1;
+        if route.state == State::Frozen {
+            self.frozen.push(at);
+        }
         true
     }
 
@@ -115,6 +118,11 @@ impl<'a> Numbered<'a> {
     /// All routes, by the writer's numbers.
     pub(in crate::table) fn routes(&self) -> impl Iterator<Item = (ServiceId, &'a [u8], Route)> {
         self.batch.places().filter_map(|(_, record)| self.of_writer(record))
+    }
+
+    /// The keys of the frozen ones.
+    pub(in crate::table) fn frozen(&self) -> impl Iterator<Item = (ServiceId, &'a [u8])> {
+        self.batch.frozen.iter().filter_map(|at| self.route_at(*at)).map(|(service, key, _)| (service, key))
     }
 
     /// The keys of all routes, and where each stands.

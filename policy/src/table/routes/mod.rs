@@ -5,6 +5,7 @@
 //! service and the record's own key, whatever they cover.
 
 mod batch;
+mod frozen;
 mod hashed;
 mod packed;
 mod ranges;
@@ -21,6 +22,7 @@ use waypost_conf::Partition;
 use super::{Meta, ServiceId, UpstreamId};
 pub use batch::Batch;
 use batch::Numbered;
+use frozen::Frozen;
 use hashed::Hashed;
 use ranges::Ranges;
 use slots::Slots;
@@ -98,6 +100,7 @@ pub(super) struct Routes {
     exact: Hashed,
     /// Services that are not exact; there are few.
     cut: Arc<BTreeMap<ServiceId, Cut>>,
+    frozen: Frozen,
 }
 
 impl Routes {
@@ -128,6 +131,9 @@ impl Routes {
     }
 
     pub(super) fn insert(&mut self, service: ServiceId, record: &[u8], route: Route) {
+        if route.state == State::Frozen {
+            self.note_frozen(service, record);
+        }
         match Self::cut_mut(&mut self.cut, service) {
             None => self.exact.insert(service, record, &route),
             Some(cut) => cut.insert(record, route),
@@ -147,6 +153,9 @@ impl Routes {
 
     /// Puts many.
     pub(super) fn insert_all(&mut self, batches: &[Numbered<'_>]) {
+        for (service, record) in batches.iter().flat_map(Numbered::frozen) {
+            self.note_frozen(service, record);
+        }
         if self.cut.is_empty() {
             return self.exact.insert_all(batches);
         }
@@ -191,6 +200,33 @@ impl Routes {
     pub(super) fn iter(&self) -> impl Iterator<Item = (ServiceId, &[u8], Route)> {
         let cut = self.cut.iter().flat_map(|(service, cut)| cut.records().iter().map(move |(record, route)| (*service, record, *route)));
         self.exact.iter().chain(cut)
+    }
+
+    /// The records that are frozen, in no order, and whether there are more.
+    pub(super) fn frozen(&self) -> (impl Iterator<Item = (ServiceId, &[u8], Route)>, bool) {
+        let records = self.frozen.kept().filter_map(|(service, record)| {
+            let route = self.get(*service, record).filter(|route| route.state == State::Frozen)?;
+            Some((*service, &**record, route))
+        });
+        (records, self.frozen.are_more())
+    }
+
+    /// A record is about to be frozen.
+    fn note_frozen(&mut self, service: ServiceId, record: &[u8]) {
+        if !self.frozen.note(service, record) {
+            return;
+        }
+        let mut frozen = std::mem::take(&mut self.frozen);
+        let is_frozen = |(of, key): &frozen::FrozenKey| {
+            (*of == service && **key == *record) || self.get(*of, key).is_some_and(|route| route.state == State::Frozen)
+        };
+        if frozen.look_through(is_frozen) {
+            frozen.note(service, record);
+            for (of, key, _) in self.iter().filter(|(.., route)| route.state == State::Frozen) {
+                frozen.note(of, key);
+            }
+        }
+        self.frozen = frozen;
     }
 
     /// Keeps a service's routes this way from now on; its records move if that is another way than before.

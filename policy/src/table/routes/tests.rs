@@ -1,6 +1,6 @@
 //! The three ways of keeping routes, held against one list of records.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use waypost_conf::SlotHash;
@@ -118,4 +118,53 @@ proptest! {
             prop_assert_eq!(all, model);
         }
     }
+}
+
+fn frozen_of(routes: &Routes) -> BTreeSet<(u32, Vec<u8>)> {
+    let (records, are_more) = routes.frozen();
+    assert!(!are_more);
+    records.map(|(service, record, _)| (u32::try_from(service.index()).unwrap(), record.to_vec())).collect()
+}
+
+proptest! {
+    /// Whatever is put, taken out, and kept in which way: the records that are frozen are known, and no others.
+    #[test]
+    fn frozen_records_are_known(acts in proptest::collection::vec((0u8..6, 0u32..2, 0u8..200), 0..400)) {
+        let mut routes = Routes::default();
+        let mut frozen = BTreeSet::new();
+        for (number, (act, service, key)) in acts.into_iter().enumerate() {
+            let (id, record) = (ServiceId::new(service), key.to_string().into_bytes());
+            let state = if act < 3 { State::Frozen } else { State::Serving };
+            match act {
+                0..5 => {
+                    routes.insert(id, &record, Route { state, ..route(number as u64) });
+                    if act < 3 { frozen.insert((service, record)); } else { frozen.remove(&(service, record)); }
+                }
+                _ if key == 0 => routes.set_partition(id, Partition::Range),
+                _ => {
+                    routes.remove(id, &record);
+                    frozen.remove(&(service, record));
+                }
+            }
+            if number % 32 == 0 { prop_assert_eq!(&frozen_of(&routes), &frozen); }
+        }
+        prop_assert_eq!(&frozen_of(&routes), &frozen);
+    }
+}
+
+#[test]
+fn of_very_many_frozen_records_some_are_left_out_until_there_are_fewer() {
+    let (mut routes, service) = (Routes::default(), ServiceId::new(0));
+    let put =
+        |routes: &mut Routes, number: usize, state| routes.insert(service, number.to_string().as_bytes(), Route { state, ..route(1) });
+    let all = 2 * frozen::MOST;
+    (0..all).for_each(|number| put(&mut routes, number, State::Frozen));
+    let (records, are_more) = routes.frozen();
+    assert_eq!((records.count(), are_more), (frozen::MOST, true));
+    (0..all - 5).for_each(|number| put(&mut routes, number, State::Serving));
+    // It is noticed when more are frozen.
+    (all..all + frozen::MOST / 2).for_each(|number| put(&mut routes, number, State::Frozen));
+    (all..all + frozen::MOST / 2).for_each(|number| put(&mut routes, number, State::Serving));
+    (all..all + 100).for_each(|number| put(&mut routes, number, State::Frozen));
+    assert_eq!(frozen_of(&routes).len(), 105);
 }

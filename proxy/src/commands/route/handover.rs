@@ -9,13 +9,10 @@ use std::{
 };
 
 use tokio::sync::{mpsc, oneshot};
-use waypost_conf::{Name, Partition, Record, RecordKey, RouteState};
-use waypost_policy::handover::{Effect, Input, Instances, Known, Move, Moved, Plan};
-use waypost_watcher::{
-    EtcdPlace,
-    leased::Leased,
-    store::{Change, Store, Swapped},
-};
+use waypost_conf::{Name, Partition, Record, RecordKey, RouteState, decode};
+use waypost_owner::hands::Hands;
+use waypost_policy::handover::{Effect, Input, Instances, Known, Mark, Move, Moved, Plan};
+use waypost_watcher::{EtcdPlace, leased::Leased, store::Store};
 
 use crate::clock::Clock;
 
@@ -24,15 +21,8 @@ const MARKED_FOR: Duration = Duration::from_secs(2);
 
 /// What a mover works with.
 pub(super) struct Mover {
-    /// The records.
-    pub(super) store: Store,
-    /// What processes report, beside them.
-    reports: Store,
-    /// Instances of the old owner that are known to be dead, whatever they have announced.
-    assume_dead: Vec<String>,
-    /// Whether a move is made although no instance of the old owner, or of the new one, has announced itself.
-    force: bool,
-    place: EtcdPlace,
+    pub(super) hands: Hands,
+    settings: Settings,
     /// This run's, in the records that it freezes.
     id: String,
     /// Written when the first key is about to be moved.
@@ -41,24 +31,34 @@ pub(super) struct Mover {
     clock: Clock,
 }
 
+/// What a mover is told.
+pub(super) struct Settings {
+    /// The gold copy.
+    pub(super) place: EtcdPlace,
+    /// Instances of the old owner that are known to be dead, whatever they have announced.
+    pub(super) assume_dead: Vec<String>,
+    /// Whether a move is made although no instance of the old owner, or of the new one, has announced itself.
+    pub(super) force: bool,
+    /// What other processes read of this run.
+    pub(super) mark: Mark,
+}
+
 impl Mover {
     /// A mover that has not begun.
-    pub(super) async fn start(place: EtcdPlace, assume_dead: Vec<String>, force: bool) -> Result<Self, String> {
-        let beside = EtcdPlace { prefix: format!("{}-state", place.prefix), ..place.clone() };
-        let store = Store::connect(&place).await?;
-        let reports = Store::connect(&beside).await?;
+    pub(super) async fn start(settings: Settings) -> Result<Self, String> {
+        let hands = Hands::connect(&settings.place).await?;
+        let looks = Looks::start(hands.reports.clone());
         let id = format!("{:016x}", fastrand::u64(..));
-        let looks = Looks::start(reports.clone());
-        Ok(Self { store, reports, assume_dead, force, place, id, mark: OnceLock::new(), looks, clock: Clock::start() })
+        Ok(Self { hands, settings, id, mark: OnceLock::new(), looks, clock: Clock::start() })
     }
 
     /// Why a move may not begin, if it may not.
     pub(super) async fn check(&self, from: &Name, to: &Name) -> Result<(), String> {
-        if self.store.get(&RecordKey::Upstream(to.clone()).suffix()).await?.is_none() {
+        if self.hands.records.get(&RecordKey::Upstream(to.clone()).suffix()).await?.is_none() {
             return Err(format!("there is no upstreams/{to}; put it first"));
         }
         for (upstream, role) in [(from, "old"), (to, "new")] {
-            if !self.force && self.looks.look(upstream).await?.keys().all(|id| self.assume_dead.contains(id)) {
+            if !self.settings.force && self.looks.look(upstream).await?.keys().all(|id| self.settings.assume_dead.contains(id)) {
                 return Err(format!(
                     "no instance of the {role} owner \"{upstream}\" has announced itself: whether it has let go can't be known; --force moves \
                      all the same, which is safe only if no process of \"{from}\" runs"
@@ -71,8 +71,8 @@ impl Mover {
     /// Whether one record of a service covers more than one routing key.
     pub(super) async fn covers_many(&self, service: &Name) -> Result<bool, String> {
         let key = RecordKey::Service(service.clone());
-        let Some(found) = self.store.get(&key.suffix()).await? else { return Ok(false) };
-        let decoded = waypost_conf::decode(&key, &found.value).map_err(|fault| format!("{key} has a bad value: {fault}"))?;
+        let Some(found) = self.hands.records.get(&key.suffix()).await? else { return Ok(false) };
+        let decoded = decode(&key, &found.value).map_err(|fault| format!("{key} has a bad value: {fault}"))?;
         Ok(matches!(decoded.record, Record::Service(service) if service.partition != Partition::Exact))
     }
 
@@ -84,8 +84,8 @@ impl Mover {
             to: to.clone(),
             id: self.id.clone(),
             covers_many,
-            force: self.force,
-            assume_dead: self.assume_dead.clone(),
+            force: self.settings.force,
+            assume_dead: self.settings.assume_dead.clone(),
         };
         let mut moving = Move::new(plan);
         let mut asked = moving.step(Input::Woke, self.clock.now());
@@ -97,11 +97,8 @@ impl Mover {
                     self.mark.get_or_init(|| self.mark()).written().await;
                     Input::Marked
                 }
-                Effect::Read => self.known(key).await.map_or_else(Input::Failed, Input::Read),
-                Effect::LookForMark(id) => {
-                    let found = self.reports.get(format!("moves/{id}").as_bytes()).await;
-                    found.map_or_else(Input::Failed, |found| Input::Mark(found.is_some()))
-                }
+                Effect::Read => self.hands.read(key).await.map_or_else(Input::Failed, Input::Read),
+                Effect::LookForMark(id) => self.hands.mark(&id).await.map_or_else(Input::Failed, |mark| Input::Mark(mark.is_some())),
                 Effect::Look(upstream) => match self.looks.look(&upstream).await {
                     Ok(instances) => {
                         seen = instances;
@@ -109,7 +106,7 @@ impl Mover {
                     }
                     Err(why) => Input::Failed(why),
                 },
-                Effect::Swap { route, read_at } => self.swap(key, route, read_at).await,
+                Effect::Swap { route, read_at } => self.hands.swap(key, route, read_at).await,
                 Effect::Sleep(until) => {
                     tokio::time::sleep(until.since(self.clock.now())).await;
                     Input::Woke
@@ -120,7 +117,9 @@ impl Mover {
     }
 
     fn mark(&self) -> Leased {
-        Leased::start(self.place.clone(), format!("{}-state/moves/{}", self.place.prefix, self.id), b"{}".to_vec(), MARKED_FOR)
+        let Settings { place, mark, .. } = &self.settings;
+        let key = format!("{}-state/moves/{}", place.prefix, self.id);
+        Leased::start(place.clone(), key, serde_json::to_vec(mark).unwrap_or_default(), MARKED_FOR)
     }
 
     /// Gives a frozen key back to its owner.
@@ -129,7 +128,7 @@ impl Mover {
         if route.state == RouteState::Serving {
             return Err(format!("{key} is not being moved; {} serves it", route.owner));
         }
-        match self.swap(key, waypost_policy::handover::given_back(&route), revision).await {
+        match self.hands.swap(key, waypost_policy::handover::given_back(&route), revision).await {
             Input::Swapped(revision) => Ok(revision),
             Input::Unsure(why) | Input::Failed(why) => Err(why),
             _ => Err(format!("somebody else has changed {key} meanwhile; look at it and try again")),
@@ -138,24 +137,7 @@ impl Mover {
 
     /// The record as it is.
     pub(super) async fn read(&self, key: &RecordKey) -> Result<Known, String> {
-        self.known(key).await?.ok_or_else(|| format!("there is no {key}"))
-    }
-
-    async fn known(&self, key: &RecordKey) -> Result<Option<Known>, String> {
-        let Some(found) = self.store.get(&key.suffix()).await? else { return Ok(None) };
-        let route = super::route_of(&found).map_err(|fault| format!("{key} has a bad value: {fault}"))?;
-        Ok(Some(Known { route, revision: found.mod_revision }))
-    }
-
-    async fn swap(&self, key: &RecordKey, route: waypost_conf::Route, read_at: u64) -> Input<'static> {
-        let value = serde_json::to_vec(&Record::Route(route).to_json()).unwrap_or_default();
-        let change = Change { key: key.suffix(), value: Some(value), read_at };
-        match self.store.swap(&[change], &[]).await {
-            Ok(Swapped::Done(revision)) => Input::Swapped(revision),
-            Ok(Swapped::Moved(_)) => Input::Lost,
-            Err(fault) if fault.may_be_written => Input::Unsure(fault.message),
-            Err(fault) => Input::Failed(fault.message),
-        }
+        self.hands.read(key).await?.ok_or_else(|| format!("there is no {key}"))
     }
 }
 

@@ -5,9 +5,12 @@ use std::{sync::Arc, time::Duration};
 use serde_json::json;
 use tokio::task::JoinSet;
 use waypost_conf::{Name, RecordKey, RouteState};
-use waypost_policy::handover::{Known, Moved};
+use waypost_policy::handover::{Known, Mark, Moved};
 
-use super::{handover::Mover, name, route_key, route_of};
+use super::{
+    handover::{Mover, Settings},
+    name, route_key, route_of,
+};
 use crate::{
     cli::RouteMoveArgs,
     commands::print,
@@ -19,7 +22,9 @@ use crate::{
 pub(super) async fn run(args: &RouteMoveArgs) -> Outcome {
     let wanted = Wanted::of(args)?;
     let place = gold::store_place(&args.gold)?;
-    let mover = Arc::new(Mover::start(place, args.assume_dead.clone(), args.force).await.map_err(Failed::not_done)?);
+    let mark = Mark { service: args.service.clone(), to: args.to.clone().unwrap_or_default(), cut: args.cut };
+    let settings = Settings { place, assume_dead: args.assume_dead.clone(), force: args.force, mark };
+    let mover = Arc::new(Mover::start(settings).await.map_err(Failed::not_done)?);
     let (to, which) = match wanted {
         Wanted::Abort(key) => {
             let revision = mover.abort(&key).await.map_err(Failed::not_done)?;
@@ -97,7 +102,7 @@ async fn keys(mover: &Mover, to: &Name, which: Which) -> Result<Vec<(RecordKey, 
             return Ok(vec![(key, route.owner)]);
         }
     };
-    let found = mover.store.list(format!("routes/{service}/").as_bytes()).await.map_err(Failed::not_done)?;
+    let found = mover.hands.records.list(format!("routes/{service}/").as_bytes()).await.map_err(Failed::not_done)?;
     let keys = found.iter().filter_map(|stored| {
         let route = route_of(stored).ok().filter(|route| route.owner == owner)?;
         Some((RecordKey::parse(&stored.key).ok()?, route.owner))
