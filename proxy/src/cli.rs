@@ -277,6 +277,7 @@ Example:
     #[command(after_help = "\
 The key is frozen, its old owner lets go, the new owner is committed: requests wait a few milliseconds meanwhile.
 Owners announce themselves (waypost-owner); one that does not let go within half a second keeps the key.
+A run that ended early, or was killed, is gone on with by the next one.
 
 Examples:
   waypost route move orders tenant-42 --to cell-9

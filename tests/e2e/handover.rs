@@ -10,10 +10,12 @@ use std::{
 };
 
 use serde_json::json;
-use waypost_owner::{Credentials, EtcdPlace, Head, Owner, Settings};
-use waypost_tests::{Client, Etcd, Peer, RawBackend, Waypost, command, until, until_true};
+use waypost_owner::{Credentials, EtcdPlace, Head, Owner, Served, Settings};
+use waypost_tests::{Client, Etcd, Peer, RawBackend, Waypost, until, until_true};
 
 use crate::scene::{route, service};
+
+mod movers;
 
 const TENANTS: usize = 8;
 const CLIENTS: usize = 16;
@@ -68,7 +70,12 @@ async fn serve(mut peer: Peer, name: &'static str, owner: Arc<Owner>, history: H
             }
             Ok(permit) => {
                 let from = Instant::now();
-                tokio::time::sleep(Duration::from_millis(slow.load(Ordering::Relaxed))).await;
+                let recalled = permit.recalled(Served::Request);
+                tokio::select! {
+                    () = tokio::time::sleep(Duration::from_millis(slow.load(Ordering::Relaxed))) => {}
+                    // What is ended in the middle is not answered.
+                    () = recalled => return,
+                }
                 let number = String::from_utf8_lossy(&request.body).parse().unwrap();
                 history.lock().unwrap().push(Executed { tenant, number, cell: name, from, to: Instant::now() });
                 drop(permit);
@@ -249,72 +256,4 @@ async fn what_can_not_be_moved_is_said_and_what_was_left_frozen_is_given_back() 
     assert_eq!(stage.etcd.get("routes/orders/t0").await.unwrap(), json!({ "owner": "a", "epoch": 6 }));
     let shown = stage.a.owner.view().load_full().unwrap();
     assert!(shown.revision() > 0);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_key_whose_mover_was_killed_is_taken_back_and_no_client_sees_more_than_a_wait() {
-    let stage = Stage::start().await;
-    // The mark of a dead mover stays for two or three seconds, and then the owner waits a moment.
-    let revision = stage.etcd.put("policies/default", json!({ "park_ms": 15000 })).await;
-    stage.waypost.at(revision).await;
-    // A second instance: whoever comes first takes the key back, the other finds it done.
-    let _second = instance(&stage.etcd, "a", "two").await;
-    stage.slow.store(300, Ordering::Relaxed);
-    let writers = Writers::start(&stage);
-    until_true("the owner is busy", async || stage.a.backend.count("x-tenant: t0") > 0).await;
-    let gold = stage.etcd.url();
-    let mut mover = command(&["route", "move", "orders", "t0", "--to", "b", "--gold", &gold]).spawn().unwrap();
-    let route = async || stage.etcd.get("routes/orders/t0").await.unwrap();
-    until_true("the key is frozen", async || route().await["state"] == "frozen").await;
-    mover.kill().unwrap();
-    mover.wait().unwrap();
-    stage.slow.store(5, Ordering::Relaxed);
-    until("the key is taken back", async || {
-        let route = route().await;
-        if route == json!({ "owner": "a", "epoch": 6 }) { Ok(()) } else { Err(route.to_string()) }
-    })
-    .await;
-    let (status, _, said) = stage.run(&["t0", "--to", "b"]).await;
-    assert_eq!(status, 0, "{said}");
-    let answers = writers.stop().await;
-    judge(&stage.history.lock().unwrap(), &answers);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_left_frozen_is_taken_back_by_its_owner_and_what_a_person_froze_is_not() {
-    let stage = Stage::start().await;
-    let frozen = |owner: &str, by: Option<&str>| {
-        let epoch = if owner == "a" { 5 } else { 6 };
-        let mut record = json!({ "owner": owner, "epoch": epoch, "state": "frozen", "target": "b" });
-        if let Some(by) = by {
-            record["move"] = by.into();
-        }
-        record
-    };
-    stage.etcd.put("upstreams/c", json!({})).await;
-    for (key, record) in
-        [("t0", frozen("a", Some("dead"))), ("t1", frozen("a", None)), ("t2", frozen("c", Some("dead"))), ("t3", frozen("a", Some("dead")))]
-    {
-        stage.etcd.put(&format!("routes/orders/{key}"), record).await;
-    }
-    // An owner that begins finds what was left frozen before.
-    let _later = instance(&stage.etcd, "a", "two").await;
-    for key in ["t0", "t3"] {
-        until(&format!("{key} is taken back"), async || {
-            let route = stage.etcd.get(&format!("routes/orders/{key}")).await.unwrap();
-            if route == json!({ "owner": "a", "epoch": 6 }) { Ok(()) } else { Err(route.to_string()) }
-        })
-        .await;
-    }
-    until("the proxy warns of those that stay frozen, and of no others", async || {
-        let warnings = stage.waypost.status().await["warnings"].clone();
-        let about: Vec<&str> = warnings.as_array().unwrap().iter().filter_map(|said| said.as_str()?.split(": frozen for").next()).collect();
-        if about == ["routes/orders/t1", "routes/orders/t2"] { Ok(()) } else { Err(warnings.to_string()) }
-    })
-    .await;
-    for (key, record) in [("t1", frozen("a", None)), ("t2", frozen("c", Some("dead")))] {
-        assert_eq!(stage.etcd.get(&format!("routes/orders/{key}")).await.unwrap(), record);
-        assert_eq!(stage.run(&[key, "--abort"]).await.0, 0);
-    }
-    until_true("nothing is left to warn of", async || stage.waypost.status().await["warnings"] == json!([])).await;
 }

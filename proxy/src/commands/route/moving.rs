@@ -1,12 +1,20 @@
 //! `waypost route move`: one key, or all keys of an owner, handed over with nothing lost and no two owners at work.
+//!
+//! Keys that a run of before has left frozen come first: clients wait for them. A run that is interrupted begins no more moves, and ends those
+//! that are under way.
 
-use std::{sync::Arc, time::Duration};
+mod told;
 
-use serde_json::json;
-use tokio::task::JoinSet;
+use std::{sync::Arc, time::Instant};
+
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+};
 use waypost_conf::{Name, RecordKey, RouteState};
-use waypost_policy::handover::{Known, Mark, Moved};
+use waypost_policy::handover::{Known, Mark};
 
+use self::told::Told;
 use super::{
     handover::{Mover, Settings},
     name, route_key, route_of,
@@ -33,30 +41,24 @@ pub(super) async fn run(args: &RouteMoveArgs) -> Outcome {
         }
         Wanted::Move(to, which) => (to, which),
     };
-    let keys = keys(&mover, &to, which).await?;
+    let todo = todo(&mover, &to, which).await?;
     if args.dry_run {
-        for (key, from) in &keys {
-            print::line(format_args!("{key}: {from} → {to}"));
+        for key in &todo {
+            let frozen = if key.is_frozen { " (frozen: it is taken over)" } else { "" };
+            print::line(format_args!("{}: {} → {to}{frozen}", key.key, key.from));
         }
-        eprintln!("waypost: {} would be moved; nothing was changed", print::count(keys.len(), "route"));
+        eprintln!("waypost: {} would be moved; nothing was changed", print::count(todo.len(), "route"));
         return Ok(());
     }
-    let mut sources: Vec<&Name> = keys.iter().map(|(_, from)| from).collect();
+    let mut sources: Vec<&Name> = todo.iter().map(|key| &key.from).collect();
     sources.sort_unstable();
     sources.dedup();
     for from in sources {
         mover.check(from, &to).await.map_err(Failed::not_done)?;
     }
-    let total = keys.len();
     let covers_many = mover.covers_many(&name("SERVICE", &args.service)?).await.map_err(Failed::not_done)?;
-    let failed = move_all(args, &mover, keys, &to, covers_many).await;
-    if failed > 0 {
-        return Err(Failed::not_done(format!(
-            "{failed} of {} were not moved; another run goes on with them",
-            print::count(total, "route")
-        )));
-    }
-    Ok(())
+    let told = Told::new(args.json, todo.len());
+    Run { mover, to, covers_many, parallel: args.parallel.max(1) }.move_all(todo, told).await
 }
 
 /// What is asked for, before anything is looked at.
@@ -81,17 +83,29 @@ impl Wanted {
             return Ok(Self::Abort(key));
         }
         let to = args.to.as_deref().ok_or_else(|| Failed::unusable("--to is missing: which upstream is to own it".to_owned()))?;
+        let to = name("--to", to)?;
         let which = match (key, args.owner.as_deref()) {
             (Some(key), _) => Which::One(key),
             (None, Some(owner)) => Which::All(name("SERVICE", &args.service)?, name("--owner", owner)?),
             (None, None) => return Err(Failed::unusable("name a KEY, or whose keys are to be moved with --owner".to_owned())),
         };
-        Ok(Self::Move(name("--to", to)?, which))
+        if matches!(&which, Which::All(_, owner) if *owner == to) {
+            return Err(Failed::unusable(format!("--owner and --to are the same upstream, {to}")));
+        }
+        Ok(Self::Move(to, which))
     }
 }
 
-/// What is to be moved, and from whom.
-async fn keys(mover: &Mover, to: &Name, which: Which) -> Result<Vec<(RecordKey, Name)>, Failed> {
+/// A key that is to be moved.
+struct Todo {
+    key: RecordKey,
+    from: Name,
+    is_frozen: bool,
+}
+
+/// What is to be moved, and from whom; what is frozen already comes first.
+async fn todo(mover: &Mover, to: &Name, which: Which) -> Result<Vec<Todo>, Failed> {
+    let is_frozen = |state: &RouteState| matches!(state, RouteState::Frozen { .. });
     let (service, owner) = match which {
         Which::All(service, owner) => (service, owner),
         Which::One(key) => {
@@ -99,53 +113,70 @@ async fn keys(mover: &Mover, to: &Name, which: Which) -> Result<Vec<(RecordKey, 
             if route.owner == *to && route.state == RouteState::Serving {
                 return Err(Failed::not_done(format!("{key} belongs to {to} already; nothing was changed")));
             }
-            return Ok(vec![(key, route.owner)]);
+            return Ok(vec![Todo { key, is_frozen: is_frozen(&route.state), from: route.owner }]);
         }
     };
     let found = mover.hands.records.list(format!("routes/{service}/").as_bytes()).await.map_err(Failed::not_done)?;
     let keys = found.iter().filter_map(|stored| {
         let route = route_of(stored).ok().filter(|route| route.owner == owner)?;
-        Some((RecordKey::parse(&stored.key).ok()?, route.owner))
+        Some(Todo { key: RecordKey::parse(&stored.key).ok()?, is_frozen: is_frozen(&route.state), from: route.owner })
     });
-    Ok(keys.collect())
+    let mut keys: Vec<Todo> = keys.collect();
+    keys.sort_by_key(|key| !key.is_frozen);
+    Ok(keys)
 }
 
-/// How many were not moved.
-async fn move_all(args: &RouteMoveArgs, mover: &Arc<Mover>, keys: Vec<(RecordKey, Name)>, to: &Name, covers_many: bool) -> usize {
-    let mut todo = keys.into_iter();
-    let mut under_way = JoinSet::new();
-    let mut failed = 0;
-    loop {
-        while under_way.len() < args.parallel.max(1)
-            && let Some((key, from)) = todo.next()
-        {
-            let (mover, to) = (Arc::clone(mover), to.clone());
-            under_way.spawn(async move { (mover.hand_over(&key, &from, &to, covers_many).await, key, from) });
-        }
-        let Some(ended) = under_way.join_next().await else { return failed };
-        match ended {
-            Ok((Ok(moved), key, from)) => tell(args, &key, &from, to, &moved),
-            Ok((Err(why), ..)) => {
-                failed += 1;
-                eprintln!("waypost: {why}");
+/// The moves of one run.
+struct Run {
+    mover: Arc<Mover>,
+    to: Name,
+    covers_many: bool,
+    parallel: usize,
+}
+
+impl Run {
+    async fn move_all(&self, todo: Vec<Todo>, mut told: Told) -> Outcome {
+        let began = Instant::now();
+        let mut todo = todo.into_iter();
+        let mut under_way = JoinSet::new();
+        let handled = |error| Failed::not_done(format!("signals can't be handled: {error}"));
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(handled)?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(handled)?;
+        let mut is_interrupted = false;
+        loop {
+            while !is_interrupted
+                && under_way.len() < self.parallel
+                && let Some(Todo { key, from, .. }) = todo.next()
+            {
+                let (mover, to, covers_many) = (Arc::clone(&self.mover), self.to.clone(), self.covers_many);
+                under_way.spawn(async move { (mover.hand_over(&key, &from, &to, covers_many).await, key) });
             }
-            Err(_) => failed += 1,
+            tokio::select! {
+                ended = under_way.join_next() => match ended {
+                    None => break,
+                    Some(Ok((Ok(moved), key))) => told.moved(&key, &self.to, &moved),
+                    Some(Ok((Err(why), key))) => self.not_moved(&key, &why, &mut told).await,
+                    Some(Err(_)) => told.failed("a move has ended by a fault of its own"),
+                },
+                _ = interrupt.recv() => match is_interrupted {
+                    // What is left frozen is taken back by its owner.
+                    true => return Err(Failed::said(130)),
+                    false => is_interrupted = true,
+                },
+                _ = terminate.recv() => is_interrupted = true,
+            }
+        }
+        told.end(todo.len(), began.elapsed())
+    }
+
+    /// A key that belongs to the target all the same has been moved by somebody else.
+    async fn not_moved(&self, key: &RecordKey, why: &str, told: &mut Told) {
+        let now = self.mover.read(key).await;
+        match now {
+            Ok(Known { route, revision }) if route.owner == self.to && route.state == RouteState::Serving => {
+                told.moved_by_another(key, &self.to, revision);
+            }
+            _ => told.failed(why),
         }
     }
-}
-
-fn tell(args: &RouteMoveArgs, key: &RecordKey, from: &Name, to: &Name, moved: &Moved) {
-    let Moved { revision, tries, took, .. } = moved;
-    let [froze, let_go, committed] = took.map(|took| took.as_secs_f64() * 1000.0);
-    if args.json {
-        print::json(&json!({
-            "key": key.to_string(), "from": from, "to": to, "revision": revision, "tries": tries,
-            "frozen_ms": froze, "let_go_ms": let_go, "committed_ms": committed,
-        }));
-        return;
-    }
-    let total = took.iter().sum::<Duration>().as_secs_f64() * 1000.0;
-    print::line(format_args!(
-        "{key}: {from} → {to} at revision {revision} in {total:.1} ms (frozen {froze:.1}, let go {let_go:.1}, committed {committed:.1})"
-    ));
 }
