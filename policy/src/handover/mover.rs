@@ -198,10 +198,10 @@ impl Move {
         let Plan { to, from, .. } = &self.plan;
         let owner = &known.route.owner;
         if known.route.state == RouteState::Serving && owner == to {
-            if self.tries == 0 {
+            if self.unsure == 0 {
                 return self.fail(&format!("it belongs to {to} already"));
             }
-            // A commit of ours that was not answered, or another mover's.
+            // A commit of ours that was not answered; or another mover's, which comes to the same.
             let (from, revision) = (from.clone().unwrap_or_else(|| to.clone()), known.revision);
             return Effect::End(Ok(Moved { from, revision, tries: self.tries, taken_over: self.taken_over, took: [Duration::ZERO; 3] }));
         }
