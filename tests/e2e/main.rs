@@ -7,6 +7,7 @@ mod access_log;
 mod answers;
 mod atomic;
 mod commands;
+mod conform;
 mod expect;
 mod explain;
 mod forwarded;
