@@ -155,6 +155,8 @@ fn refused(state: StaleState, names: Names, answer: &Answer, cast: &Cast, facts:
     faults.extend(stale.table.as_deref().and_then(|given| text_fault(header, "table", Some(given), &cast.table)));
     let owner = match (names, &stale.owner) {
         (Names::Nobody, None) | (Names::Either, None) => return faults,
+        // Beside the other states it says nothing.
+        (Names::Nobody, Some(_)) if state != StaleState::Moved => return faults,
         (Names::Nobody, Some(owner)) => {
             faults.push(format!("it names an owner, \"{owner}\", where it knows nothing newer"));
             return faults;
@@ -280,6 +282,8 @@ mod tests {
         ] {
             assert_eq!(faults(MOVED_ON, &refusal(&GOOD.replace(from, to))), wanted);
         }
+        let handoff = GOOD.replace("moved", "handoff");
+        assert_eq!(faults(Wanted::Refused(StaleState::Handoff, Names::Nobody), &refusal(&handoff)), "", "an owner says nothing there");
         let named = faults(Wanted::Refused(StaleState::Moved, Names::Nobody), &refusal(GOOD));
         assert_eq!(named, "it names an owner, \"cell-b\", where it knows nothing newer");
     }
