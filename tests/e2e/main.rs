@@ -8,6 +8,7 @@ mod answers;
 mod atomic;
 mod commands;
 mod conform;
+mod documented;
 mod expect;
 mod explain;
 mod forwarded;

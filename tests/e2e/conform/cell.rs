@@ -47,7 +47,7 @@ type Data = Arc<Mutex<HashMap<(String, String), Vec<u8>>>>;
 /// It; gone when dropped.
 pub(crate) struct Cell {
     pub(crate) backend: RawBackend,
-    _owner: Arc<Owner>,
+    owner: Arc<Owner>,
 }
 
 impl Cell {
@@ -58,7 +58,17 @@ impl Cell {
         let owner = Arc::new(Owner::start(settings).await.unwrap());
         let (serving, data) = (Arc::clone(&owner), Data::default());
         let backend = RawBackend::start(move |peer, _| serve(peer, Arc::clone(&serving), Arc::clone(&data), wrong)).await;
-        Self { backend, _owner: owner }
+        Self { backend, owner }
+    }
+
+    /// The revision that it judges by.
+    pub(crate) fn revision(&self) -> u64 {
+        self.owner.view().load_full().map_or(0, |table| table.revision())
+    }
+
+    /// The incarnation of the store.
+    pub(crate) fn table(&self) -> String {
+        self.owner.view().load_full().unwrap().id().as_str().to_owned()
     }
 }
 
