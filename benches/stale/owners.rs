@@ -32,11 +32,8 @@ impl Owners {
     pub(crate) async fn start() -> Told<Self> {
         let (a, b) = (listen().await?, listen().await?);
         let connections_to_a = Arc::new(AtomicUsize::new(0));
-        let owners = Self {
-            a: a.local_addr().map_err(say)?,
-            b: b.local_addr().map_err(say)?,
-            connections_to_a: Arc::clone(&connections_to_a),
-        };
+        let owners =
+            Self { a: a.local_addr().map_err(say)?, b: b.local_addr().map_err(say)?, connections_to_a: Arc::clone(&connections_to_a) };
         tokio::spawn(serve_fixed(b, 2));
         tokio::spawn(async move {
             while let Ok((stream, _)) = a.accept().await {

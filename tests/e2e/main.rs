@@ -17,6 +17,7 @@ mod framing_bodies;
 mod handover;
 mod headers;
 mod hop_by_hop;
+mod hostile;
 mod http;
 mod keep_alive;
 mod limits;
