@@ -3,9 +3,12 @@
 //! Nothing is decided here. Flags beat the environment, which beats the bootstrap file; clap does the first two, `gold` and `run` the
 //! third.
 
+mod conform;
+
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
+pub(crate) use conform::ConformArgs;
 
 /// An edge proxy for data services whose routing table is pushed to it, never looked up.
 #[derive(Debug, Parser)]
@@ -102,6 +105,9 @@ Example:
   waypost watch --service orders
   tenant-42  cell-7 → cell-9  epoch 44  revision 918377  in force 0.4 ms after it arrived")]
     Watch(WatchArgs),
+    /// Play every row of the stale-route protocol against a backend in any language, and say which it does not keep.
+    #[command(after_help = conform::EXAMPLES)]
+    Conform(ConformArgs),
     /// Load-test a proxy or a backend over HTTP/1.1.
     #[command(after_help = "\
 Closed loop: each connection sends its next request when the last is answered. With --rate (open loop) requests

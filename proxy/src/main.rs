@@ -8,18 +8,21 @@ mod admin;
 mod cli;
 mod clock;
 mod commands;
+mod conform;
 mod demo;
 mod exposition;
 mod failure;
 mod gold;
 mod guard;
 mod http_client;
+mod local_etcd;
 mod metrics;
 mod recent;
 mod resolver;
 mod server;
 mod state;
 mod transport;
+mod until;
 
 use std::process::ExitCode;
 
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         Command::Watch(args) => commands::watch::run(&args),
         Command::Status(args) => commands::status::run(&args),
         Command::Explain(args) => commands::explain::run(&args),
+        Command::Conform(args) => conform::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
         Command::Reference => commands::reference::run(),
     };

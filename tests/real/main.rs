@@ -9,6 +9,7 @@ mod clients;
 mod connections;
 mod memory;
 mod nginx;
+mod protocol;
 mod s3;
 mod stage;
 mod webdav;

@@ -30,6 +30,21 @@ impl Python {
         Self::start(|address| vec![script.display().to_string(), address.ip().to_string(), address.port().to_string()]).await
     }
 
+    /// Starts a script of `real/python` that listens at an address of the test's own, with these arguments.
+    pub async fn serve_at(address: SocketAddr, script: &str, args: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = Command::new(interpreter());
+        command.arg(scripts().join(script)).args(args).env("PYTHONUNBUFFERED", "1").env("NO_PROXY", "*").current_dir(folder.path());
+        let mut process = Process::start(&mut command, &folder.path().join("python.log"));
+        assert!(listens("a Python server listens", &mut process, address).await, "{script} ended before it listened");
+        Self { address, _process: process, _folder: folder }
+    }
+
+    /// Interpreter and script, for who starts it by itself.
+    pub fn command(script: &str) -> [String; 2] {
+        [interpreter(), scripts().join(script)].map(|path| path.display().to_string())
+    }
+
     /// Starts an S3 server.
     pub async fn s3() -> Self {
         Self::start(|address| ["-m", "moto.server", "-H", "127.0.0.1", "-p", &address.port().to_string()].map(str::to_owned).into()).await

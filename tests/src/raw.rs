@@ -161,18 +161,24 @@ impl Peer {
         if request.values("transfer-encoding").is_empty() {
             let length = request.values("content-length").first().map_or(Some(0), |length| length.parse().ok())?;
             request.body = self.exactly(length).await?;
-            return Some(request);
+        } else {
+            request.body = self.chunks().await?;
         }
+        Some(request)
+    }
+
+    /// Takes a whole chunked body; `None` if the other end closes before its end, or its framing is broken.
+    pub async fn chunks(&mut self) -> Option<Vec<u8>> {
+        let mut body = Vec::new();
         loop {
             let line = self.until("\r\n").await?;
             let size = usize::from_str_radix(line.trim_end(), 16).ok()?;
-            let chunk = self.exactly(size).await?;
-            request.body.extend(chunk);
+            body.extend(self.exactly(size).await?);
             if self.exactly(2).await? != b"\r\n" {
                 return None;
             }
             if size == 0 {
-                return Some(request);
+                return Some(body);
             }
         }
     }

@@ -6,7 +6,6 @@
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::Stdio,
     time::{Duration, Instant},
 };
 
@@ -15,7 +14,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use waypost_watcher::{
-    Credentials, EtcdPlace,
+    EtcdPlace,
     store::{Change, Store, Swapped},
 };
 
@@ -23,7 +22,11 @@ use super::{
     cell::{Cell, Data},
     relay::Relay,
 };
-use crate::http_client::{Fetched, fetch};
+pub(super) use crate::until::until;
+use crate::{
+    http_client::{Fetched, fetch},
+    local_etcd::{LocalEtcd, free_ports, kill, spawn, with_log},
+};
 
 /// How long anything may take to come up.
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -35,9 +38,7 @@ pub(super) type Told<T> = Result<T, String>;
 /// Everything that runs.
 pub(super) struct World {
     folder: TempDir,
-    etcd_client: SocketAddr,
-    etcd_peer: SocketAddr,
-    etcd: Option<Child>,
+    etcd: LocalEtcd,
     proxy: Option<Child>,
     pub(super) relay: Relay,
     pub(super) cells: Vec<Cell>,
@@ -50,19 +51,10 @@ impl World {
     pub(super) async fn start() -> Told<Self> {
         let folder =
             tempfile::Builder::new().prefix("waypost-demo-").tempdir().map_err(|error| format!("no folder could be made: {error}"))?;
-        let ports = free_ports(4).map_err(|error| format!("no free port could be had: {error}"))?;
-        let relay = Relay::start(ports[0]).await.map_err(|error| format!("the relay could not listen: {error}"))?;
-        let mut world = Self {
-            folder,
-            etcd_client: ports[0],
-            etcd_peer: ports[1],
-            etcd: None,
-            proxy: None,
-            relay,
-            cells: Vec::new(),
-            listen: ports[2],
-            admin: ports[3],
-        };
+        let ports = free_ports(2).map_err(|error| format!("no free port could be had: {error}"))?;
+        let etcd = LocalEtcd::new(folder.path())?;
+        let relay = Relay::start(etcd.address()).await.map_err(|error| format!("the relay could not listen: {error}"))?;
+        let mut world = Self { folder, etcd, proxy: None, relay, cells: Vec::new(), listen: ports[0], admin: ports[1] };
         world.start_etcd().await?;
         let data = Data::default();
         for name in ["cell-0", "cell-1", "cell-2"] {
@@ -74,36 +66,22 @@ impl World {
 
     /// The demo's etcd, as the cells and commands reach it.
     pub(super) fn gold(&self) -> EtcdPlace {
-        EtcdPlace { endpoints: vec![self.etcd_url()], prefix: waypost_conf::DEFAULT_PREFIX.to_owned(), credentials: Credentials::default() }
+        self.etcd.place()
     }
 
     /// The URL of the demo's etcd.
     pub(super) fn etcd_url(&self) -> String {
-        format!("http://{}", self.etcd_client)
+        self.etcd.url()
     }
 
     /// Starts etcd on its ports and its data, and waits until it answers.
     pub(super) async fn start_etcd(&mut self) -> Told<()> {
-        let program = std::env::var_os("ETCD_BIN").unwrap_or_else(|| "etcd".into());
-        let (client, peer) = (format!("http://{}", self.etcd_client), format!("http://{}", self.etcd_peer));
-        let mut command = Command::new(&program);
-        command.arg("--data-dir").arg(self.folder.path().join("etcd"));
-        command.args(["--name", "demo", "--listen-client-urls", &client, "--advertise-client-urls", &client]);
-        command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer, "--initial-cluster", &format!("demo={peer}")]);
-        let etcd = self.spawn(&mut command, "etcd.log").map_err(|error| {
-            format!("etcd could not be started: {error}; install it (Debian: apt-get install etcd-server) or name it in ETCD_BIN")
-        })?;
-        self.etcd = Some(etcd);
-        let gold = self.gold();
-        until("etcd did not come up", START_LIMIT, async || Store::connect(&gold).await.ok())
-            .await
-            .map_err(|why| self.with_log(why, "etcd.log"))?;
-        Ok(())
+        self.etcd.start().await
     }
 
     /// Kills etcd as a power cut would.
     pub(super) async fn kill_etcd(&mut self) -> Told<()> {
-        kill(self.etcd.take()).await
+        self.etcd.kill().await
     }
 
     /// Starts the proxy and waits until it is ready; how long that took.
@@ -118,10 +96,11 @@ impl World {
             command.env_remove(name);
         }
         let began = Instant::now();
-        self.proxy = Some(self.spawn(&mut command, "proxy.log").map_err(|error| format!("the proxy could not be started: {error}"))?);
+        let log = self.folder.path().join("proxy.log");
+        self.proxy = Some(spawn(&mut command, &log).map_err(|error| format!("the proxy could not be started: {error}"))?);
         let admin = self.admin.to_string();
         let ready = async || fetch(&admin, Method::GET, "/readyz", &[], b"").await.ok().filter(|answer| answer.status == 200);
-        until("the proxy did not become ready", START_LIMIT, ready).await.map_err(|why| self.with_log(why, "proxy.log"))?;
+        until("the proxy did not become ready", START_LIMIT, ready).await.map_err(|why| with_log(why, &log))?;
         Ok(began.elapsed())
     }
 
@@ -183,46 +162,6 @@ impl World {
             cell.stop().await;
         }
     }
-
-    fn spawn(&self, command: &mut Command, log: &str) -> std::io::Result<Child> {
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.folder.path().join(log))?;
-        // A group of its own: Ctrl-C is for the demo, which then ends its processes in order.
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true).process_group(0).spawn()
-    }
-
-    fn with_log(&self, why: String, log: &str) -> String {
-        let text = std::fs::read_to_string(self.folder.path().join(log)).unwrap_or_default();
-        let tail: Vec<&str> = text.lines().rev().take(8).collect();
-        let tail: Vec<&str> = tail.into_iter().rev().collect();
-        format!("{why}; the end of its log:\n{}", tail.join("\n"))
-    }
-}
-
-/// Polls a condition until it gives something or the limit has passed.
-pub(super) async fn until<T>(what: &str, limit: Duration, mut condition: impl AsyncFnMut() -> Option<T>) -> Told<T> {
-    let ends = Instant::now() + limit;
-    loop {
-        if let Some(found) = condition().await {
-            return Ok(found);
-        }
-        if Instant::now() >= ends {
-            return Err(format!("{what} within {limit:?}"));
-        }
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-}
-
-async fn kill(child: Option<Child>) -> Told<()> {
-    match child {
-        Some(mut child) => child.kill().await.map_err(|error| format!("a process could not be ended: {error}")),
-        None => Ok(()),
-    }
-}
-
-/// Ports that were free a moment ago, all different.
-fn free_ports(count: usize) -> std::io::Result<Vec<SocketAddr>> {
-    let held = (0..count).map(|_| std::net::TcpListener::bind("127.0.0.1:0")).collect::<Result<Vec<_>, _>>()?;
-    held.iter().map(std::net::TcpListener::local_addr).collect()
 }
 
 /// Whether a snapshot has been written.
