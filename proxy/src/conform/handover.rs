@@ -263,7 +263,7 @@ mod tests {
     fn a_key_is_let_go_when_every_instance_has_heard_and_none_is_busy() {
         let cast = Cast { service: "orders".to_owned(), me: "cell-a".to_owned(), other: "cell-b".to_owned(), table: "c0ffee-0".to_owned() };
         let instance = |applied, busy: &[&str]| {
-            let busy = busy.iter().map(|key| BusyKey { service: "orders".to_owned(), key: (*key).to_owned() }).collect();
+            let busy = busy.iter().map(|key| BusyKey { service: "orders".to_owned(), key: (*key).to_owned(), record: None }).collect();
             Announced { said: Ok(Announcement { applied, busy }), is_leased: true }
         };
         let said = |instances: Vec<Announced>| {
