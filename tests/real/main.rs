@@ -10,6 +10,7 @@ mod connections;
 mod memory;
 mod nginx;
 mod protocol;
+mod redirects;
 mod s3;
 mod stage;
 mod webdav;
