@@ -11,6 +11,7 @@ mod announce;
 mod busy;
 pub mod hands;
 mod rescue;
+mod stopping;
 
 use std::{
     sync::Arc,
@@ -22,16 +23,17 @@ use waypost_conf::Name;
 pub use waypost_policy::{
     TableId,
     handover::{Announcement, BusyKey},
-    wire::{STALE_HEADER, STAMP_HEADER, Stale, UPDATE_HEADER, Update},
+    wire::{STALE_HEADER, STAMP_HEADER, Stale, StaleState, UPDATE_HEADER, Update},
 };
 use waypost_policy::{
     owner::{self, Asked, Judgement},
     wire::Stamp,
 };
-pub use waypost_watcher::{Credentials, EtcdPlace, View};
+pub use waypost_watcher::{Asker, Credentials, EtcdPlace, View};
 use waypost_watcher::{GoldPlace, Watcher, leased::Leased};
 
 use busy::{Busy, Held};
+use stopping::Stopping;
 
 /// The longest that a request waits for this process's own view, whatever its stamp allows.
 const WAIT_AT_MOST: Duration = Duration::from_secs(1);
@@ -74,6 +76,7 @@ pub struct Permit {
     held: Held,
     /// The revision of the view that it was given by.
     viewed: u64,
+    stopping: Option<Arc<Stopping>>,
 }
 
 /// What is served under a permit.
@@ -87,9 +90,21 @@ pub enum Served {
 
 impl Permit {
     /// Ends when what is served under this permit is to be ended and the permit given up: a stream when its key freezes or leaves, a request
-    /// only when whoever moves its key says so (`waypost route move --cut`). Never ends otherwise.
+    /// only when whoever moves its key says so (`waypost route move --cut`); of an owner that stops without the store also when that
+    /// was not heard of for too long. Never ends otherwise.
     pub fn recalled(&self, served: Served) -> impl Future<Output = ()> + Send + use<> {
-        self.held.recalled(served == Served::Stream, (self.table.clone(), self.viewed))
+        let is_stream = served == Served::Stream;
+        let recalled = self.held.recalled(is_stream, (self.table.clone(), self.viewed));
+        let stopping = self.stopping.clone();
+        async move {
+            match stopping {
+                None => recalled.await,
+                Some(stopping) => tokio::select! {
+                    () = recalled => {}
+                    () = stopping.over(is_stream) => {}
+                },
+            }
+        }
     }
 }
 
@@ -104,6 +119,8 @@ pub struct Owner {
     watcher: Option<Watcher>,
     announcing: JoinHandle<()>,
     rescuing: JoinHandle<()>,
+    /// Where it stops without the store.
+    stopping: Option<(Arc<Stopping>, JoinHandle<()>)>,
 }
 
 /// A process that has announced itself, and serves nothing yet.
@@ -112,16 +129,26 @@ pub struct Announced {
     gold: EtcdPlace,
     upstream: Name,
     leased: Arc<Leased>,
+    stopping: Option<Arc<Stopping>>,
 }
 
 impl Announced {
+    /// The process stops serving some seconds before its lease ends, should the store be out of its reach, and its lease's end counts as its word
+    /// that it has let go. Without this it serves its last view for as long as that lasts. To be said before the view's watcher, which is
+    /// asked to look anew once the lease may have ended, has read anything.
+    #[must_use]
+    pub fn stopping_without_store(self, watcher: Asker) -> Self {
+        Self { stopping: Some(Arc::new(Stopping::announced(&self.leased, watcher))), ..self }
+    }
+
     /// Serves by a view that somebody else keeps: one of a watcher that has been started since, without a snapshot. Ends when the first view is
     /// in force and the announcement says so.
     ///
     /// # Errors
     /// A sentence, if following the gold copy has ended.
     pub async fn serve(self, view: View) -> Result<Owner, String> {
-        let Self { gold, upstream, leased } = self;
+        let Self { gold, upstream, leased, stopping } = self;
+        let term = stopping.as_ref().and_then(|stopping| stopping.unconfirmed());
         let busy = Arc::new(Busy::default());
         let changes = view.watch();
         let mut published = view.changed();
@@ -132,8 +159,13 @@ impl Announced {
         leased.written().await;
         let announcing = announce::announce(view.clone(), upstream.clone(), Arc::clone(&busy), Arc::clone(&leased), changes);
         let announcing = tokio::spawn(announcing);
-        let rescuing = tokio::spawn(rescue::rescue(gold, upstream.clone(), view.clone(), Arc::clone(&busy)));
-        Ok(Owner { upstream, view, busy, leased, watcher: None, announcing, rescuing })
+        let rescuing = tokio::spawn(rescue::rescue(gold.clone(), upstream.clone(), view.clone(), Arc::clone(&busy)));
+        let stopping = stopping.map(|stopping| {
+            term.into_iter().for_each(|term| stopping.begins(term));
+            let keeping = Arc::clone(&stopping).keep(leased.renewed(), gold, view.clone());
+            (stopping, tokio::spawn(keeping))
+        });
+        Ok(Owner { upstream, view, busy, leased, watcher: None, announcing, rescuing, stopping })
     }
 }
 
@@ -147,7 +179,7 @@ impl Owner {
         let silent = serde_json::to_vec(&Announcement::default()).unwrap_or_default();
         let leased = Arc::new(Leased::start(gold.clone(), key, silent, ANNOUNCED_FOR));
         leased.written().await;
-        Announced { gold, upstream, leased }
+        Announced { gold, upstream, leased, stopping: None }
     }
 
     /// Follows the gold copy; ends when the first view of it is in force and the announcement is in the store, however long that takes.
@@ -176,6 +208,9 @@ impl Owner {
         loop {
             // Before the table is looked at: whoever announces a later one then sees that the key is busy.
             let held = self.busy.enter(head.service, head.key);
+            if !self.admits() {
+                return Err(Stale { state: StaleState::Handoff, ..Stale::without_view(head.service, head.key) });
+            }
             let Some(table) = self.view.load_full() else { return Err(Stale::without_view(head.service, head.key)) };
             let may_wait = tokio::time::Instant::now() < until;
             let is_safe = owner::is_safe(head.method);
@@ -183,7 +218,8 @@ impl Owner {
             match owner::judge(&table, &self.upstream, &asked) {
                 Judgement::Serve(serving) => {
                     let (epoch, update, viewed) = (serving.epoch, serving.update, table.revision());
-                    return Ok(Permit { epoch, table: table.id().clone(), update, held, viewed });
+                    let stopping = self.stopping.as_ref().map(|(stopping, _)| Arc::clone(stopping));
+                    return Ok(Permit { epoch, table: table.id().clone(), update, held, viewed, stopping });
                 }
                 Judgement::Refuse(stale) => return Err(stale),
                 Judgement::Wait => {
@@ -199,6 +235,11 @@ impl Owner {
         &self.view
     }
 
+    /// Whether requests are admitted at all: always, but of an owner that stops without the store only while that is heard of.
+    pub fn admits(&self) -> bool {
+        self.stopping.as_ref().is_none_or(|(stopping, _)| stopping.admits())
+    }
+
     /// How many requests are being served.
     pub fn serving(&self) -> usize {
         self.busy.count()
@@ -206,17 +247,23 @@ impl Owner {
 
     /// Takes the announcement away. Only to be called when nothing is executed any more and nothing will be.
     pub async fn withdraw(&self) {
-        self.announcing.abort();
-        self.rescuing.abort();
+        self.end_tasks();
         self.leased.end().await;
     }
 
     /// Stops following. The announcement goes with its lease; until then a move takes this process for one that is silent.
     pub async fn stop(self) {
-        self.announcing.abort();
-        self.rescuing.abort();
+        self.end_tasks();
         if let Some(watcher) = self.watcher {
             watcher.stop().await;
+        }
+    }
+
+    fn end_tasks(&self) {
+        self.announcing.abort();
+        self.rescuing.abort();
+        if let Some((_, keeping)) = &self.stopping {
+            keeping.abort();
         }
     }
 }

@@ -21,6 +21,7 @@ pub mod parking;
 pub mod problem;
 pub mod routing_key;
 pub mod table;
+pub mod tenure;
 pub mod time;
 pub mod wire;
 

@@ -7,7 +7,7 @@ mod conform;
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) use conform::ConformArgs;
 
 /// An edge proxy for data services whose routing table is pushed to it, never looked up.
@@ -207,6 +207,9 @@ pub(crate) struct GuardArgs {
     /// With --register: where proxies reach it, host:port; --listen by default
     #[arg(long, env = "WAYPOST_ADVERTISE", value_name = "ADDR", value_parser = endpoint)]
     pub(crate) advertise: Option<waypost_conf::Address>,
+    /// What is done while the store is out of reach: serve by what is known, or stop before the guard's lease ends
+    #[arg(long, env = "WAYPOST_WITHOUT_STORE", value_name = "WHAT", value_enum, default_value_t = WithoutStore::Serve)]
+    pub(crate) without_store: WithoutStore,
     /// Where the admin endpoints are; 127.0.0.1:9901 by default
     #[arg(long, env = "WAYPOST_ADMIN", value_name = "ADDR", value_parser = address)]
     pub(crate) admin: Option<SocketAddr>,
@@ -218,6 +221,25 @@ pub(crate) struct GuardArgs {
     pub(crate) access_log: Option<String>,
     #[command(flatten)]
     pub(crate) gold: GoldArgs,
+}
+
+/// What an owner does while the store is out of reach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum WithoutStore {
+    /// Serve by what is known; nothing can be handed over meanwhile
+    Serve,
+    /// Stop some three seconds before the guard's lease of ten ends, which then counts as its word that it has let go
+    Stop,
+}
+
+impl WithoutStore {
+    /// As it is written.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Serve => "serve",
+            Self::Stop => "stop",
+        }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -13,7 +13,9 @@ use tokio::sync::Notify;
 use waypost_conf::{Address, Endpoint, Name, Record};
 use waypost_owner::{ANNOUNCED_FOR, Owner, Settings};
 use waypost_policy::Upstream;
-use waypost_watcher::{EtcdPlace, View, leased::Leased};
+use waypost_watcher::{Asker, EtcdPlace, View, leased::Leased};
+
+use crate::cli::WithoutStore;
 
 /// For so long a guard goes on accepting connections once its endpoint's record has gone: proxies see that within milliseconds, and what
 /// they have sent by then arrives.
@@ -26,6 +28,7 @@ pub(crate) struct Guard {
     backend: Arc<Upstream>,
     /// Where proxies reach it, if it is to say so itself.
     advertised: Option<Address>,
+    without_store: WithoutStore,
     /// Once it is announced.
     owner: OnceLock<Owner>,
     registration: Mutex<Registration>,
@@ -39,9 +42,9 @@ struct Registration {
 
 impl Guard {
     /// A guard of an upstream before this backend; `advertised`: register that as an endpoint.
-    pub(crate) fn new(upstream: Name, id: Name, to: Address, advertised: Option<Address>) -> Self {
+    pub(crate) fn new(upstream: Name, id: Name, to: Address, advertised: Option<Address>, without_store: WithoutStore) -> Self {
         let backend = Arc::new(Upstream::alone(upstream.clone(), to));
-        Self { upstream, id, backend, advertised, owner: OnceLock::new(), registration: Mutex::default() }
+        Self { upstream, id, backend, advertised, without_store, owner: OnceLock::new(), registration: Mutex::default() }
     }
 
     /// Who judges; `None` until it is announced.
@@ -59,9 +62,13 @@ impl Guard {
     ///
     /// # Errors
     /// A sentence, if following the gold copy has ended.
-    pub(crate) async fn arrive(&self, view: View, begins: &Notify, gold: EtcdPlace) -> Result<(), String> {
+    pub(crate) async fn arrive(&self, view: View, asker: Asker, begins: &Notify, gold: EtcdPlace) -> Result<(), String> {
         let settings = Settings { gold: gold.clone(), upstream: self.upstream.clone(), id: self.id.clone() };
         let announced = Owner::announce(settings).await;
+        let announced = match self.without_store {
+            WithoutStore::Serve => announced,
+            WithoutStore::Stop => announced.stopping_without_store(asker),
+        };
         begins.notify_one();
         let owner = announced.serve(view).await?;
         // Nobody else sets it.
@@ -115,6 +122,8 @@ impl Guard {
             "id": self.id,
             "to": self.backend.endpoints.first().map(|endpoint| endpoint.address.as_str()),
             "announced": owner.is_some(),
+            "admits": owner.is_some_and(Owner::admits),
+            "without_store": self.without_store.as_str(),
             "registered": self.lock().leased.as_ref().and(self.advertised.as_ref()),
             "applied": applied.unwrap_or(0),
             "serving": owner.map_or(0, Owner::serving),

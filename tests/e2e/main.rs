@@ -16,6 +16,7 @@ mod framing;
 mod framing_bodies;
 mod guard;
 mod guard_moves;
+mod guard_store;
 mod guard_streams;
 mod handover;
 mod headers;

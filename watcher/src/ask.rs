@@ -30,6 +30,8 @@ pub(crate) enum Ask {
     Check(Check),
     /// Say what is known.
     Listing(oneshot::Sender<Listing>),
+    /// List the store anew, though nothing is wrong with the watch.
+    ListAnew,
 }
 
 /// One check.
@@ -61,6 +63,13 @@ impl Asker {
             Err(mpsc::error::TrySendError::Closed(_)) => Checked::Unavailable,
         }
     }
+
+    /// Has the store listed anew at a revision that is read from here on, unless it is not reached just now.
+    pub fn list_anew(&self) {
+        // Who has too much to do is asked again.
+        let _ = self.asks.try_send(Ask::ListAnew);
+    }
+
     /// Every record that is known now; `None` if the watcher has ended, or has too much to do.
     pub async fn listing(&self) -> Option<Listing> {
         let (answer, answered) = oneshot::channel();

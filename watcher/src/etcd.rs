@@ -159,7 +159,7 @@ impl EtcdSource {
                     }
                     self.feed(heard.input, heard.arrived).await;
                 }
-                Some(ask) = asks.recv() => self.ask(ask),
+                Some(ask) = asks.recv() => self.ask(ask).await,
                 read = self.checks.next() => self.read(read).await,
                 read = self.digest_read.next() => self.digest_read(read).await,
                 said = self.confirming.next() => self.confirmed(said).await,
@@ -459,10 +459,11 @@ impl EtcdSource {
         }
     }
 
-    fn ask(&mut self, ask: Ask) {
+    async fn ask(&mut self, ask: Ask) {
         let check = match ask {
             Ask::Check(check) => check,
             Ask::Listing(answer) => return drop(answer.send(self.applier.listing())),
+            Ask::ListAnew => return self.feed(Input::Distrusted("lapsed"), Instant::now()).await,
         };
         let is_exact = self.applier.is_exact(&check.service);
         let reads = self.reads.clone();

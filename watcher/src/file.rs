@@ -62,6 +62,7 @@ impl FileSource {
                 Some(ask) = asks.recv() => match ask {
                     Ask::Check(check) => drop(check.answer.send(Checked::Answered)),
                     Ask::Listing(answer) => drop(answer.send(self.applier.listing())),
+                    Ask::ListAnew => {}
                 },
                 _ = poll.tick() => self.look(),
             }

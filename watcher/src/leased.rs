@@ -25,14 +25,25 @@ pub struct Leased {
     /// `None`: the key is to go.
     value: watch::Sender<Option<Vec<u8>>>,
     written: watch::Receiver<Vec<u8>>,
-    until: watch::Receiver<Option<Instant>>,
+    renewed: watch::Receiver<Option<Renewed>>,
     task: JoinHandle<()>,
+}
+
+/// When a key's lease was made or renewed last, by the clock of this process.
+#[derive(Clone, Copy, Debug)]
+pub struct Renewed {
+    /// When that was asked for: the lease's time began no sooner.
+    pub asked_at: Instant,
+    /// How long it lasts from then on.
+    pub lasts: Duration,
+    /// When the key was known to be in the store under it.
+    pub known_at: Instant,
 }
 
 /// What is told of it.
 struct Kept {
     written: watch::Sender<Vec<u8>>,
-    until: watch::Sender<Option<Instant>>,
+    renewed: watch::Sender<Option<Renewed>>,
 }
 
 impl Leased {
@@ -40,9 +51,9 @@ impl Leased {
     pub fn start(place: EtcdPlace, key: String, value: Vec<u8>, ttl: Duration) -> Self {
         let (wanted, to_write) = watch::channel(Some(value));
         let (wrote, written) = watch::channel(Vec::new());
-        let (tell_until, until) = watch::channel(None);
-        let task = tokio::spawn(keep(place, key, ttl, to_write, Kept { written: wrote, until: tell_until }));
-        Self { value: wanted, written, until, task }
+        let (renews, renewed) = watch::channel(None);
+        let task = tokio::spawn(keep(place, key, ttl, to_write, Kept { written: wrote, renewed: renews }));
+        Self { value: wanted, written, renewed, task }
     }
 
     /// From now on this is its value.
@@ -65,9 +76,9 @@ impl Leased {
         let _ = written.wait_for(|written| *written == wanted).await;
     }
 
-    /// Until when the key is sure to be in the store, by the clock of this process; `None` before it was first written. Changes with each renewal.
-    pub fn until(&self) -> watch::Receiver<Option<Instant>> {
-        self.until.clone()
+    /// When the key's lease was made or renewed last; `None` before the key was first written.
+    pub fn renewed(&self) -> watch::Receiver<Option<Renewed>> {
+        self.renewed.clone()
     }
 
     /// Takes the key away, and ends when it is gone. Where the store can't be reached in time, it goes with its lease.
@@ -121,14 +132,14 @@ async fn keep_at(
     loop {
         let Some(now) = value.borrow_and_update().clone() else { return lease.revoke().await.map_err(later) };
         lease.put(key, now.clone()).await.map_err(later)?;
-        kept.until.send_replace(Some(lease.ends_at));
+        kept.renewed.send_replace(Some(lease.renewed()));
         kept.written.send_replace(now);
         loop {
             tokio::select! {
                 () = tokio::time::sleep_until(renew_at) => {
                     renew_at = Instant::now() + every;
                     lease.renew().await.map_err(later)?;
-                    kept.until.send_replace(Some(lease.ends_at));
+                    kept.renewed.send_replace(Some(lease.renewed()));
                 }
                 changed = value.changed() => {
                     if changed.is_err() {
@@ -146,8 +157,9 @@ struct Lease {
     id: i64,
     keeper: LeaseKeeper,
     answers: LeaseKeepAliveStream,
-    /// Not before this moment, by the clock of this process: counted from when its last renewal was asked for.
-    ends_at: Instant,
+    /// When it was asked for, or for its last renewal, and for how long it then was.
+    asked_at: Instant,
+    lasts: Duration,
 }
 
 impl Lease {
@@ -156,7 +168,11 @@ impl Lease {
         let asked_at = Instant::now();
         let granted = limited(client.lease_client().grant(seconds, None)).await?;
         let (keeper, answers) = limited(client.lease_client().keep_alive(granted.id())).await?;
-        Ok(Self { client, id: granted.id(), keeper, answers, ends_at: asked_at + seconds_of(granted.ttl()) })
+        Ok(Self { client, id: granted.id(), keeper, answers, asked_at, lasts: seconds_of(granted.ttl()) })
+    }
+
+    fn renewed(&self) -> Renewed {
+        Renewed { asked_at: self.asked_at, lasts: self.lasts, known_at: Instant::now() }
     }
 
     async fn put(&self, key: &str, value: Vec<u8>) -> Result<(), etcd_client::Error> {
@@ -173,7 +189,7 @@ impl Lease {
         limited(self.keeper.keep_alive()).await?;
         match limited(self.answers.message()).await? {
             Some(answer) if answer.ttl() > 0 => {
-                self.ends_at = asked_at + seconds_of(answer.ttl());
+                (self.asked_at, self.lasts) = (asked_at, seconds_of(answer.ttl()));
                 Ok(())
             }
             // It has ended meanwhile, and the key with it.

@@ -13,7 +13,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use tokio::sync::Notify;
 use waypost_conf::{AccessTarget, Address, Name};
 use waypost_policy::{Hints, parking::Parking};
-use waypost_watcher::{EtcdPlace, GoldPlace, Settings, View};
+use waypost_watcher::{EtcdPlace, GoldPlace, Settings};
 
 use super::run::{LOG_FLUSH_LIMIT, access_target, cannot_listen, cannot_open_log, host_name, limits, runtime, start_logging};
 use crate::{
@@ -86,7 +86,7 @@ pub(crate) fn run(args: GuardArgs) -> Outcome {
             ..Settings::new(GoldPlace::Etcd(place.clone()), fastrand::u64(..), clock.origin())
         };
         let watcher = waypost_watcher::start_behind(settings, async move { may_begin.notified().await }).map_err(Failed::not_done)?;
-        let guard = Guard::new(upstream.clone(), id.clone(), args.to.clone(), advertised);
+        let guard = Guard::new(upstream.clone(), id.clone(), args.to.clone(), advertised, args.without_store);
         let shared = Arc::new(Shared {
             cdn_id: format!("waypost-{id}"),
             id: id.to_string(),
@@ -110,7 +110,7 @@ pub(crate) fn run(args: GuardArgs) -> Outcome {
         let _ = told.set(Arc::clone(&shared));
         eprintln!("waypost: listening on {listen} for {upstream} as {id}, before {}", args.to);
         eprintln!("waypost: admin on {admin_address}");
-        let arriving = tokio::spawn(arrive(Arc::clone(&shared), watcher.view.clone(), begins, place, upstream));
+        let arriving = tokio::spawn(arrive(Arc::clone(&shared), begins, place, upstream));
         let ended = server::run(Arc::clone(&shared), vec![listener], admin, threads).await;
         arriving.abort();
         if let (Ok(Ended::Drained), Some(guard)) = (&ended, &shared.guard) {
@@ -127,8 +127,9 @@ pub(crate) fn run(args: GuardArgs) -> Outcome {
 }
 
 /// Announces the guard, and says when that is done. Until then every request is answered `not_ready`.
-async fn arrive(shared: Arc<Shared>, view: View, begins: Arc<Notify>, gold: EtcdPlace, upstream: Name) {
+async fn arrive(shared: Arc<Shared>, begins: Arc<Notify>, gold: EtcdPlace, upstream: Name) {
     let Some(guard) = &shared.guard else { return };
+    let view = &shared.view;
     let waiting = async {
         tokio::time::sleep(PATIENCE).await;
         eprintln!(
@@ -137,7 +138,7 @@ async fn arrive(shared: Arc<Shared>, view: View, begins: Arc<Notify>, gold: Etcd
         std::future::pending::<()>().await;
     };
     let arrived = tokio::select! {
-        arrived = guard.arrive(view.clone(), &begins, gold) => arrived,
+        arrived = guard.arrive(view.clone(), shared.asker.clone(), &begins, gold) => arrived,
         () = waiting => return,
     };
     match arrived {

@@ -31,7 +31,7 @@ pub(crate) enum Phase {
     Idle,
     /// For all of it to end.
     Total,
-    /// For nothing: the key of an upgraded stream was lost.
+    /// For nothing: it may not be served any more.
     Lost,
 }
 
@@ -54,7 +54,7 @@ pub(crate) struct Deadline {
     again: Mutex<(Option<Box<Request>>, Option<Left>)>,
     /// Whether the body stays with the client for now.
     withheld: Mutex<Withheld>,
-    /// Whether the stream that an upgrade has made of it is over.
+    /// When it may not be served any more.
     ending: Ending,
 }
 
@@ -149,7 +149,7 @@ impl Deadline {
         self.raw.store(true, Ordering::Relaxed);
     }
 
-    /// Where an upgraded stream learns that it is over.
+    /// When it may not be served any more.
     pub(crate) fn ending(&self) -> &Ending {
         &self.ending
     }

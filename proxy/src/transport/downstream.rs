@@ -322,21 +322,18 @@ impl Downstream {
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client has not read on in time")))
     }
 
-    /// Ready when the stream that the connection has become is over; its client is told so where that can be said.
+    /// Ready when the request, or the stream that it has become, may not be served any more; a stream's client is told so where that can be said.
     fn poll_ended(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
-        if !self.deadline.is_raw() {
-            return Poll::Pending;
-        }
         std::task::ready!(self.deadline.ending().poll(context));
         if !self.is_over {
             self.is_over = true;
             self.deadline.fire(Phase::Lost);
-            if self.frames.is_between() {
+            if self.deadline.is_raw() && self.frames.is_between() {
                 // A client that does not read can't be told.
                 let _ = self.poll_socket().map(|socket| socket.poll_write(context, &CLOSE_FRAME));
             }
         }
-        Poll::Ready(io::Error::new(io::ErrorKind::ConnectionAborted, "the stream's key may not be served here any more"))
+        Poll::Ready(io::Error::new(io::ErrorKind::ConnectionAborted, "it may not be served here any more"))
     }
 
     /// Ready when the body may be read: at once, at its release, or when its time has passed.
@@ -430,7 +427,10 @@ impl AsyncWrite for Downstream {
             return Poll::Ready(Ok(bytes.len()));
         }
         this.answered = true;
-        if let Poll::Ready(over) = this.poll_ended(context) {
+        // Who only waits for an answer may still be told why there is none.
+        if this.deadline.is_raw()
+            && let Poll::Ready(over) = this.poll_ended(context)
+        {
             return Poll::Ready(Err(over));
         }
         let write = this.poll_socket()?.poll_write(context, bytes);

@@ -1,52 +1,69 @@
-//! The end of an upgraded stream from outside: what it has become a stream of may not be served here any more.
+//! The end of a request from outside: whoever lets it be served takes that back.
 //!
-//! Such a stream is no request in flight, so it is not waited for (STALE-ROUTES.md, "Handover"). Both of its ends look here whenever they read or
-//! write, and are woken, whichever of them the other holds up. A client that is told so by a close frame is told between two frames of its owner's:
-//! in the middle of one it could only be cut.
+//! An upgraded stream is no request in flight, so a move of its key does not wait for it (STALE-ROUTES.md, "Handover"). Both of its ends look
+//! here whenever they read or write, so that it ends whichever of them holds the other up. A client is told so by a close frame, if its owner has just
+//! ended one of its own: in the middle of one the stream can only be cut. So is a request that is not waited for.
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, Waker},
+    fmt,
+    pin::Pin,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
 };
 
 /// A close frame of a server, code 1012: the service restarts (RFC 6455, section 5.5.1; the code is registered with IANA).
 pub(super) const CLOSE_FRAME: [u8; 4] = [0x88, 2, 0x03, 0xf4];
 
-/// Whether the stream is to end.
-#[derive(Debug, Default)]
+/// When the request is to end, if ever.
+#[derive(Default)]
 pub(crate) struct Ending {
-    inner: Mutex<Inner>,
+    /// Most requests end by themselves, and are not held up here.
+    is_set: AtomicBool,
+    when: Mutex<When>,
 }
 
-#[derive(Debug, Default)]
-struct Inner {
-    is_ended: bool,
-    waiting: Vec<Waker>,
+#[derive(Default)]
+enum When {
+    #[default]
+    Never,
+    Then(Pin<Box<dyn Future<Output = ()> + Send>>),
+    Now,
 }
 
 impl Ending {
-    /// From now on the stream is over.
-    pub(crate) fn end(&self) {
-        let mut inner = self.lock();
-        inner.is_ended = true;
-        inner.waiting.drain(..).for_each(Waker::wake);
+    /// It is over when this has ended, and nothing else that was set before.
+    pub(crate) fn set(&self, when: impl Future<Output = ()> + Send + 'static) {
+        *self.lock() = When::Then(Box::pin(when));
+        self.is_set.store(true, Ordering::Release);
     }
 
-    /// Ready once the stream is over.
-    pub(super) fn poll(&self, context: &Context<'_>) -> Poll<()> {
-        let mut inner = self.lock();
-        if inner.is_ended {
-            return Poll::Ready(());
+    /// Ready once it is over. Only one task may ask.
+    pub(super) fn poll(&self, context: &mut Context<'_>) -> Poll<()> {
+        if !self.is_set.load(Ordering::Acquire) {
+            return Poll::Pending;
         }
-        if !inner.waiting.iter().any(|known| known.will_wake(context.waker())) {
-            inner.waiting.push(context.waker().clone());
+        let mut when = self.lock();
+        match &mut *when {
+            When::Never => return Poll::Pending,
+            When::Then(future) => std::task::ready!(future.as_mut().poll(context)),
+            When::Now => {}
         }
-        Poll::Pending
+        *when = When::Now;
+        Poll::Ready(())
     }
 
-    /// A poisoned lock guards plain data that is valid after any panic.
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    /// A poisoned lock guards plain data that is valid after any panic, or a future that is then never ready.
+    fn lock(&self) -> MutexGuard<'_, When> {
+        self.when.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Ending {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Ending").field("is_set", &self.is_set).finish_non_exhaustive()
     }
 }
 

@@ -22,6 +22,7 @@ use pingora_core::{
 };
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, HttpProxy, ProxyHttp, ProxyWarnLogContext, Session};
+use waypost_owner::Served;
 use waypost_policy::{Code, Exchange, Failure, Input, Lease, Next, Sent, World, parking::Place, wire::Stamp};
 
 use super::{
@@ -374,7 +375,7 @@ impl ProxyHttp for GeneralLane {
             ctx.is_whole = headers::has_no_body(head, &session.req_header().method);
             if head.status == http::StatusCode::SWITCHING_PROTOCOLS {
                 ctx.deadline.upgrade();
-                Self::end_when_recalled(ctx);
+                Self::end_when_recalled(ctx, Served::Stream);
             }
             wait_for_the_rest(session, ctx);
             return Ok(());
@@ -542,7 +543,8 @@ impl ProxyHttp for GeneralLane {
 fn blame(session: &mut Session, ctx: &Request, error: &Error, reused: bool) -> (Option<Failure>, Option<Code>) {
     match (ctx.deadline.fired(), error.esource()) {
         (Some(Phase::Client), _) => (None, Some(Code::ClientTimeout)),
-        (Some(Phase::Lost), _) => (None, Some(Code::Misdirected)),
+        (Some(Phase::Lost), _) if ctx.deadline.is_raw() => (None, Some(Code::Misdirected)),
+        (Some(Phase::Lost), _) => (Some(Failure::Reset { reused: false }), None),
         (Some(Phase::Total), _) if !session.is_body_done() => (None, Some(Code::ClientTimeout)),
         (Some(Phase::Total), _) => (None, Some(Code::UpstreamTimeout)),
         (Some(Phase::FirstByte | Phase::Idle), _) => (Some(Failure::FirstByteTimeout), None),

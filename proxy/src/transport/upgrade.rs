@@ -54,10 +54,10 @@ struct LateReader {
 
 impl LateReader {
     /// Ready when the stream is over.
-    fn poll_ended(&self, context: &Context<'_>) -> Poll<io::Error> {
+    fn poll_ended(&self, context: &mut Context<'_>) -> Poll<io::Error> {
         std::task::ready!(self.deadline.ending().poll(context));
         self.deadline.fire(Phase::Lost);
-        Poll::Ready(io::Error::new(io::ErrorKind::ConnectionAborted, "the stream's key may not be served here any more"))
+        Poll::Ready(io::Error::new(io::ErrorKind::ConnectionAborted, "it may not be served here any more"))
     }
 }
 

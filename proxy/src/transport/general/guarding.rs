@@ -7,7 +7,6 @@ use http::HeaderValue;
 use pingora_core::Result;
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
-use tokio::task::AbortHandle;
 use waypost_owner::{Permit, Served, Stale};
 use waypost_policy::{
     Code, Next, World,
@@ -28,8 +27,6 @@ pub(super) struct Guarded {
     update: Option<String>,
     /// What is said of the route, where the request is refused.
     refusal: Option<Stale>,
-    /// Ends an upgraded stream whose key is lost.
-    ending: Option<AbortHandle>,
 }
 
 impl Guarded {
@@ -44,14 +41,6 @@ impl Guarded {
     /// Nothing of the request is executed any more.
     pub(super) fn release(&mut self) {
         self.permit = None;
-    }
-}
-
-impl Drop for Guarded {
-    fn drop(&mut self) {
-        if let Some(ending) = self.ending.take() {
-            ending.abort();
-        }
     }
 }
 
@@ -85,6 +74,7 @@ impl GeneralLane {
                 ctx.guarded.update = permit.update.as_ref().map(|update| update.to_value());
                 ctx.guarded.permit = Some(permit);
                 ctx.guarded.stamp = stamp;
+                Self::end_when_recalled(ctx, Served::Request);
                 self.in_world(|world| ctx.exchange.pass(guard.backend(), epoch, world)).unwrap_or(Next::Answer(Code::NotReady))
             }
             Err(stale) => {
@@ -117,14 +107,10 @@ impl GeneralLane {
         Ok(())
     }
 
-    /// The answer has switched protocols: from now on it is a stream, which ends when its key is lost.
-    pub(super) fn end_when_recalled(ctx: &mut Request) {
-        let Some(permit) = &ctx.guarded.permit else { return };
-        let (recalled, deadline) = (permit.recalled(Served::Stream), std::sync::Arc::clone(&ctx.deadline));
-        let ending = tokio::spawn(async move {
-            recalled.await;
-            deadline.ending().end();
-        });
-        ctx.guarded.ending = Some(ending.abort_handle());
+    /// From now on it ends when its permit is recalled for what it is.
+    pub(super) fn end_when_recalled(ctx: &Request, served: Served) {
+        if let Some(permit) = &ctx.guarded.permit {
+            ctx.deadline.ending().set(permit.recalled(served));
+        }
     }
 }
