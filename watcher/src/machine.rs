@@ -19,8 +19,12 @@ use whole::{Buffer, Whole};
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 /// The longest backoff.
 const BACKOFF_MOST: Duration = Duration::from_secs(30);
-/// What lasts until somebody has done something counts as so many failures: the backoff's bound is its longest.
-const FAILURES_WHEN_LASTING: u32 = 9;
+/// The longest backoff from a store whose history is another: somebody is about to raise its incarnation, and to ask for it costs little.
+const BACKOFF_FROM_OTHER: Duration = Duration::from_secs(3);
+/// A list that was refused until somebody has done something is repeated after at most so many times what it took.
+const LISTS_ASIDE: u32 = 10;
+/// The least bound of that pause.
+const REFUSED_AT_LEAST: Duration = Duration::from_secs(1);
 /// How long a watch must have stood for the backoff to start over.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 /// How often a quiet watch is asked for progress, at least.
@@ -183,7 +187,7 @@ enum State {
     Waiting { until: Moment },
     Connecting,
     Opening { barrier: bool, from: u64, then: Option<Listing> },
-    Listing { watch: Open, listing: Listing, buffer: Buffer },
+    Listing { watch: Open, listing: Listing, buffer: Buffer, since: Moment },
     Watching { watch: Open, since: Moment },
 }
 
@@ -215,6 +219,8 @@ pub struct Machine {
     ask_every: Duration,
     /// Why the next connection lists although it could resume; owed until a list is whole.
     relist: Option<&'static str>,
+    /// How long the last whole list took.
+    list_took: Duration,
     /// The store was seen to have another history. It stays so when what showed it has been forgotten.
     is_other: bool,
 }
@@ -230,6 +236,7 @@ impl Machine {
             failures: 0,
             ask_every: PROGRESS_EVERY,
             relist: None,
+            list_took: Duration::ZERO,
             is_other: false,
         }
     }
@@ -290,7 +297,10 @@ impl Machine {
             }
             (State::Watching { .. }, Input::Refused { why, reason, is_lasting }) => {
                 self.relist = Some(reason);
-                self.failures = self.failures.max(if is_lasting { FAILURES_WHEN_LASTING } else { 0 });
+                if is_lasting {
+                    let bound = self.list_took.saturating_mul(LISTS_ASIDE).clamp(REFUSED_AT_LEAST, BACKOFF_MOST);
+                    return self.again_within(bound, why, now, rng);
+                }
                 self.failed(why, now, rng)
             }
             (State::Watching { .. } | State::Listing { .. }, Input::Tick) => self.tick(now, rng),
@@ -317,7 +327,8 @@ impl Machine {
         };
         if self.is_other {
             let seen = format!("cursor {}, store at {}", applied.revision, hello.revision);
-            return self.failed(other_history(&seen), now, rng);
+            let bound = self.next_backoff().min(BACKOFF_FROM_OTHER);
+            return self.again_within(bound, other_history(&seen), now, rng);
         }
         let reason = match &applied.id {
             None => Some("first"),
@@ -347,7 +358,7 @@ impl Machine {
         match then.take() {
             Some(listing) => {
                 let revision = *from - 1;
-                self.state = State::Listing { watch, listing, buffer: Buffer::default() };
+                self.state = State::Listing { watch, listing, buffer: Buffer::default(), since: now };
                 vec![Effect::List { revision }]
             }
             None => {
@@ -359,7 +370,8 @@ impl Machine {
 
     fn listed(&mut self, revision: u64, records: Listed, now: Moment) -> Vec<Effect> {
         let waiting = State::Waiting { until: Moment::default() };
-        let State::Listing { watch, listing, buffer } = std::mem::replace(&mut self.state, waiting) else { return Vec::new() };
+        let State::Listing { watch, listing, buffer, since } = std::mem::replace(&mut self.state, waiting) else { return Vec::new() };
+        self.list_took = now.since(since);
         let Listing { id, fresh, reason } = listing;
         self.relist = None;
         self.state = State::Watching { watch, since: now };
@@ -404,11 +416,21 @@ impl Machine {
         vec![Effect::AskProgress]
     }
 
-    /// Full jitter: anything from nothing to the bound, so that a fleet that restarts together does not come back together.
     fn failed(&mut self, why: String, now: Moment, rng: &mut fastrand::Rng) -> Vec<Effect> {
+        let bound = self.next_backoff();
+        self.again_within(bound, why, now, rng)
+    }
+
+    /// The bound of this failure's backoff; it counts.
+    fn next_backoff(&mut self) -> Duration {
         let bound = BACKOFF_FIRST.saturating_mul(1 << self.failures.min(16)).min(BACKOFF_MOST);
-        let again_in = Duration::from_nanos(rng.u64(0..=u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX)));
         self.failures = self.failures.saturating_add(1);
+        bound
+    }
+
+    /// Full jitter: anything from nothing to the bound, so that a fleet that restarts together does not come back together.
+    fn again_within(&mut self, bound: Duration, why: String, now: Moment, rng: &mut fastrand::Rng) -> Vec<Effect> {
+        let again_in = Duration::from_nanos(rng.u64(0..=u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX)));
         self.endpoint = (self.endpoint + 1) % self.endpoints;
         self.state = State::Waiting { until: now + again_in };
         vec![Effect::Disconnect, Effect::Report { error: Some(why), again_in: Some(again_in) }]

@@ -225,15 +225,49 @@ fn what_is_not_trusted_is_listed_at_once_and_what_was_refused_after_a_while() {
     let refused = |is_lasting| Input::Refused { why: "too much".to_owned(), reason: "refused", is_lasting };
     let mut scene = Scene::watching(40, true);
     assert_eq!(scene.step(Input::Distrusted("digest")), [Effect::Connect { endpoint: 0 }]);
-    for (is_lasting, trouble) in [(false, None), (false, Some(refused(false))), (true, Some(refused(true)))] {
+    for trouble in [None, Some(refused(false)), Some(refused(true))] {
         if let Some(trouble) = trouble {
             assert!(is_failure(&scene.step(trouble)));
-            assert_eq!(scene.machine.failures >= FAILURES_WHEN_LASTING, is_lasting);
             scene.again();
         }
         assert_eq!(scene.step(Input::Connected(hello(50))), [Effect::Watch { from: 51 }]);
         scene.step(Input::Opened { revision: 50 });
         assert!(matches!(&scene.step(listed(50))[0], Effect::Resync { reason: "digest" | "refused", fresh: false, .. }));
+    }
+}
+
+#[test]
+fn a_list_that_is_refused_is_repeated_the_later_the_more_it_cost() {
+    for (took, most) in [(0, 1), (1, 10), (60, 30)].map(|(took, most)| (Duration::from_secs(took), Duration::from_secs(most))) {
+        let mut scene = Scene::new(None);
+        scene.step(Input::Start);
+        let mut longest = Duration::ZERO;
+        for _ in 0..100 {
+            scene.step(Input::Connected(hello(50)));
+            scene.step(Input::Opened { revision: 50 });
+            scene.later(took);
+            scene.step(listed(50));
+            let why = "too much".to_owned();
+            let effects = scene.step(Input::Refused { why, reason: "full", is_lasting: true });
+            let Effect::Report { again_in: Some(again_in), .. } = effects[1] else { panic!("{effects:?}") };
+            longest = longest.max(again_in);
+            scene.later(again_in);
+            scene.step(Input::Tick);
+        }
+        assert!(most / 2 < longest && longest <= most, "{took:?}: {longest:?}");
+    }
+}
+
+#[test]
+fn a_store_with_another_history_is_asked_often_for_its_incarnation() {
+    let mut scene = Scene::new(Some(40));
+    scene.step(Input::Start);
+    for _ in 0..100 {
+        let effects = scene.step(Input::Connected(Hello { anchor: Anchor::Differs, ..hello(60) }));
+        let Effect::Report { again_in: Some(again_in), .. } = effects[1] else { panic!("{effects:?}") };
+        assert!(again_in <= BACKOFF_FROM_OTHER);
+        scene.later(again_in);
+        scene.step(Input::Tick);
     }
 }
 
