@@ -53,8 +53,9 @@ impl Exchange {
         if !self.waiting.is_parked {
             return Ok(Next::Park(key));
         }
-        let ask_at = self.waiting.ask_at.map_or(until, |(at, _)| at);
-        Ok(Next::Sleep(until.min(ask_at)))
+        // Where the table says that nobody may serve the key, the owner is not asked: its time has passed, and only a change is waited for.
+        let ask_at = self.waiting.ask_at.map(|(at, _)| at).filter(|at| *at > world.now);
+        Ok(Next::Sleep(ask_at.map_or(until, |at| until.min(at))))
     }
 
     /// The place is taken: whatever changes from here on wakes it, and what has changed before is seen now.

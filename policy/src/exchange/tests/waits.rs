@@ -101,6 +101,24 @@ fn a_handover_ends_with_the_table_or_a_hint_whichever_comes_first() {
 }
 
 #[test]
+fn a_handover_that_the_table_shows_as_well_is_slept_through() {
+    let mut scene = Scene::new(&[]);
+    let (mut exchange, _next) = scene.started();
+    let _ = scene.step(&mut exchange, Input::Reply(&refusal(StaleState::Handoff), Body::Buffered));
+    let mut next = scene.step(&mut exchange, Input::Parked);
+    scene.put("routes/orders/t1", FROZEN, 11);
+    let mut naps = 0;
+    while let Next::Sleep(until) = next {
+        assert!(until > scene.now, "it would not sleep at all");
+        scene.now = until;
+        next = scene.step(&mut exchange, Input::Woken);
+        naps += 1;
+    }
+    assert!(matches!(next, Next::Answer(Code::ParkTimeout)), "{next:?}");
+    assert_eq!((naps, scene.now), (2, at(1000)));
+}
+
+#[test]
 fn an_owner_that_is_behind_is_asked_again_for_a_while_and_the_store_nothing() {
     let mut scene = Scene::new(&[]);
     let (mut exchange, mut next) = scene.started();
