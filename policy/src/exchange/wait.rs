@@ -91,6 +91,8 @@ impl Exchange {
 
     /// Nobody may serve the key now, says its owner.
     pub(super) fn handed_over(&mut self, world: &mut World<'_>) -> Result<Next, Code> {
+        // Another instance of the owner may have been behind: that is another wait, and over.
+        self.waiting.behind = None;
         if self.waiting.ask_at.is_none_or(|(at, _)| at <= world.now) {
             let pause = self.waiting.ask_at.map_or(HANDOFF_FIRST, |(_, pause)| pause);
             self.waiting.ask_at = Some((world.now + jittered(pause, world), (pause * 2).min(HANDOFF_MOST)));

@@ -159,6 +159,19 @@ fn behind_an_epoch_of_a_hint_the_hint_is_dropped_and_the_store_read() {
 }
 
 #[test]
+fn an_owner_that_was_behind_and_hands_the_key_over_is_asked_again_as_seldom_as_any() {
+    let mut scene = Scene::new(&[]);
+    let (mut exchange, _next) = scene.started();
+    let next = scene.step(&mut exchange, Input::Reply(&refusal(StaleState::Behind), Body::Buffered));
+    scene.now = sleeps(&next);
+    assert!(matches!(scene.step(&mut exchange, Input::Woken), Next::Forward(..)));
+    let next = scene.step(&mut exchange, Input::Reply(&refusal(StaleState::Handoff), Body::Buffered));
+    assert!(matches!(next, Next::Park(_)), "{next:?}");
+    let until = sleeps(&scene.step(&mut exchange, Input::Parked));
+    assert!(until.since(scene.now) >= Duration::from_millis(25), "{until:?}");
+}
+
+#[test]
 fn an_ask_goes_to_the_target_once_and_changes_nothing() {
     let moving = ("routes/orders/t1", r#"{"owner":"a","epoch":5,"state":"moving","target":"b"}"#);
     let asks = |owner: &str, epoch| moved(&Stale { state: StaleState::Ask, ..stale(owner, epoch) });
