@@ -365,6 +365,9 @@ impl Exchange {
         };
         if again && body != Body::Spent {
             let to = self.look_up(world)?;
+            if !last.is_at(&to) {
+                return self.follow(head, to, body, world);
+            }
             if self.has_another_endpoint(&to, world) && self.draw(world) {
                 self.trace.retries += 1;
                 return self.dispatch(to, world);

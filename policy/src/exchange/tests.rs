@@ -270,6 +270,18 @@ fn a_refused_connection_is_tried_at_another_endpoint_and_then_answered() {
 }
 
 #[test]
+fn another_owner_after_a_refused_connection_is_a_hop() {
+    let mut scene = Scene::new(&[("policies/default", r#"{"max_hops":1}"#)]);
+    let (mut exchange, _first) = scene.started();
+    scene.put("routes/orders/t1", r#"{"owner":"b","epoch":6}"#, 11);
+    let next = scene.step(&mut exchange, Input::Failed(Failure::Connect, Sent::Nothing, Body::Withheld));
+    assert_eq!((sent(&next), exchange.trace().retries), (("b".to_owned(), 6, 1), 0));
+    scene.put("routes/orders/t1", r#"{"owner":"c","epoch":7}"#, 12);
+    let next = scene.step(&mut exchange, Input::Failed(Failure::Connect, Sent::Nothing, Body::Withheld));
+    assert!(matches!(next, Next::Answer(Code::StaleUnhealed)), "{next:?}");
+}
+
+#[test]
 fn only_what_may_run_twice_is_sent_again_after_a_reset() {
     let reset = |reused| Failure::Reset { reused };
     for (method, failure, sent, again) in [
