@@ -114,10 +114,10 @@ impl<A> Checks<A> {
         self.awaited.iter().filter(|(awaited, _)| *awaited <= revision).map(|(_, key)| key.clone()).collect()
     }
 
-    /// A key's check has ended: who is to be told.
-    pub fn end(&mut self, key: &RequestKey) -> Vec<A> {
+    /// A key's check has ended: who is to be told, and when it began.
+    pub fn end(&mut self, key: &RequestKey) -> Option<(Moment, Vec<A>)> {
         self.awaited.retain(|(_, awaited)| awaited != key);
-        self.asked.remove(key).map(|asked| asked.askers).unwrap_or_default()
+        self.asked.remove(key).map(|asked| (asked.began, asked.askers))
     }
 }
 
@@ -139,11 +139,11 @@ mod tests {
         assert_eq!(checks.ask(&key("a"), 2, false, now), Begin::Joined);
         assert_eq!(checks.ask(&key("b"), 3, true, now), Begin::Read(2));
         assert_eq!((checks.began(&key("a"), 1), checks.began(&key("a"), 2)), (Some(now), None));
-        assert_eq!(checks.end(&key("a")), [1, 2]);
-        assert_eq!(checks.end(&key("a")), [0; 0]);
+        assert_eq!(checks.end(&key("a")), Some((now, vec![1, 2])));
+        assert_eq!(checks.end(&key("a")), None);
         assert_eq!(checks.wait_for(7, &key("b")), Some(2));
         assert_eq!((checks.reached(6).len(), checks.reached(7)), (0, vec![key("b")]));
-        assert_eq!(checks.end(&key("b")), [3]);
+        assert_eq!(checks.end(&key("b")), Some((now, vec![3])));
         assert_eq!((checks.reached(7).len(), checks.wait_for(7, &key("b"))), (0, None));
         let asked = (0..100).map(|n| checks.ask(&key(&n.to_string()), n, true, now));
         assert_eq!(asked.filter(|begun| matches!(begun, Begin::Capped(_))).count(), 52);

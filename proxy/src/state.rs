@@ -11,11 +11,12 @@ use std::{
 };
 
 use tokio::sync::Notify;
-use waypost_conf::ProcessLimits;
+use waypost_conf::{Name, ProcessLimits};
 use waypost_policy::{
-    Code, Hints, Moment, Table, World,
+    Code, Found, Hints, Moment, Table, World,
     hints::Keeper,
     parking::{PACE, Parking},
+    table::RequestKey,
 };
 use waypost_watcher::{Asker, Checked, View};
 
@@ -73,6 +74,15 @@ impl Shared {
     pub(crate) fn world<'a>(&'a self, table: &'a Table, rng: &'a mut fastrand::Rng) -> World<'a> {
         let now = self.clock.now();
         World { table, hints: &self.hints, now, gold_age: self.view.age(now), rng }
+    }
+
+    /// Has the store read for a key.
+    pub(crate) async fn check(&self, service: &Name, key: &RequestKey) -> Found {
+        match self.asker.check(service, key).await {
+            Checked::Answered { began } => Found::Answered { began },
+            Checked::Unavailable => Found::Unavailable,
+            Checked::Capped => Found::Capped,
+        }
     }
 
     /// Whether the process is on its way out.
@@ -135,9 +145,9 @@ pub(crate) async fn keep_hints(shared: Arc<Shared>) {
         }
         for due in turn.due {
             let Some(service) = table.service(due.key.service).map(|service| service.name.clone()) else { continue };
-            let is_answered = shared.asker.check(&service, &due.key).await == Checked::Answered;
+            let found = shared.check(&service, &due.key).await;
             let Some(table) = shared.view.load_full() else { continue };
-            keeper.checked(&due, is_answered, &shared.world(&table, &mut fastrand::Rng::new()));
+            keeper.checked(&due, found, &shared.world(&table, &mut fastrand::Rng::new()));
         }
     }
 }

@@ -7,11 +7,7 @@
 use std::time::Duration;
 
 use super::{Dispatch, Exchange, LookedUp, Next, Nowhere, Why, World};
-use crate::{
-    Body, Code, Head, Moment,
-    hints::Ending,
-    table::{RequestKey, Source},
-};
+use crate::{Body, Code, Head, Moment, table::Source};
 
 /// For how long an owner that is behind is asked again.
 pub const BEHIND_LIMIT: Duration = Duration::from_millis(250);
@@ -101,7 +97,7 @@ impl Exchange {
     }
 
     /// The owner does not know yet what was stamped.
-    pub(super) fn behind(&mut self, last: &Dispatch, key: &RequestKey, body: Body, world: &mut World<'_>) -> Result<Next, Nowhere> {
+    pub(super) fn behind(&mut self, last: &Dispatch, body: Body, world: &mut World<'_>) -> Result<Next, Nowhere> {
         let (since, pause) = match self.waiting.behind {
             Some((since, pause)) => (since, (pause * 2).min(BEHIND_MOST)),
             None => (world.now, BEHIND_FIRST),
@@ -111,8 +107,8 @@ impl Exchange {
             if last.source != Source::Hint || last.is_ask {
                 return Err(Code::StaleUnhealed.into());
             }
-            // The epoch came from a backend's word alone.
-            world.hints.end(key, last.epoch, Ending::Dropped, world.now);
+            // The epoch came from a backend's word alone: the store is to say whether it is so. Out of reach it says nothing, and the hint stays:
+            // were it dropped, the epoch could go back, and its reporter, to whom the request would go, would say the same again.
             return self.check(Why::Refused, body);
         }
         self.waiting.behind = Some((since, pause));

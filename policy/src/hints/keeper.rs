@@ -7,7 +7,7 @@ use std::{collections::HashMap, time::Duration};
 
 use super::FIRST_CHECK_AFTER;
 use crate::{
-    Moment, TableId, World,
+    Found, Moment, TableId, World,
     exchange::{look_up, settle},
     table::RequestKey,
 };
@@ -65,11 +65,11 @@ impl Keeper {
         turn
     }
 
-    /// A check has ended; `answered`: the store was read, and what it says is in the table of `world`.
-    pub fn checked(&mut self, due: &Due, answered: bool, world: &World<'_>) {
+    /// A check has ended.
+    pub fn checked(&mut self, due: &Due, found: Found, world: &World<'_>) {
         let of_it = (due.key.clone(), due.epoch);
-        if answered {
-            settle(&due.key, world);
+        if let Found::Answered { began } = found {
+            settle(&due.key, began, world);
             self.failed.remove(&of_it);
         } else {
             self.failed.insert(of_it, (world.now + due.pause * 2, due.pause * 2));
@@ -104,11 +104,11 @@ mod tests {
         for (seconds, next) in [(5, 15), (15, 35)] {
             let turn = keeper.turn(&at(seconds));
             assert_eq!(turn.due.len(), 1);
-            keeper.checked(&turn.due[0], false, &at(seconds));
+            keeper.checked(&turn.due[0], Found::Unavailable, &at(seconds));
             assert!(keeper.turn(&at(next - 1)).due.is_empty());
         }
         let turn = keeper.turn(&at(35));
-        keeper.checked(&turn.due[0], true, &at(35));
+        keeper.checked(&turn.due[0], Found::Answered { began: at(35).now }, &at(35));
         assert_eq!((hints.len(), hints.refuted()), (0, 1));
     }
 }

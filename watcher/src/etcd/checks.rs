@@ -99,10 +99,20 @@ impl Checks {
         }
     }
 
-    /// Tells all who asked for a key.
-    pub(super) fn answer(&mut self, key: &RequestKey, checked: Checked) {
-        for asker in self.asked.end(key) {
-            let _ = asker.send(checked);
+    /// What was read for a key is in force: tells all who asked for it.
+    pub(super) fn answer(&mut self, key: &RequestKey) {
+        self.tell(key, |began| Checked::Answered { began });
+    }
+
+    /// Nothing could be read for a key: tells all who asked for it.
+    pub(super) fn fail(&mut self, key: &RequestKey) {
+        self.tell(key, |_| Checked::Unavailable);
+    }
+
+    fn tell(&mut self, key: &RequestKey, checked: impl Fn(Moment) -> Checked) {
+        let Some((began, askers)) = self.asked.end(key) else { return };
+        for asker in askers {
+            let _ = asker.send(checked(began));
         }
     }
 
@@ -118,7 +128,7 @@ impl Checks {
     /// The table in force has reached a revision.
     pub(super) fn reached(&mut self, revision: u64) {
         for key in self.asked.reached(revision) {
-            self.answer(&key, Checked::Answered);
+            self.answer(&key);
         }
     }
 }
