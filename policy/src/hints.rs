@@ -4,6 +4,8 @@
 //! address, and is bounded in number; the oldest go first. It dies when the table has reached its revision or when a
 //! check has answered. Reading costs one atomic load while there is none.
 
+mod keeper;
+
 use std::{
     collections::{HashMap, VecDeque},
     sync::{
@@ -13,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+pub use keeper::{Due, Keeper, Turn};
 use waypost_conf::Address;
 
 use crate::{

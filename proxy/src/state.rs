@@ -2,20 +2,24 @@
 //!
 //! Everything in here is read without a lock that a writer could hold for long; the table hangs on the view's one swapped pointer.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use tokio::sync::Notify;
-use waypost_conf::ProcessLimits;
+use waypost_conf::{Name, ProcessLimits};
 use waypost_policy::{
-    Code, Hints, Moment, Table,
+    Code, Found, Hints, Moment, Table, World,
     handover::Freezes,
+    hints::Keeper,
     parking::{PACE, Parking},
     table::RequestKey,
 };
-use waypost_watcher::{Asker, View};
+use waypost_watcher::{Asker, Checked, View};
 
 use crate::{
     access_log::{AccessLog, Line},
@@ -72,6 +76,21 @@ impl Shared {
         self.finished(&Line::without_request(code, request_id, connection.client.ip(), &trace));
     }
 
+    /// What is shared, as a step of this moment sees it.
+    pub(crate) fn world<'a>(&'a self, table: &'a Table, rng: &'a mut fastrand::Rng) -> World<'a> {
+        let now = self.clock.now();
+        World { table, hints: &self.hints, now, gold_age: self.view.age(now), rng }
+    }
+
+    /// Has the store read for a key.
+    pub(crate) async fn check(&self, service: &Name, key: &RequestKey) -> Found {
+        match self.asker.check(service, key).await {
+            Checked::Answered { began } => Found::Answered { began },
+            Checked::Unavailable => Found::Unavailable,
+            Checked::Capped => Found::Capped,
+        }
+    }
+
     /// Whether the process is on its way out.
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
@@ -119,7 +138,7 @@ pub(crate) async fn keep_parking(shared: Arc<Shared>) {
         // The same table as before has nothing new for anybody, those included who have come since: they have looked at it, or at a later one.
         let is_compared = known.as_ref().zip(table.as_ref()).is_some_and(|(before, after)| Arc::ptr_eq(before, after));
         if !is_compared {
-            wake_changed(&shared, known.as_deref(), table.as_deref());
+            shared.parking.wake_changed(known.as_deref(), table.as_deref(), shared.clock.now());
         }
         known = table;
         tokio::select! {
@@ -127,17 +146,6 @@ pub(crate) async fn keep_parking(shared: Arc<Shared>) {
             () = pace(shared.parking.let_go(shared.clock.now())) => {}
             () = shared.someone_parked.notified() => {}
         }
-    }
-}
-
-/// Wakes whoever waits for a key that is not as it was. Who was not compared before may have missed a change on its way here, and looks once more.
-fn wake_changed(shared: &Shared, before: Option<&Table>, after: Option<&Table>) {
-    let now = shared.clock.now();
-    let is_same = |key: &RequestKey| {
-        before.zip(after).is_some_and(|(before, after)| before.id() == after.id() && before.entry(key) == after.entry(key))
-    };
-    for key in shared.parking.keys().iter().filter(|key| !is_same(key)) {
-        shared.parking.wake(key, now);
     }
 }
 
@@ -152,42 +160,19 @@ async fn pace(next: Option<Moment>) {
 /// The hints' keeper: ends those that the table has caught up with, and has old ones checked.
 pub(crate) async fn keep_hints(shared: Arc<Shared>) {
     let mut changed = shared.view.changed();
-    let mut incarnation = None;
-    let mut checked = std::collections::HashMap::new();
+    let mut keeper = Keeper::default();
     loop {
-        let _ = tokio::time::timeout(std::time::Duration::from_secs(1), changed.changed()).await;
+        let _ = tokio::time::timeout(Duration::from_secs(1), changed.changed()).await;
         let Some(table) = shared.view.load_full() else { continue };
-        if incarnation.replace(table.id().clone()).is_some_and(|before| before != *table.id()) {
+        let turn = keeper.turn(&shared.world(&table, &mut fastrand::Rng::new()));
+        if turn.is_another_incarnation {
             tracing::warn!(table = %table.id(), "the store's incarnation has changed; all hints are dropped");
-            shared.hints.clear();
         }
-        if shared.hints.is_empty() {
-            checked.clear();
-            continue;
-        }
-        let now = shared.clock.now();
-        for (key, hint) in shared.hints.all() {
-            let (gold_age, rng) = (shared.view.age(now), &mut fastrand::Rng::new());
-            let mut world = waypost_policy::World { table: &table, hints: &shared.hints, now, gold_age, rng };
-            // Looking up ends a hint that has been reached; what remains is checked when it is old, and then ever more rarely.
-            let _ = waypost_policy::exchange::look_up(&key, &world);
-            let still = shared.hints.get(&key).is_some_and(|now_kept| now_kept.epoch == hint.epoch);
-            let (due, wait) = *checked
-                .get(&key)
-                .unwrap_or(&(hint.taken_at + waypost_policy::hints::FIRST_CHECK_AFTER, waypost_policy::hints::FIRST_CHECK_AFTER));
-            if !still || due > now {
-                continue;
-            }
-            let Some(service) = table.service(key.service).map(|service| service.name.clone()) else { continue };
-            if shared.asker.check(&service, &key).await == waypost_watcher::Checked::Answered
-                && let Some(table) = shared.view.load_full()
-            {
-                world.table = &table;
-                waypost_policy::exchange::settle(&key, &world);
-                checked.remove(&key);
-            } else {
-                checked.insert(key, (now + wait * 2, wait * 2));
-            }
+        for due in turn.due {
+            let Some(service) = table.service(due.key.service).map(|service| service.name.clone()) else { continue };
+            let found = shared.check(&service, &due.key).await;
+            let Some(table) = shared.view.load_full() else { continue };
+            keeper.checked(&due, found, &shared.world(&table, &mut fastrand::Rng::new()));
         }
     }
 }

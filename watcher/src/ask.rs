@@ -5,7 +5,7 @@
 
 use tokio::sync::{mpsc, oneshot};
 use waypost_conf::Name;
-use waypost_policy::table::RequestKey;
+use waypost_policy::{Moment, table::RequestKey};
 
 use crate::listing::Listing;
 
@@ -16,7 +16,10 @@ const QUEUE: usize = 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Checked {
     /// The store was read; the table in force shows what it said.
-    Answered,
+    Answered {
+        /// When the read began, which others may have asked for before, counted from the process's origin.
+        began: Moment,
+    },
     /// The store could not be read in time.
     Unavailable,
     /// Too many checks are under way.

@@ -25,7 +25,7 @@ use waypost_policy::{Source, TableId};
 use crate::{
     Settings,
     applier::{Applier, Refused, Said, Settled},
-    ask::{Ask, Checked},
+    ask::Ask,
     change::Change,
     connect::{EtcdPlace, Reads, Wanted, say_later},
     digest_check::{Compared, DigestCheck},
@@ -477,7 +477,7 @@ impl EtcdSource {
             self.put_in_force(Instant::now(), Vec::new());
         }
         match found {
-            Found::Nothing => self.checks.answer(&key, Checked::Unavailable),
+            Found::Nothing => self.checks.fail(&key),
             Found::Record { record, revision, stored } => {
                 let since = Instant::now();
                 self.applier.note_touches(self.publisher.is_watched());
@@ -485,9 +485,9 @@ impl EtcdSource {
                     let news = News { first: Vec::new(), touches: self.applier.take_touches() };
                     self.publisher.publish(self.applier.publish(), since, news);
                 }
-                self.checks.answer(&key, Checked::Answered);
+                self.checks.answer(&key);
             }
-            Found::Revision(revision) if revision <= self.applier.revision() => self.checks.answer(&key, Checked::Answered),
+            Found::Revision(revision) if revision <= self.applier.revision() => self.checks.answer(&key),
             Found::Revision(revision) => {
                 self.checks.wait_for(revision, key);
                 // A store that has nothing more for us says so only when asked.

@@ -60,7 +60,7 @@ impl FileSource {
                 _ = stopped.wait_for(|stopped| *stopped) => return,
                 // Nothing is newer than what was loaded.
                 Some(ask) = asks.recv() => match ask {
-                    Ask::Check(check) => drop(check.answer.send(Checked::Answered)),
+                    Ask::Check(check) => drop(check.answer.send(Checked::Answered { began: self.publisher.now() })),
                     Ask::Listing(answer) => drop(answer.send(self.applier.listing())),
                     Ask::ListAnew => {}
                 },

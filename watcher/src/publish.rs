@@ -250,15 +250,20 @@ impl Publisher {
         self.teller.tell(contact, 0, revision, None);
     }
 
+    /// The present moment, counted from the process's origin.
+    pub(crate) fn now(&self) -> Moment {
+        Moment::after_origin(self.inner.origin.elapsed())
+    }
+
     /// The loop that applies changes comes round.
     pub fn turned(&mut self) {
-        let now = Moment::after_origin(self.inner.origin.elapsed());
+        let now = self.now();
         self.inner.turned_at.store(now.as_nanos(), Ordering::Relaxed);
     }
 
     /// The store has nothing newer now.
     pub fn fresh(&mut self) {
-        let now = Moment::after_origin(self.inner.origin.elapsed());
+        let now = self.now();
         self.inner.fresh_at.store(now.as_nanos(), Ordering::Release);
     }
 }

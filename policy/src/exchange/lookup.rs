@@ -64,7 +64,7 @@ impl Known {
     pub(crate) fn of(key: &RequestKey, table: &Table, hints: &Hints) -> Self {
         let hint = hints.get(key);
         let entry = table.entry(key);
-        let ended = hint.as_ref().and_then(|hint| Some((hint.epoch, judge(hint, entry, table)?)));
+        let ended = hint.as_ref().and_then(|hint| Some((hint.epoch, judge(hint, entry, table.known_at(key))?)));
         Self { entry, hint: hint.filter(|_| ended.is_none()), ended }
     }
 
@@ -85,6 +85,15 @@ impl Known {
                 }
             },
             Entry::Absent(_) => Ok(default_owner(service.ok_or(Code::NoService)?)?),
+        }
+    }
+
+    /// The epoch that a claim has to advance, and the `create_revision` of the record that it is laid over; also of a key that may not be served.
+    pub(crate) fn generation(&self) -> (u64, u64) {
+        match (&self.hint, self.entry) {
+            (Some(hint), _) => (hint.epoch, hint.over),
+            (None, Entry::Route(route, _)) => (route.epoch, route.meta.create_revision),
+            (None, Entry::Absent(_)) => (0, 0),
         }
     }
 
@@ -112,19 +121,21 @@ pub(super) fn default_owner(service: &Service) -> Result<Found, Code> {
     Ok(Found { owner, epoch: 0, source: Source::Default, create_revision: 0 })
 }
 
-/// Ends the key's hint if a check has just answered: what the store shows is adopted whatever its epoch.
-pub fn settle(key: &RequestKey, world: &World<'_>) {
+/// Ends the key's hint if a check that has just answered says so: what the store shows is adopted whatever its epoch. `began`: when the
+/// store was asked. A hint that was taken later may be newer than what it said, and is judged by its revision like any other.
+pub fn settle(key: &RequestKey, began: Moment, world: &World<'_>) {
     let Some(hint) = world.hints.get(key) else { return };
-    let ending = ending(&hint, world.table.entry(key));
-    world.hints.end(key, hint.epoch, ending, world.now);
+    let entry = world.table.entry(key);
+    let ending = if hint.taken_at <= began { Some(ending(&hint, entry)) } else { judge(&hint, entry, world.table.known_at(key)) };
+    if let Some(ending) = ending {
+        world.hints.end(key, hint.epoch, ending, world.now);
+    }
 }
 
-/// How a hint ends now, or `None` while it lives: the table has not reached its revision, and no check has answered.
-fn judge(hint: &Hint, entry: Entry, table: &Table) -> Option<Ending> {
-    let read_of_store = matches!(entry, Entry::Route(_, Source::Store) | Entry::Absent(Source::Store));
+/// How a hint ends now, or `None` while it lives: what is known is not of its revision yet. `known_at`: of which it is.
+fn judge(hint: &Hint, entry: Entry, known_at: u64) -> Option<Ending> {
     let shown_newer = matches!(entry, Entry::Route(route, _) if route.epoch >= hint.epoch);
-    let reached = table.revision() >= hint.revision;
-    (reached || read_of_store || shown_newer).then(|| ending(hint, entry))
+    (known_at >= hint.revision || shown_newer).then(|| ending(hint, entry))
 }
 
 fn ending(hint: &Hint, entry: Entry) -> Ending {

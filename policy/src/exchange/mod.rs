@@ -132,7 +132,10 @@ pub enum Sent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
     /// The store was read; what it says is in the table in force now.
-    Answered,
+    Answered {
+        /// When the read began; whoever joined it may have asked later.
+        began: Moment,
+    },
     /// The store could not be read in time.
     Unavailable,
     /// Too many checks are under way.
@@ -296,10 +299,8 @@ impl Exchange {
             Why::Refused => (Code::StaleUnhealed, true),
             Why::Failed(code, may_repeat) => (code, may_repeat),
         };
-        if found != Found::Answered {
-            return Err(in_vain.into());
-        }
-        settle(&key, world);
+        let Found::Answered { began } = found else { return Err(in_vain.into()) };
+        settle(&key, began, world);
         if !may_repeat {
             return Err(in_vain.into());
         }
@@ -372,6 +373,9 @@ impl Exchange {
         };
         if again && body != Body::Spent {
             let to = self.look_up(world)?;
+            if !last.is_at(&to) {
+                return self.follow(head, to, body, world);
+            }
             if self.has_another_endpoint(&to, world) && self.draw(world) {
                 self.trace.retries += 1;
                 return self.dispatch(to, world);

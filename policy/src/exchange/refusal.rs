@@ -6,7 +6,7 @@
 use super::{
     Dispatch, Exchange, LookedUp, Next, Nowhere, Why, World,
     classify::{Claim, Refusal},
-    lookup::look_up,
+    lookup::{Known, look_up},
 };
 use crate::{
     Body, Code, Head,
@@ -36,7 +36,7 @@ impl Exchange {
         }
         self.body = Some(body);
         match refusal.state {
-            StaleState::Behind => self.behind(last, &key, body, world),
+            StaleState::Behind => self.behind(last, body, world),
             StaleState::Handoff => Ok(self.handed_over(world)?),
             StaleState::Ask => self.ask(refusal.claim.as_ref(), last, body, world),
             // A version that does not know a state must not guess.
@@ -69,10 +69,10 @@ impl Exchange {
 
     /// Takes a claim as a hint, if it may be followed; where the key is then.
     pub(super) fn believe(&mut self, claim: &Claim, last: &Dispatch, key: &RequestKey, world: &World<'_>) -> Option<LookedUp> {
-        let known = look_up(key, world).ok();
-        let known_epoch = known.as_ref().map_or(0, |found| found.epoch).max(last.epoch);
-        let (owner, epoch) = claim.may_be_followed(known_epoch, world.table)?;
-        let over = known.map_or(0, |found| found.create_revision);
+        let known = Known::of(key, world.table, world.hints);
+        known.end_hint(key, world.hints, world.now);
+        let (known_epoch, over) = known.generation();
+        let (owner, epoch) = claim.may_be_followed(known_epoch.max(last.epoch), world.table)?;
         let reporter = last.endpoint.clone();
         let hint = Hint { owner, epoch, revision: claim.revision, reporter, taken_at: world.now, over };
         if !world.hints.take(key, hint) {

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     hints::Ending,
-    table::{Builder, Publication, Read, TableId, testing},
+    table::{Builder, Entry, Publication, Read, TableId, testing},
     wire::{Stale, StaleState},
 };
 
@@ -48,6 +48,10 @@ impl Reply for Answered {
         let header = if self.0 == 421 { "route-stale" } else { "route-update" };
         self.1.as_deref().filter(|_| name == header).map(str::as_bytes).into_iter()
     }
+}
+
+fn answered(began: Moment) -> Found {
+    Found::Answered { began }
 }
 
 /// Everything that is shared, with a builder to move the table on.
@@ -172,7 +176,7 @@ fn what_may_not_be_followed_leads_to_a_check_and_dials_nothing() {
         let next = scene.step(&mut exchange, Input::Reply(&moved(&case), Body::None));
         assert!(matches!(next, Next::Check(_)), "{case:?}: {next:?}");
         assert!(scene.hints.is_empty(), "{case:?}");
-        let next = scene.step(&mut exchange, Input::Found(Found::Answered));
+        let next = scene.step(&mut exchange, Input::Found(answered(scene.now)));
         assert!(matches!(next, Next::Answer(Code::StaleUnhealed)), "the store still names the owner that refused: {next:?}");
     }
     let mut scene = Scene::new(&[]);
@@ -191,7 +195,7 @@ fn what_a_check_found_is_adopted_whatever_its_epoch() {
     let route = scene.builder.route_from(&route, crate::table::Meta::default());
     scene.builder.read_ahead(key, Read { revision: 30, route: Some(route) });
     scene.table = publish(&mut scene.builder, 10);
-    assert_eq!(sent(&scene.step(&mut exchange, Input::Found(Found::Answered))), ("c".to_owned(), 2, 1));
+    assert_eq!(sent(&scene.step(&mut exchange, Input::Found(answered(scene.now)))), ("c".to_owned(), 2, 1));
     scene.put("routes/orders/t1", r#"{"owner":"b","epoch":7}"#, 31);
     assert_eq!(sent(&scene.started().1), ("b".to_owned(), 7, 0), "the watch has gone past the read");
 }
@@ -267,7 +271,19 @@ fn a_refused_connection_is_tried_at_another_endpoint_and_then_answered() {
     assert_eq!((stamp.hop, exchange.trace().retries), (0, 1), "another endpoint of the same owner is no hop");
     let next = scene.step(&mut exchange, Input::Failed(Failure::ConnectTimeout, Sent::Nothing, Body::Withheld));
     assert!(matches!(next, Next::Check(_)), "perhaps it is the owner no more");
-    assert!(matches!(scene.step(&mut exchange, Input::Found(Found::Answered)), Next::Answer(Code::ConnectTimeout)));
+    assert!(matches!(scene.step(&mut exchange, Input::Found(answered(scene.now))), Next::Answer(Code::ConnectTimeout)));
+}
+
+#[test]
+fn another_owner_after_a_refused_connection_is_a_hop() {
+    let mut scene = Scene::new(&[("policies/default", r#"{"max_hops":1}"#)]);
+    let (mut exchange, _first) = scene.started();
+    scene.put("routes/orders/t1", r#"{"owner":"b","epoch":6}"#, 11);
+    let next = scene.step(&mut exchange, Input::Failed(Failure::Connect, Sent::Nothing, Body::Withheld));
+    assert_eq!((sent(&next), exchange.trace().retries), (("b".to_owned(), 6, 1), 0));
+    scene.put("routes/orders/t1", r#"{"owner":"c","epoch":7}"#, 12);
+    let next = scene.step(&mut exchange, Input::Failed(Failure::Connect, Sent::Nothing, Body::Withheld));
+    assert!(matches!(next, Next::Answer(Code::StaleUnhealed)), "{next:?}");
 }
 
 #[test]
@@ -288,6 +304,42 @@ fn only_what_may_run_twice_is_sent_again_after_a_reset() {
         let next = scene.step_for(&head, &mut exchange, Input::Failed(failure, sent, Body::Buffered));
         assert_eq!(matches!(next, Next::Forward(..)), again, "{method} {failure:?} {sent:?}: {next:?}");
     }
+}
+
+#[test]
+fn what_is_older_than_a_hint_does_not_end_it() {
+    let mut scene = Scene::new(&[]);
+    let (mut exchange, _next) = scene.started();
+    let key = scene.key();
+    let Entry::Route(route, _) = scene.table.entry(&key) else { panic!("it has a route") };
+    // A check ran ahead of the watch; the key has moved since.
+    scene.builder.read_ahead(key.clone(), Read { revision: 15, route: Some(route) });
+    scene.table = publish(&mut scene.builder, 10);
+    scene.now = scene.now + Duration::from_millis(5);
+    let _ = scene.step(&mut exchange, Input::Reply(&moved(&stale("b", 6)), Body::None));
+    let (_, next) = scene.started();
+    assert_eq!(sent(&next), ("b".to_owned(), 6, 0), "the read is of revision 15, the hint of 20");
+    let settle_at = |scene: &mut Scene, began| {
+        settle(
+            &key,
+            began,
+            &World { table: &scene.table, hints: &scene.hints, now: scene.now, gold_age: Duration::ZERO, rng: &mut scene.rng },
+        );
+        (scene.hints.len(), scene.hints.refuted())
+    };
+    assert_eq!(settle_at(&mut scene, Moment::default()), (1, 0), "a read that began before the hint was taken says nothing of it");
+    let now = scene.now;
+    assert_eq!(settle_at(&mut scene, now), (0, 1), "one that began after it does");
+}
+
+#[test]
+fn a_hint_has_to_advance_what_is_known_of_a_frozen_key_too() {
+    let mut scene = Scene::new(&[]);
+    let (mut exchange, _next) = scene.started();
+    scene.put("routes/orders/t1", r#"{"owner":"c","epoch":7,"state":"frozen"}"#, 12);
+    let next = scene.step(&mut exchange, Input::Reply(&moved(&stale("b", 6)), Body::None));
+    assert!(matches!(next, Next::Park(_)), "{next:?}");
+    assert!(scene.hints.is_empty());
 }
 
 #[test]
@@ -386,7 +438,7 @@ proptest! {
                             scene.put("routes/orders/t1", &format!(r#"{{"owner":"c","epoch":{}}}"#, 20 + revision), revision);
                         }
                     }
-                    scene.step(&mut exchange, Input::Found(Found::Answered))
+                    scene.step(&mut exchange, Input::Found(answered(scene.now)))
                 }
                 ended => { next = ended; break }
             };

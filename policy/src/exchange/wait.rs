@@ -7,11 +7,7 @@
 use std::time::Duration;
 
 use super::{Dispatch, Exchange, LookedUp, Next, Nowhere, Why, World};
-use crate::{
-    Body, Code, Head, Moment,
-    hints::Ending,
-    table::{RequestKey, Source},
-};
+use crate::{Body, Code, Head, Moment, table::Source};
 
 /// For how long an owner that is behind is asked again.
 pub const BEHIND_LIMIT: Duration = Duration::from_millis(250);
@@ -53,8 +49,9 @@ impl Exchange {
         if !self.waiting.is_parked {
             return Ok(Next::Park(key));
         }
-        let ask_at = self.waiting.ask_at.map_or(until, |(at, _)| at);
-        Ok(Next::Sleep(until.min(ask_at)))
+        // Where the table says that nobody may serve the key, the owner is not asked: its time has passed, and only a change is waited for.
+        let ask_at = self.waiting.ask_at.map(|(at, _)| at).filter(|at| *at > world.now);
+        Ok(Next::Sleep(ask_at.map_or(until, |at| until.min(at))))
     }
 
     /// The place is taken: whatever changes from here on wakes it, and what has changed before is seen now.
@@ -90,6 +87,8 @@ impl Exchange {
 
     /// Nobody may serve the key now, says its owner.
     pub(super) fn handed_over(&mut self, world: &mut World<'_>) -> Result<Next, Code> {
+        // Another instance of the owner may have been behind: that is another wait, and over.
+        self.waiting.behind = None;
         if self.waiting.ask_at.is_none_or(|(at, _)| at <= world.now) {
             let pause = self.waiting.ask_at.map_or(HANDOFF_FIRST, |(_, pause)| pause);
             self.waiting.ask_at = Some((world.now + jittered(pause, world), (pause * 2).min(HANDOFF_MOST)));
@@ -98,7 +97,7 @@ impl Exchange {
     }
 
     /// The owner does not know yet what was stamped.
-    pub(super) fn behind(&mut self, last: &Dispatch, key: &RequestKey, body: Body, world: &mut World<'_>) -> Result<Next, Nowhere> {
+    pub(super) fn behind(&mut self, last: &Dispatch, body: Body, world: &mut World<'_>) -> Result<Next, Nowhere> {
         let (since, pause) = match self.waiting.behind {
             Some((since, pause)) => (since, (pause * 2).min(BEHIND_MOST)),
             None => (world.now, BEHIND_FIRST),
@@ -108,8 +107,8 @@ impl Exchange {
             if last.source != Source::Hint || last.is_ask {
                 return Err(Code::StaleUnhealed.into());
             }
-            // The epoch came from a backend's word alone.
-            world.hints.end(key, last.epoch, Ending::Dropped, world.now);
+            // The epoch came from a backend's word alone: the store is to say whether it is so. Out of reach it says nothing, and the hint stays:
+            // were it dropped, the epoch could go back, and its reporter, to whom the request would go, would say the same again.
             return self.check(Why::Refused, body);
         }
         self.waiting.behind = Some((since, pause));

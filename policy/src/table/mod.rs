@@ -238,6 +238,11 @@ impl Table {
         self.routes.find(key.service, &key.key).map_or(Entry::Absent(self.source), |(_, route)| Entry::Route(route, self.source))
     }
 
+    /// As of which revision of the store what is known of a key is so, at least.
+    pub fn known_at(&self, key: &RequestKey) -> u64 {
+        self.read_ahead.get(key).map_or(self.revision, |read| read.revision.max(self.revision))
+    }
+
     /// The key of the record that covers a routing key, if one does: the routing key itself, a range of slots, or the start of a range.
     pub fn record_of(&self, key: &RequestKey) -> Option<Arc<[u8]>> {
         match self.entry(key) {

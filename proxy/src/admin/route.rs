@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hyper::StatusCode;
 use serde_json::json;
 use waypost_policy::{
-    Code, World,
+    Code,
     exchange::look_up,
     table::{Entry, RequestKey, Source, State},
 };
@@ -21,8 +21,8 @@ pub(super) fn route(shared: &Shared, service: &str, key: &str) -> Answer {
     let service = String::from_utf8_lossy(&decode(service)).into_owned();
     let Some(service) = table.service_named(&service) else { return problem(Code::NoService) };
     let request_key = RequestKey { service: service.id, key: Arc::clone(&key) };
-    let now = shared.clock.now();
-    let world = World { table: &table, hints: &shared.hints, now, gold_age: shared.view.age(now), rng: &mut fastrand::Rng::new() };
+    let mut rng = fastrand::Rng::new();
+    let world = shared.world(&table, &mut rng);
     let entry = table.entry(&request_key);
     let record = table.record_of(&request_key).map(|record| String::from_utf8_lossy(&record).into_owned());
     let (state, target) = match entry {

@@ -4,7 +4,7 @@
 
 use pingora_http::RequestHeader;
 use waypost_policy::{
-    Code, World,
+    Code,
     explain::{Decision, Explanation, explain},
     head::Target,
 };
@@ -67,9 +67,7 @@ impl Asked {
         if has_looped(&head, &shared.cdn_id) {
             return answered(Code::Loop, &format!("CDN-Loop names {}: the request has passed through this proxy", shared.cdn_id));
         }
-        let now = shared.clock.now();
-        let world = World { table, hints: &shared.hints, now, gold_age: shared.view.age(now), rng: &mut fastrand::Rng::new() };
-        let mut explanation = explain(&RequestHead(&head), &world);
+        let mut explanation = explain(&RequestHead(&head), &shared.world(table, &mut fastrand::Rng::new()));
         let body_limit = explanation.service.as_ref().map_or(0, |service| service.policy.limits.body_bytes);
         if explanation.decision == Decision::Forward && body_limit > 0 && announced_body_bytes(&head) > body_limit {
             explanation.refuse(Code::BodyTooLarge, format!("Content-Length is above the policy's limits.body_bytes, {body_limit}"));

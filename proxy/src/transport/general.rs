@@ -23,7 +23,7 @@ use pingora_core::{
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, HttpProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use waypost_owner::Served;
-use waypost_policy::{Code, Exchange, Failure, Input, Lease, Next, Sent, World, parking::Place, wire::Stamp};
+use waypost_policy::{Code, Exchange, Failure, Input, Lease, Next, Sent, parking::Place, wire::Stamp};
 
 use super::{
     answer,
@@ -105,12 +105,11 @@ impl GeneralLane {
     fn step(&self, head: &RequestHeader, ctx: &mut Request, input: Input<'_, ReplyHead<'_>>) -> Next {
         let table = self.shared.view.load();
         let Some(table) = table.as_ref() else { return Next::Answer(Code::NotReady) };
-        let now = self.shared.clock.now();
-        let mut world =
-            World { table, hints: &self.shared.hints, now, gold_age: self.shared.view.age(now), rng: &mut fastrand::Rng::new() };
+        let mut rng = fastrand::Rng::new();
+        let mut world = self.shared.world(table, &mut rng);
         let next = ctx.exchange.step(&RequestHead(head), input, &mut world);
         if let Some(key) = ctx.exchange.take_learnt() {
-            self.shared.parking.wake(&key, now);
+            self.shared.parking.wake(&key, world.now);
         }
         next
     }

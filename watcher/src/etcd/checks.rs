@@ -1,16 +1,14 @@
-//! Checks under way: one read of the store a key, shared by all who ask for it, and never more reads than the budget allows.
+//! The reads of checks, as [`waypost_policy::checks`] allows them: one of the store a key, shared by all who ask for it.
 //!
 //! For an exact key the read is of its record. What covers any other key is seen only in the whole table, so there the read is of the
 //! store's revision, and the answer is the watch's having reached it (STALE-ROUTES.md, "A check"). Both end within
 //! [`CHECK_TIMEOUT`]; one asker's going away fails no other.
 
-use std::collections::HashMap;
-
 use tokio::{sync::oneshot, task::JoinSet};
 use waypost_conf::RecordKey;
 use waypost_policy::{
     Moment,
-    checks::{CHECK_TIMEOUT, CheckBudget},
+    checks::{self, Begin, CHECK_TIMEOUT},
     table::RequestKey,
 };
 
@@ -45,44 +43,33 @@ pub(super) struct Read {
     number: u64,
 }
 
-struct Asked {
-    number: u64,
-    askers: Vec<oneshot::Sender<Checked>>,
-}
-
-/// The checks under way.
+/// The reads under way, and who waits for them.
 pub(super) struct Checks {
     reads: JoinSet<Read>,
-    asked: HashMap<RequestKey, Asked>,
-    budget: CheckBudget,
-    /// Keys whose answer is the watch's having reached a revision.
-    awaited: Vec<(u64, RequestKey)>,
-    numbers: u64,
+    asked: checks::Checks<oneshot::Sender<Checked>>,
 }
 
 impl Checks {
     pub(super) fn new(now: Moment) -> Self {
-        Self { reads: JoinSet::new(), asked: HashMap::new(), budget: CheckBudget::new(now), awaited: Vec::new(), numbers: 0 }
+        Self { reads: JoinSet::new(), asked: checks::Checks::new(now) }
     }
 
     /// Begins a check, or joins the one that is under way for the key. `prefix`: what all keys in the store start with.
     pub(super) fn ask(&mut self, check: Check, is_exact: bool, reads: Option<Reads>, prefix: &str, now: Moment) {
         let Check { service, key, answer } = check;
-        if let Some(asked) = self.asked.get_mut(&key) {
-            asked.askers.push(answer);
-            return;
-        }
-        let Some(reads) = reads else {
-            let _ = answer.send(Checked::Unavailable);
-            return;
+        let number = match self.asked.ask(&key, answer, reads.is_some(), now) {
+            Begin::Read(number) => number,
+            Begin::Joined => return,
+            Begin::Capped(answer) => {
+                let _ = answer.send(Checked::Capped);
+                return;
+            }
+            Begin::Unavailable(answer) => {
+                let _ = answer.send(Checked::Unavailable);
+                return;
+            }
         };
-        if !self.budget.draw(now) {
-            let _ = answer.send(Checked::Capped);
-            return;
-        }
-        self.numbers += 1;
-        let number = self.numbers;
-        self.asked.insert(key.clone(), Asked { number, askers: vec![answer] });
+        let Some(reads) = reads else { return };
         let record = if is_exact { RecordKey::Route { service, key: key.key.to_vec() } } else { RecordKey::Incarnation };
         let full_key = [prefix.as_bytes(), b"/", &record.suffix()].concat();
         let prefix_len = prefix.len() + 1;
@@ -105,25 +92,33 @@ impl Checks {
         loop {
             match self.reads.join_next().await {
                 None => std::future::pending().await,
-                Some(Ok(read)) if self.asked.get(&read.key).is_some_and(|asked| asked.number == read.number) => return read,
+                Some(Ok(read)) if self.asked.began(&read.key, read.number).is_some() => return read,
                 // Answered already. (A read that panicked has been reported by the runtime.)
                 Some(_) => {}
             }
         }
     }
 
-    /// Tells all who asked for a key.
-    pub(super) fn answer(&mut self, key: &RequestKey, checked: Checked) {
-        for asker in self.asked.remove(key).into_iter().flat_map(|asked| asked.askers) {
-            let _ = asker.send(checked);
+    /// What was read for a key is in force: tells all who asked for it.
+    pub(super) fn answer(&mut self, key: &RequestKey) {
+        self.tell(key, |began| Checked::Answered { began });
+    }
+
+    /// Nothing could be read for a key: tells all who asked for it.
+    pub(super) fn fail(&mut self, key: &RequestKey) {
+        self.tell(key, |_| Checked::Unavailable);
+    }
+
+    fn tell(&mut self, key: &RequestKey, checked: impl Fn(Moment) -> Checked) {
+        let Some((began, askers)) = self.asked.end(key) else { return };
+        for asker in askers {
+            let _ = asker.send(checked(began));
         }
-        self.awaited.retain(|(_, awaited)| awaited != key);
     }
 
     /// The answer for a key is the watch's having reached a revision, if it does so in time.
     pub(super) fn wait_for(&mut self, revision: u64, key: RequestKey) {
-        let Some(number) = self.asked.get(&key).map(|asked| asked.number) else { return };
-        self.awaited.push((revision, key.clone()));
+        let Some(number) = self.asked.wait_for(revision, &key) else { return };
         self.reads.spawn(async move {
             tokio::time::sleep(CHECK_TIMEOUT).await;
             Read { key, found: Found::Nothing, number }
@@ -132,10 +127,8 @@ impl Checks {
 
     /// The table in force has reached a revision.
     pub(super) fn reached(&mut self, revision: u64) {
-        let reached: Vec<RequestKey> =
-            self.awaited.iter().filter(|(awaited, _)| *awaited <= revision).map(|(_, key)| key.clone()).collect();
-        for key in reached {
-            self.answer(&key, Checked::Answered);
+        for key in self.asked.reached(revision) {
+            self.answer(&key);
         }
     }
 }

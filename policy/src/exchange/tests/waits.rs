@@ -101,6 +101,24 @@ fn a_handover_ends_with_the_table_or_a_hint_whichever_comes_first() {
 }
 
 #[test]
+fn a_handover_that_the_table_shows_as_well_is_slept_through() {
+    let mut scene = Scene::new(&[]);
+    let (mut exchange, _next) = scene.started();
+    let _ = scene.step(&mut exchange, Input::Reply(&refusal(StaleState::Handoff), Body::Buffered));
+    let mut next = scene.step(&mut exchange, Input::Parked);
+    scene.put("routes/orders/t1", FROZEN, 11);
+    let mut naps = 0;
+    while let Next::Sleep(until) = next {
+        assert!(until > scene.now, "it would not sleep at all");
+        scene.now = until;
+        next = scene.step(&mut exchange, Input::Woken);
+        naps += 1;
+    }
+    assert!(matches!(next, Next::Answer(Code::ParkTimeout)), "{next:?}");
+    assert_eq!((naps, scene.now), (2, at(1000)));
+}
+
+#[test]
 fn an_owner_that_is_behind_is_asked_again_for_a_while_and_the_store_nothing() {
     let mut scene = Scene::new(&[]);
     let (mut exchange, mut next) = scene.started();
@@ -124,7 +142,7 @@ fn an_owner_that_is_behind_is_asked_again_for_a_while_and_the_store_nothing() {
 }
 
 #[test]
-fn behind_an_epoch_of_a_hint_the_hint_is_dropped_and_the_store_read() {
+fn behind_an_epoch_of_a_hint_the_store_is_read_and_the_hint_ends_by_what_it_says() {
     let mut scene = Scene::new(&[]);
     let (mut exchange, _next) = scene.started();
     let next = scene.step(&mut exchange, Input::Reply(&moved(&stale("b", 6)), Body::None));
@@ -135,9 +153,36 @@ fn behind_an_epoch_of_a_hint_the_hint_is_dropped_and_the_store_read() {
     assert_eq!(scene.hints.len(), 1);
     let next = scene.step(&mut exchange, Input::Reply(&refusal(StaleState::Behind), Body::None));
     assert!(matches!(next, Next::Check(_)), "{next:?}");
-    assert_eq!((scene.hints.len(), scene.hints.refuted()), (0, 0), "nothing is known of its truth");
-    let next = scene.step(&mut exchange, Input::Found(Found::Answered));
+    assert_eq!((scene.hints.len(), scene.hints.refuted()), (1, 0), "nothing is known of its truth");
+    let next = scene.step(&mut exchange, Input::Found(answered(scene.now)));
     assert_eq!(sent(&next), ("a".to_owned(), 5, 2), "the store still names the first owner");
+    assert_eq!((scene.hints.len(), scene.hints.refuted()), (0, 1), "and its word was false");
+}
+
+#[test]
+fn behind_an_epoch_of_a_hint_that_can_t_be_checked_the_hint_stays() {
+    let mut scene = Scene::new(&[]);
+    let (mut exchange, _next) = scene.started();
+    let _ = scene.step(&mut exchange, Input::Reply(&moved(&stale("b", 6)), Body::None));
+    let _ = scene.step(&mut exchange, Input::Reply(&refusal(StaleState::Behind), Body::None));
+    scene.now = at(300);
+    let _ = scene.step(&mut exchange, Input::Woken);
+    assert!(matches!(scene.step(&mut exchange, Input::Reply(&refusal(StaleState::Behind), Body::None)), Next::Check(_)));
+    assert!(matches!(scene.step(&mut exchange, Input::Found(Found::Unavailable)), Next::Answer(Code::StaleUnhealed)));
+    assert_eq!((scene.hints.len(), scene.hints.refuted()), (1, 0), "nothing is known of its truth");
+}
+
+#[test]
+fn an_owner_that_was_behind_and_hands_the_key_over_is_asked_again_as_seldom_as_any() {
+    let mut scene = Scene::new(&[]);
+    let (mut exchange, _next) = scene.started();
+    let next = scene.step(&mut exchange, Input::Reply(&refusal(StaleState::Behind), Body::Buffered));
+    scene.now = sleeps(&next);
+    assert!(matches!(scene.step(&mut exchange, Input::Woken), Next::Forward(..)));
+    let next = scene.step(&mut exchange, Input::Reply(&refusal(StaleState::Handoff), Body::Buffered));
+    assert!(matches!(next, Next::Park(_)), "{next:?}");
+    let until = sleeps(&scene.step(&mut exchange, Input::Parked));
+    assert!(until.since(scene.now) >= Duration::from_millis(25), "{until:?}");
 }
 
 #[test]
@@ -200,13 +245,13 @@ fn an_owner_that_can_not_be_reached_may_have_been_replaced() {
     let next = scene.step(&mut exchange, Input::Failed(Failure::Connect, Sent::Nothing, Body::Buffered));
     assert!(matches!(next, Next::Check(_)));
     scene.put("routes/orders/t1", r#"{"owner":"b","epoch":6}"#, 12);
-    assert_eq!(sent(&scene.step(&mut exchange, Input::Found(Found::Answered))), ("b".to_owned(), 6, 1));
+    assert_eq!(sent(&scene.step(&mut exchange, Input::Found(answered(scene.now)))), ("b".to_owned(), 6, 1));
     // After a time-out nobody knows what was executed: the view is mended, the request is not sent again.
     let (mut exchange, _next) = scene.started();
     let next = scene.step(&mut exchange, Input::Failed(Failure::FirstByteTimeout, Sent::Something, Body::Buffered));
     assert!(matches!(next, Next::Check(_)));
     scene.put("routes/orders/t1", r#"{"owner":"c","epoch":7}"#, 13);
-    assert!(matches!(scene.step(&mut exchange, Input::Found(Found::Answered)), Next::Answer(Code::UpstreamTimeout)));
+    assert!(matches!(scene.step(&mut exchange, Input::Found(answered(scene.now))), Next::Answer(Code::UpstreamTimeout)));
     let (mut exchange, _next) = scene.started();
     let _ = scene.step(&mut exchange, Input::Failed(Failure::Connect, Sent::Nothing, Body::Buffered));
     assert!(matches!(scene.step(&mut exchange, Input::Found(Found::Capped)), Next::Answer(Code::ConnectFailed)));

@@ -4,8 +4,7 @@
 //! request may take.
 
 use pingora_proxy::Session;
-use waypost_policy::{Code, Found, Input, Moment, Next, parking::Full, table::RequestKey};
-use waypost_watcher::Checked;
+use waypost_policy::{Code, Input, Moment, Next, parking::Full, table::RequestKey};
 
 use super::{GeneralLane, REPLAY_BYTES, Request};
 
@@ -58,11 +57,7 @@ impl GeneralLane {
     async fn check(&self, session: &Session, ctx: &mut Request, key: &RequestKey) -> Next {
         let service = ctx.exchange.trace().service.as_ref().map(|service| service.name.clone());
         let Some(service) = service else { return Next::Answer(Code::Internal) };
-        let found = match self.shared.asker.check(&service, key).await {
-            Checked::Answered => Found::Answered,
-            Checked::Unavailable => Found::Unavailable,
-            Checked::Capped => Found::Capped,
-        };
+        let found = self.shared.check(&service, key).await;
         self.step(session.req_header(), ctx, Input::Found(found))
     }
 }
