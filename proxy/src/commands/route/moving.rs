@@ -1,7 +1,7 @@
 //! `waypost route move`: one key, or all keys of an owner, handed over with nothing lost and no two owners at work.
 //!
-//! Keys that a run of before has left frozen come first: clients wait for them. A run that is interrupted begins no more moves, and ends those
-//! that are under way.
+//! Keys that a run of before has left frozen come first: clients wait for them. A run that is interrupted, or sees one move fail after the
+//! other, begins no more, and ends those that are under way.
 
 mod told;
 
@@ -126,6 +126,9 @@ async fn todo(mover: &Mover, to: &Name, which: Which) -> Result<Vec<Todo>, Faile
     Ok(keys)
 }
 
+/// After so many moves that failed one behind the other no more are begun: each of them holds clients up, for nothing.
+const MOST_FAILED_IN_A_ROW: usize = 16;
+
 /// The moves of one run.
 struct Run {
     mover: Arc<Mover>,
@@ -144,7 +147,8 @@ impl Run {
         let mut terminate = signal(SignalKind::terminate()).map_err(handled)?;
         let mut is_interrupted = false;
         loop {
-            while !is_interrupted
+            let goes_on = !is_interrupted && told.failed_in_a_row() < MOST_FAILED_IN_A_ROW;
+            while goes_on
                 && under_way.len() < self.parallel
                 && let Some(Todo { key, from, .. }) = todo.next()
             {

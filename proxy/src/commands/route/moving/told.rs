@@ -27,6 +27,7 @@ pub(super) struct Told {
     all: usize,
     moved: usize,
     failed: usize,
+    failed_in_a_row: usize,
     /// How long keys were frozen, of those that this run froze.
     frozen: Vec<Duration>,
 }
@@ -36,12 +37,13 @@ impl Told {
     pub(super) fn new(is_json: bool, all: usize) -> Self {
         let is_watched = std::io::stdout().is_terminal() && std::io::stderr().is_terminal();
         let is_counted = is_watched && !is_json && all > 1;
-        Self { is_json, is_counted, counted: None, all, moved: 0, failed: 0, frozen: Vec::new() }
+        Self { is_json, is_counted, counted: None, all, moved: 0, failed: 0, failed_in_a_row: 0, frozen: Vec::new() }
     }
 
     /// A key has another owner.
     pub(super) fn moved(&mut self, key: &RecordKey, to: &Name, moved: &Moved) {
         self.moved += 1;
+        self.failed_in_a_row = 0;
         let Moved { from, revision, tries, taken_over, took } = moved;
         let total: Duration = took.iter().sum();
         if !taken_over {
@@ -68,6 +70,7 @@ impl Told {
     /// A key has the owner that it was to get, by somebody else's doing.
     pub(super) fn moved_by_another(&mut self, key: &RecordKey, to: &Name, revision: u64) {
         self.moved += 1;
+        self.failed_in_a_row = 0;
         if self.is_json {
             print::json(&json!({ "key": key.to_string(), "to": to, "revision": revision, "by_another": true }));
         } else if self.is_counted {
@@ -80,9 +83,15 @@ impl Told {
     /// A key was not moved.
     pub(super) fn failed(&mut self, why: &str) {
         self.failed += 1;
+        self.failed_in_a_row += 1;
         self.clear();
         eprintln!("waypost: {why}");
         self.count(true);
+    }
+
+    /// How many moves have failed since one was made.
+    pub(super) fn failed_in_a_row(&self) -> usize {
+        self.failed_in_a_row
     }
 
     /// All have ended that were begun.
@@ -96,9 +105,13 @@ impl Told {
         if left == 0 {
             return Ok(());
         }
-        let interrupted = if not_begun > 0 { ", since the run was interrupted" } else { "" };
+        let ended = match (not_begun, self.failed_in_a_row) {
+            (0, _) => String::new(),
+            (_, 0) => ", since the run was interrupted".to_owned(),
+            (_, failed) => format!(", since {failed} failed one after the other"),
+        };
         let all = print::count(self.all, "route");
-        Err(Failed::not_done(format!("{left} of {all} were not moved{interrupted}; another run goes on with them")))
+        Err(Failed::not_done(format!("{left} of {all} were not moved{ended}; another run goes on with them")))
     }
 
     fn sum_up(&self, not_begun: usize, took: Duration) {
