@@ -11,6 +11,7 @@ mod conform;
 mod documented;
 mod expect;
 mod explain;
+mod fleet;
 mod forwarded;
 mod framing;
 mod framing_bodies;

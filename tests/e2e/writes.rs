@@ -52,7 +52,7 @@ impl History {
         RawBackend::start(move |peer, _| history.clone().serve(peer, name)).await
     }
 
-    async fn serve(self, mut peer: Peer, cell: &'static str) {
+    pub(crate) async fn serve(self, mut peer: Peer, cell: &'static str) {
         while let Some(request) = peer.request().await {
             let tenant = request.values("x-tenant").first().copied().unwrap_or_default().to_owned();
             let from = Instant::now();
@@ -96,12 +96,33 @@ impl History {
 #[derive(Clone, Debug)]
 pub(crate) struct Written {
     pub(crate) number: u64,
+    pub(crate) tenant: String,
+    /// The place of the proxy that was asked.
+    pub(crate) proxy: usize,
+    /// Of the answer.
+    pub(crate) request_id: String,
     /// 0: nothing.
     pub(crate) status: u16,
     pub(crate) reason: String,
     /// When it was sent and answered.
     pub(crate) from: Instant,
     pub(crate) to: Instant,
+}
+
+/// Who writes what.
+#[derive(Clone)]
+pub(crate) struct Load {
+    /// The proxies; each client keeps to one.
+    pub(crate) proxies: Vec<SocketAddr>,
+    pub(crate) clients: usize,
+    pub(crate) tenants: usize,
+    /// The least time between two writes of one client.
+    pub(crate) every: Duration,
+    /// Whether each write is for a tenant that is drawn; else each client keeps to one.
+    pub(crate) any_tenant: bool,
+    /// The method, and the path of a write.
+    pub(crate) method: &'static str,
+    pub(crate) path: fn(&str, u64) -> String,
 }
 
 /// Clients that write numbers, each for one of the tenants `t0`, `t1` …, until they are stopped.
@@ -112,26 +133,14 @@ pub(crate) struct Writers {
 
 impl Writers {
     pub(crate) fn start(address: SocketAddr, clients: usize, tenants: usize) -> Self {
+        let (proxies, every) = (vec![address], Duration::ZERO);
+        Self::of(&Load { proxies, clients, tenants, every, any_tenant: false, method: "POST", path: |_, _| "/".to_owned() })
+    }
+
+    pub(crate) fn of(load: &Load) -> Self {
         let (stop, numbers) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
-        let clients = (0..clients).map(|client| {
-            let (stop, numbers, tenant) = (Arc::clone(&stop), Arc::clone(&numbers), format!("t{}", client % tenants));
-            tokio::spawn(async move {
-                let mut connection = Client::connect(address).await;
-                let mut answers = Vec::new();
-                while !stop.load(Ordering::Relaxed) {
-                    let (number, from) = (numbers.fetch_add(1, Ordering::Relaxed), Instant::now());
-                    let written = connection.try_request("POST", "/", &[("x-tenant", &tenant)], number.to_string().as_bytes()).await;
-                    let (status, reason) =
-                        written.as_ref().map_or_else(|why| (0, why.clone()), |answer| (answer.status, answer.reason().to_owned()));
-                    if written.is_ok_and(|answer| answer.header("connection") == "close") || status == 0 {
-                        connection = Client::connect(address).await;
-                    }
-                    answers.push(Written { number, status, reason, from, to: Instant::now() });
-                }
-                answers
-            })
-        });
-        let tasks = clients.collect();
+        let tasks = (0..load.clients).map(|client| tokio::spawn(load.clone().write(client, Arc::clone(&stop), Arc::clone(&numbers))));
+        let tasks = tasks.collect();
         Self { stop, tasks }
     }
 
@@ -142,5 +151,33 @@ impl Writers {
             all.extend(task.await.unwrap());
         }
         all
+    }
+}
+
+impl Load {
+    async fn write(self, client: usize, stop: Arc<AtomicBool>, numbers: Arc<AtomicU64>) -> Vec<Written> {
+        let proxy = client % self.proxies.len();
+        let address = self.proxies[proxy];
+        let mut rng = fastrand::Rng::with_seed(client as u64);
+        let mut connection = Client::connect(address).await;
+        let mut answers = Vec::new();
+        while !stop.load(Ordering::Relaxed) {
+            let tenant = if self.any_tenant { rng.usize(..self.tenants) } else { client % self.tenants };
+            let (number, tenant, from) = (numbers.fetch_add(1, Ordering::Relaxed), format!("t{tenant}"), Instant::now());
+            let path = (self.path)(&tenant, number);
+            let written = connection.try_request(self.method, &path, &[("x-tenant", &tenant)], number.to_string().as_bytes()).await;
+            let to = Instant::now();
+            let (status, reason, request_id) = match &written {
+                Ok(answer) => (answer.status, answer.reason().to_owned(), answer.header("x-request-id").to_owned()),
+                Err(why) => (0, why.clone(), String::new()),
+            };
+            if written.is_ok_and(|answer| answer.header("connection") == "close") || status == 0 {
+                connection = Client::connect(address).await;
+            }
+            answers.push(Written { number, tenant, proxy, request_id, status, reason, from, to });
+            // A client that is slower than that has no pause at all.
+            tokio::time::sleep_until((from + self.every).into()).await;
+        }
+        answers
     }
 }

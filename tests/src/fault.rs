@@ -15,7 +15,8 @@ use tokio::{
         TcpListener, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::watch,
+    sync::{mpsc, watch},
+    time::Instant,
 };
 
 /// What it does to connections.
@@ -59,6 +60,15 @@ pub struct FaultProxy {
 impl FaultProxy {
     /// Starts relaying to `to`.
     pub async fn start(to: SocketAddr) -> Self {
+        Self::with(to, None).await
+    }
+
+    /// Starts relaying to `to`. On the connection of this number, the first having number 1, what the server says arrives so much later.
+    pub async fn delaying(to: SocketAddr, number: usize, by: Duration) -> Self {
+        Self::with(to, Some((number, by))).await
+    }
+
+    async fn with(to: SocketAddr, late: Option<(usize, Duration)>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (mode, modes) = watch::channel(Mode::Pass);
@@ -69,8 +79,12 @@ impl FaultProxy {
             while let Ok((stream, _)) = listener.accept().await {
                 let number = count.fetch_add(1, Ordering::Relaxed) + 1;
                 let (modes, ended) = (modes.clone(), Arc::clone(&count_ended));
+                let late = late.filter(|(late, _)| *late == number);
                 tokio::spawn(async move {
-                    relay(stream, to, modes, number).await;
+                    match late {
+                        Some((_, by)) => relay_late(stream, to, by).await,
+                        None => relay(stream, to, modes, number).await,
+                    }
                     ended.fetch_add(1, Ordering::Relaxed);
                 });
             }
@@ -176,6 +190,33 @@ async fn relay(client: TcpStream, to: SocketAddr, mut modes: watch::Receiver<Mod
     };
     if ended == Mode::Reset {
         let _ = (down.to.as_ref().set_zero_linger(), up.to.as_ref().set_zero_linger());
+    }
+}
+
+/// Relays, with what the server says so much later; whatever the proxy does to other connections.
+async fn relay_late(client: TcpStream, to: SocketAddr, by: Duration) {
+    let Ok(server) = TcpStream::connect(to).await else { return };
+    let _ = (client.set_nodelay(true), server.set_nodelay(true));
+    let (mut from_client, mut to_client) = client.into_split();
+    let (mut from_server, mut to_server) = server.into_split();
+    let (said, mut heard) = mpsc::unbounded_channel();
+    let read = async move {
+        let mut bytes = vec![0; 64 * 1024];
+        while let Ok(read @ 1..) = from_server.read(&mut bytes).await {
+            let _ = said.send((Instant::now() + by, bytes[..read].to_vec()));
+        }
+    };
+    let write = async move {
+        while let Some((at, bytes)) = heard.recv().await {
+            tokio::time::sleep_until(at).await;
+            if to_client.write_all(&bytes).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        _ = async { tokio::join!(read, write) } => {}
+        _ = tokio::io::copy(&mut from_client, &mut to_server) => {}
     }
 }
 

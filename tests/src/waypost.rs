@@ -187,6 +187,16 @@ impl Waypost {
         self.process.as_ref().unwrap().signal("TERM");
     }
 
+    /// Stops it as a debugger would: it does nothing until it is [resumed](Self::resume).
+    pub fn pause(&self) {
+        self.process.as_ref().unwrap().signal("STOP");
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        self.process.as_ref().unwrap().signal("CONT");
+    }
+
     /// Waits for its end.
     pub fn wait(&mut self, limit: Duration) -> ExitStatus {
         self.process.as_mut().unwrap().wait(limit)
