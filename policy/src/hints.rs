@@ -156,6 +156,14 @@ impl Hints {
         partitions.flat_map(|part| part.hints.iter().map(|(key, hint)| (key.clone(), hint.clone())).collect::<Vec<_>>()).collect()
     }
 
+    /// The newest hints, `most` of them at most.
+    pub fn newest(&self, most: usize) -> Vec<(RequestKey, Hint)> {
+        let mut all = self.all();
+        all.sort_unstable_by_key(|(_, hint)| std::cmp::Reverse(hint.taken_at));
+        all.truncate(most);
+        all
+    }
+
     /// Drops every hint: the store's incarnation has changed, and epochs start afresh.
     pub fn clear(&self) {
         for partition in &self.partitions {

@@ -41,7 +41,7 @@ pub(crate) struct Line<'a> {
     pub(crate) user_agent: Option<&'a [u8]>,
 }
 
-/// The fields of INTERFACE.md, in its order.
+/// The fields of INTERFACE.md, in its order, and the chain of dispatches where it has more to tell than they.
 #[derive(Serialize)]
 struct Fields<'a> {
     time: String,
@@ -65,6 +65,8 @@ struct Fields<'a> {
     upstream_us: u64,
     protocol: &'a str,
     user_agent: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    chain: Option<Vec<String>>,
 }
 
 impl<'a> Line<'a> {
@@ -92,6 +94,7 @@ impl<'a> Line<'a> {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         // The query stays out of the log: it is where secrets are.
         let path = Target::parse(self.target).map_or_else(|| without_secrets(self.target), |target| target.path);
+        let dispatches = &self.trace.dispatches;
         Fields {
             time: humantime::format_rfc3339_micros(SystemTime::now()).to_string(),
             request_id: self.request_id,
@@ -114,6 +117,7 @@ impl<'a> Line<'a> {
             upstream_us: micros(self.upstream),
             protocol: self.protocol,
             user_agent: self.user_agent.map(text),
+            chain: dispatches.are_a_chain().then(|| dispatches.iter().map(ToString::to_string).collect()),
         }
     }
 }
@@ -193,9 +197,10 @@ impl AccessLog {
 
 /// One line for people: what came, what was answered, who answered, how long it took.
 fn text_line(fields: &Fields<'_>) -> String {
+    let chain = fields.chain.as_ref().map_or_else(String::new, |chain| format!(" chain={:?}", chain.join(" > ")));
     let or_dash = |text: Option<&str>| text.filter(|text| !text.is_empty()).unwrap_or("-").escape_debug().to_string();
     format!(
-        "{} {} {} {}{} {} {} {} key={} owner={} endpoint={} epoch={} hops={} in={} out={} {}us id={}",
+        "{} {} {} {}{} {} {} {} key={} owner={} endpoint={} epoch={} hops={} in={} out={} {}us id={}{chain}",
         fields.time,
         fields.client.map_or_else(|| "-".to_owned(), |client| client.to_string()),
         or_dash(Some(fields.method)),

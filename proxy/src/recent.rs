@@ -14,7 +14,7 @@ use std::{
 use waypost_conf::Name;
 use waypost_policy::{
     Code, Moment,
-    exchange::{Dispatched, Dispatches},
+    exchange::{Dispatched, Dispatches, Waited},
     head::Target,
 };
 
@@ -53,6 +53,7 @@ pub(crate) struct Kept {
     /// What the moments of the dispatches are counted from.
     pub(crate) started: Moment,
     pub(crate) dispatches: Dispatches,
+    pub(crate) waits: Box<[Waited]>,
 }
 
 impl Kept {
@@ -71,6 +72,7 @@ impl Kept {
             duration: line.duration,
             started: line.trace.started,
             dispatches: line.trace.dispatches.clone(),
+            waits: line.trace.waits.as_slice().into(),
         }
     }
 
@@ -78,7 +80,8 @@ impl Kept {
     fn bytes(&self) -> usize {
         let texts = self.request_id.len() + self.method.len() + self.host.as_ref().map_or(0, |host| host.len()) + self.path.len();
         let key = self.key.as_ref().map_or(0, |key| key.len());
-        size_of::<Self>() + texts + key + self.dispatches.len().saturating_sub(1) * size_of::<Dispatched>()
+        let dispatches = self.dispatches.len().saturating_sub(1) * size_of::<Dispatched>();
+        size_of::<Self>() + texts + key + dispatches + size_of_val(&*self.waits)
     }
 }
 
@@ -104,7 +107,7 @@ impl Recent {
     /// Keeps a request that has ended.
     pub(crate) fn keep(&self, line: &Line<'_>) {
         let has_failed = line.status >= 500 || line.status == 0 || line.reason.is_some();
-        let is_notable = has_failed || line.trace.dispatches.len() > 1 || !line.trace.stale.is_empty();
+        let is_notable = has_failed || line.trace.dispatches.len() > 1 || !line.trace.stale.is_empty() || !line.trace.waits.is_empty();
         let ring = if is_notable { &self.notable } else { &self.plain };
         ring.push(self.hasher.hash_one(line.request_id), Kept::of(line));
     }
@@ -194,6 +197,7 @@ mod tests {
             duration: Duration::ZERO,
             started: Moment::default(),
             dispatches: Dispatches::default(),
+            waits: Box::default(),
         }
     }
 

@@ -54,7 +54,8 @@ async fn a_plain_request_has_one_hop() {
     assert!(hop["at_us"].as_u64() <= kept["duration_us"].as_u64() && hop["took_us"].as_u64() <= kept["duration_us"].as_u64(), "{kept}");
     let logged = async || scene.waypost.access_log().pop().ok_or("no line yet".to_owned());
     let line = until("the request is logged", logged).await;
-    assert_eq!((&line["hops"], &line["request_id"]), (&json!(0), &kept["request_id"]), "the log has the number of hops, not the chain");
+    assert_eq!((&line["hops"], &line["request_id"]), (&json!(0), &kept["request_id"]), "the chain is only where there is more to tell");
+    assert_eq!((kept["waits"].clone(), line.get("chain")), (json!([]), None));
 }
 
 #[tokio::test]
@@ -80,6 +81,21 @@ async fn a_stale_route_shows_as_a_chain() {
     let kept = remembered(&scene.waypost, &answer).await;
     assert_eq!(chain(&kept), [("a", &*a, 3, "watch", "stale moved")]);
     assert_eq!((&kept["status"], &kept["reason"]), (&json!(503), &json!("stale_unhealed")));
+    let wait = &kept["waits"][0];
+    assert_eq!((kept["waits"].as_array().unwrap().len(), &wait["for"]), (1, &json!("check")), "{kept}");
+    assert!(wait["at_us"].as_u64() >= kept["hops"][0]["took_us"].as_u64() && wait["took_us"].is_u64(), "{kept}");
+}
+
+#[tokio::test]
+async fn a_wait_for_a_frozen_key_is_told() {
+    let scene = Scene::start().await;
+    scene.put("policies/default", json!({ "park_ms": 30 })).await;
+    scene.put("routes/orders/t2", json!({ "owner": "a", "epoch": 1, "state": "frozen" })).await;
+    let answer = scene.waypost.get("t2", "/").await;
+    assert_eq!(answer.reason(), "park_timeout");
+    let kept = remembered(&scene.waypost, &answer).await;
+    assert_eq!((&kept["hops"], &kept["waits"][0]["for"]), (&json!([]), &json!("key")));
+    assert!(kept["waits"][0]["took_us"].as_u64() >= Some(30_000), "{kept}");
 }
 
 #[tokio::test]

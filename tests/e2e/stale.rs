@@ -45,11 +45,26 @@ async fn a_moved_key_is_followed_and_the_client_sees_nothing_of_it() {
     assert_eq!((first.stamped("epoch"), first.stamped("hop")), ("5".into(), "0".into()));
     assert_eq!((second.stamped("epoch"), second.stamped("hop")), ("6".into(), "1".into()));
     assert_eq!(scene.route("t1").await["source"], "hint");
+    let hints = scene.waypost.status().await["hints"].clone();
+    let mut shown = hints["newest"][0].clone();
+    assert!(shown["age_ms"].take().is_u64(), "{hints}");
+    let reporter = scene.a.address.to_string();
+    let wanted = json!({
+        "service": "orders", "key": "t1", "owner": "b", "epoch": 6, "revision": now + 1, "reporter": reporter, "age_ms": null
+    });
+    assert_eq!((&hints["count"], hints["newest"].as_array().unwrap().len(), shown), (&json!(1), 1, wanted));
     assert_eq!(scene.waypost.get("t1", "/").await.text(), "b");
     assert_eq!(scene.a.seen().len(), 1, "the hint serves the next request");
-    let logged = async || scene.waypost.access_log().into_iter().find(|line| line["method"] == "POST").ok_or("no line yet".to_owned());
-    let line = until("the request is logged", logged).await;
+    let line_of = async |method: &str| {
+        let logged = async || scene.waypost.access_log().into_iter().find(|line| line["method"] == method).ok_or("no line yet".to_owned());
+        until("the request is logged", logged).await
+    };
+    let line = line_of("POST").await;
     assert_eq!((&line["hops"], &line["owner"], &line["epoch"]), (&json!(1), &json!("b"), &json!(6)));
+    let to = scene.b.address;
+    assert_eq!(line["chain"], json!([format!("a {reporter} 5 stale moved to b at 6"), format!("b {to} 6 answered 200")]));
+    let plain = line_of("GET").await;
+    assert_eq!(plain.get("chain"), None, "{plain}");
     scene.put("routes/orders/t1", route("b", 6)).await;
     assert_eq!(scene.route("t1").await["source"], "watch", "the watch has caught up");
     until_true("the hint is dropped", async || scene.waypost.status().await["hints"]["count"] == 0).await;

@@ -30,7 +30,7 @@ use classify::{Verdict, classify, correction};
 pub(crate) use consider::{Considered, consider};
 pub use lookup::{Found as LookedUp, Nowhere, look_up, settle};
 pub use passage::{Identity, identify};
-pub use trace::{Dispatched, Dispatches, Outcome, StaleOutcome, Trace};
+pub use trace::{Dispatched, Dispatches, Outcome, StaleOutcome, Trace, Waited, WaitsFor};
 pub use wait::BEHIND_LIMIT;
 
 /// How long a backend may wait for its own watch to catch up with a stamp, in milliseconds.
@@ -246,6 +246,13 @@ impl Exchange {
         });
         let next = next.unwrap_or_else(Next::Answer);
         self.note_outcome(&next);
+        let waits_for = match &next {
+            Next::Check(_) => Some(WaitsFor::Check),
+            Next::Park(_) => Some(WaitsFor::Key),
+            Next::Sleep(_) => Some(if self.waiting.is_parked { WaitsFor::Key } else { WaitsFor::Owner }),
+            Next::Forward(..) | Next::Relay | Next::Redirect(_) | Next::Answer(_) => None,
+        };
+        self.trace.waits_for(waits_for, world.now);
         next
     }
 

@@ -54,6 +54,8 @@ pub struct Trace {
     pub started: Moment,
     /// Every dispatch, in order.
     pub dispatches: Dispatches,
+    /// What was waited for between them, in order.
+    pub waits: Vec<Waited>,
     /// Dispatches to another owner or at a newer epoch.
     pub hops: u32,
     /// Repeats at the same owner and epoch.
@@ -83,6 +85,65 @@ pub struct Dispatched {
     pub at: Moment,
     /// When it ended, and how: the head of an answer, or a failure. `None` while, and if, there is neither.
     pub ended: Option<(Moment, Outcome)>,
+}
+
+impl fmt::Display for Dispatched {
+    /// The dispatch in short: `cell-7 10.0.0.7:8080 43 stale moved to cell-9 at 44`.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} {} {} ", self.owner, self.endpoint.as_str(), self.epoch)?;
+        match &self.ended {
+            Some((_, outcome)) => outcome.fmt(out),
+            // The client went away, or the proxy answered before the owner did.
+            None => out.write_str("unanswered"),
+        }
+    }
+}
+
+/// What a request waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitsFor {
+    /// A read of the store.
+    Check,
+    /// Its key, which nobody may serve now.
+    Key,
+    /// Its owner, which is behind.
+    Owner,
+}
+
+impl WaitsFor {
+    /// In a word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Check => "check",
+            Self::Key => "key",
+            Self::Owner => "owner",
+        }
+    }
+}
+
+/// One wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waited {
+    /// What for.
+    pub what: WaitsFor,
+    /// Since when.
+    pub at: Moment,
+    /// When it ended; `None` while, and if, it has not.
+    pub ended: Option<Moment>,
+}
+
+impl Trace {
+    /// Notes what is waited for from now on; the same as before is one wait.
+    pub(super) fn waits_for(&mut self, what: Option<WaitsFor>, now: Moment) {
+        let open = self.waits.last_mut().filter(|wait| wait.ended.is_none());
+        if open.as_ref().map(|wait| wait.what) == what {
+            return;
+        }
+        if let Some(open) = open {
+            open.ended = Some(now);
+        }
+        self.waits.extend(what.map(|what| Waited { what, at: now, ended: None }));
+    }
 }
 
 /// What came of a dispatch.
@@ -129,6 +190,12 @@ impl Dispatches {
     /// How many.
     pub fn len(&self) -> usize {
         usize::from(self.first.is_some()) + self.more.len()
+    }
+
+    /// Whether there is more to tell than where the request went last: it was sent again, or refused.
+    pub fn are_a_chain(&self) -> bool {
+        let is_stale = |dispatched: &Dispatched| matches!(dispatched.ended, Some((_, Outcome::Stale { .. })));
+        !self.more.is_empty() || self.first.as_ref().is_some_and(is_stale)
     }
 
     /// Whether the request was never sent anywhere.

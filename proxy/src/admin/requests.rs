@@ -2,7 +2,10 @@
 
 use hyper::StatusCode;
 use serde::Serialize;
-use waypost_policy::{Code, Moment, exchange::Dispatched};
+use waypost_policy::{
+    Code, Moment,
+    exchange::{Dispatched, Waited},
+};
 
 use super::{Answer, as_json, problem_saying, shown_key};
 use crate::{
@@ -41,6 +44,14 @@ struct Shown<'a> {
     key: Option<String>,
     duration_us: u64,
     hops: Vec<Hop<'a>>,
+    waits: Vec<Wait>,
+}
+
+#[derive(Serialize)]
+struct Wait {
+    r#for: &'static str,
+    at_us: u64,
+    took_us: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -69,6 +80,7 @@ fn shown(kept: &Kept) -> Shown<'_> {
         key: kept.key.as_deref().map(shown_key),
         duration_us: micros(kept.duration),
         hops: kept.dispatches.iter().map(|dispatched| hop(dispatched, kept.started)).collect(),
+        waits: kept.waits.iter().map(|waited| wait(*waited, kept.started)).collect(),
     }
 }
 
@@ -84,6 +96,11 @@ fn hop(dispatched: &Dispatched, started: Moment) -> Hop<'_> {
         // Without an end: the client went away, or the proxy answered before the owner did.
         outcome: dispatched.ended.as_ref().map_or_else(|| "unanswered".to_owned(), |(_, outcome)| outcome.to_string()),
     }
+}
+
+fn wait(waited: Waited, started: Moment) -> Wait {
+    let took_us = waited.ended.map(|ended| micros(ended.since(waited.at)));
+    Wait { r#for: waited.what.as_str(), at_us: micros(waited.at.since(started)), took_us }
 }
 
 fn micros(duration: std::time::Duration) -> u64 {

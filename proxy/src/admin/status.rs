@@ -10,8 +10,11 @@ use waypost_policy::{
 };
 use waypost_watcher::{DigestChecked, snapshot::OnDisk};
 
+use super::shown_key;
 use crate::state::Shared;
 
+/// So many hints are shown.
+const MOST_HINTS: usize = 100;
 /// So many frozen keys are named.
 const MOST_FROZEN: usize = 100;
 
@@ -55,7 +58,7 @@ pub(super) fn status(shared: &Shared) -> Value {
             "endpoints": table.map_or(0, |table| table.upstreams().map(|upstream| upstream.endpoints.len()).sum()),
             "digest": format!("{:032x}", table.map_or(0, Table::digest)),
         },
-        "hints": { "count": shared.hints.len(), "refuted": shared.hints.refuted() },
+        "hints": { "count": shared.hints.len(), "refuted": shared.hints.refuted(), "newest": hints(shared, table) },
         "quarantined": quarantined.collect::<Vec<_>>(),
         "held_back": &*gold.held_back,
         "held_back_count": gold.held_back_count,
@@ -65,6 +68,23 @@ pub(super) fn status(shared: &Shared) -> Value {
         status["guard"] = guard.status();
     }
     status
+}
+
+/// What owners have said of single keys that the table does not show yet, the newest first.
+fn hints(shared: &Shared, table: Option<&Table>) -> Vec<Value> {
+    let (Some(table), now) = (table, shared.clock.now()) else { return Vec::new() };
+    let shown = shared.hints.newest(MOST_HINTS).into_iter().map(|(key, hint)| {
+        json!({
+            "service": table.service(key.service).map(|service| &*service.name),
+            "key": shown_key(&key.key),
+            "owner": table.upstream_name(hint.owner),
+            "epoch": hint.epoch,
+            "revision": hint.revision,
+            "reporter": hint.reporter.as_str(),
+            "age_ms": millis(now.since(hint.taken_at)),
+        })
+    });
+    shown.collect()
 }
 
 /// Keys that have been frozen for longer than a move takes: whoever moved them may have died.

@@ -72,6 +72,17 @@ fn show(status: &Value) {
         text(&table["digest"]),
     ));
     print::line(format_args!("hints {}, refuted {}", status["hints"]["count"], status["hints"]["refuted"]));
+    for hint in status["hints"]["newest"].as_array().into_iter().flatten() {
+        print::line(format_args!(
+            "hint         {}/{}: {} at epoch {}, said by {} {}",
+            text(&hint["service"]),
+            text(&hint["key"]),
+            text(&hint["owner"]),
+            hint["epoch"],
+            text(&hint["reporter"]),
+            seconds(&hint["age_ms"]),
+        ));
+    }
     for bad in status["quarantined"].as_array().into_iter().flatten() {
         print::line(format_args!("quarantined  {} at revision {}: {}", text(&bad["key"]), bad["revision"], text(&bad["reason"])));
     }
