@@ -22,6 +22,8 @@ pub(crate) struct Busy {
     inner: Mutex<Inner>,
     /// An awaited key is busy no more.
     ended: Notify,
+    /// What is announced of the process's lease.
+    ends_with_lease: bool,
 }
 
 #[derive(Debug, Default)]
@@ -52,6 +54,11 @@ pub(crate) struct Held {
 }
 
 impl Busy {
+    /// Those of a process that stops before its lease ends, or does not.
+    pub(crate) fn new(ends_with_lease: bool) -> Self {
+        Self { ends_with_lease, ..Self::default() }
+    }
+
     /// A request for a key is about to be judged.
     pub(crate) fn enter(self: &Arc<Self>, service: &str, key: &[u8]) -> Held {
         let key: Key = (service.into(), key.into());
@@ -65,7 +72,7 @@ impl Busy {
     /// What is to be announced by this table. Streams for the keys that are announced as busy are recalled.
     pub(crate) fn announce(&self, table: &Table, upstream: &str) -> Announcement {
         let inner = &mut *self.lock();
-        let announced = inner.ledger.announce(table, upstream);
+        let announced = Announcement { ends_with_lease: self.ends_with_lease, ..inner.ledger.announce(table, upstream) };
         for recall in inner.ledger.awaited().filter_map(|key| inner.recalls.get(key)) {
             recall.send_modify(|recall| recall.streams = Some((table.id().clone(), table.revision())));
         }

@@ -149,7 +149,7 @@ impl Announced {
     pub async fn serve(self, view: View) -> Result<Owner, String> {
         let Self { gold, upstream, leased, stopping } = self;
         let term = stopping.as_ref().and_then(|stopping| stopping.unconfirmed());
-        let busy = Arc::new(Busy::default());
+        let busy = Arc::new(Busy::new(stopping.is_some()));
         let changes = view.watch();
         let mut published = view.changed();
         while view.load().is_none() {

@@ -2,10 +2,13 @@
 
 mod cell;
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Mutex,
+};
 
 use serde_json::{Value, json};
-use waypost_tests::{Etcd, Waypost};
+use waypost_tests::{Backend, Etcd, Guard, Reply, Seen, Waypost};
 
 pub(crate) use cell::Cell;
 use cell::Wrong;
@@ -38,6 +41,30 @@ async fn a_backend_that_uses_the_library_passes_whole() {
     // Nothing stays behind: the next run finds the prefix as it was.
     let left = etcd.client().await.get("/conform-whole/", Some(etcd_client::GetOptions::new().with_prefix())).await.unwrap();
     assert_eq!(left.kvs().len(), 0);
+}
+
+/// The same store without the protocol, and a guard before it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backend_behind_a_guard_passes_whole() {
+    let etcd = Etcd::start().await;
+    let data = Mutex::new(HashMap::new());
+    let backend = Backend::start(move |seen: &Seen| {
+        let slot = (seen.header("x-tenant").to_owned(), seen.target.clone());
+        let mut data = data.lock().unwrap();
+        match seen.method.as_str() {
+            "PUT" => {
+                data.insert(slot, String::from_utf8_lossy(&seen.body).into_owned());
+                Reply::ok("stored")
+            }
+            _ => Reply::ok(data.get(&slot).cloned().unwrap_or_default()),
+        }
+    })
+    .await;
+    let guard = Guard::start(&etcd.url(), "cell-a", "one", backend.address, &["--prefix", "/conform-guard"]).await;
+    let (to, gold) = (format!("http://{}", guard.listen), etcd.url());
+    let (status, out, said) = Waypost::run(&["conform", "--to", &to, "--gold", &gold, "--prefix", "/conform-guard", "--json"]).await;
+    let report: Value = serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out}{said}"));
+    assert_eq!((status, rows(&report, "failed"), rows(&report, "skipped")), (0, BTreeSet::new(), BTreeSet::new()), "{report:#}");
 }
 
 /// Each wrong thing fails in its rows, and no other row notices.

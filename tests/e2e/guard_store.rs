@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use waypost_tests::{Backend, Etcd, FaultProxy, Guard, Peer, RawBackend, until, until_true};
+use waypost_tests::{Backend, Etcd, FaultProxy, Guard, Peer, RawBackend, Waypost, until, until_true};
 
 use crate::scene::{route, service};
 
@@ -86,7 +86,7 @@ async fn one_that_stops_without_the_store_does_so_before_its_lease_ends_and_look
     assert_eq!((status, reason.as_str()), (502, "upstream_reset"), "what was under way is not waited for");
     assert!(ended < lost + LEASE, "nor does it outlive the lease");
     until_true("its lease has ended", async || etcd.get_beside("owners/a/a-1").await.is_none()).await;
-    // Its end counts as its word: the key is given away.
+    // The key is given away meanwhile.
     etcd.put("routes/orders/mine", route("b", 6)).await;
     etcd.put("routes/orders/other", route("a", 6)).await;
     network.pass();
@@ -100,4 +100,27 @@ async fn one_that_stops_without_the_store_does_so_before_its_lease_ends_and_look
     })
     .await;
     assert_eq!(asked(&guard, "other").await, "200");
+}
+
+#[tokio::test]
+async fn a_key_is_moved_from_two_of_which_one_is_cut_off_once_its_lease_has_ended() {
+    let etcd = store().await;
+    let network = FaultProxy::start(etcd.address()).await;
+    let backend = Backend::named("a").await;
+    let stop = ["--without-store", "stop"];
+    let cut_off = Guard::start(&network.url(), "a", "a-1", backend.address, &stop).await;
+    let other = Guard::start(&etcd.url(), "a", "a-2", backend.address, &stop).await;
+    let _new = Guard::start(&etcd.url(), "b", "b-1", backend.address, &[]).await;
+    network.stall();
+    let gold = etcd.url();
+    let moving = ["route", "move", "orders", "mine", "--to", "b", "--gold", &gold];
+    let moved = until("the move is made", async || match Waypost::run(&moving).await {
+        (0, out, _) => Ok(out),
+        (_, _, said) => Err(said),
+    })
+    .await;
+    assert!(moved.contains("a → b"), "{moved}");
+    assert!(etcd.get_beside("owners/a/a-1").await.is_none(), "not before its lease had ended");
+    assert_eq!(asked(&cut_off, "mine").await, "421 state=handoff");
+    assert_eq!(asked(&other, "mine").await, "421 state=moved");
 }

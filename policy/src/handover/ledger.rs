@@ -23,6 +23,9 @@ pub struct Announcement {
     pub applied: u64,
     /// Keys that it may not serve any more, with requests of before that have not ended.
     pub busy: Vec<BusyKey>,
+    /// Whether the process serves nothing any more when this has gone with its lease: its lease's end counts as its word.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ends_with_lease: bool,
 }
 
 /// One key.
@@ -69,7 +72,7 @@ impl Ledger {
         self.awaited = lost.cloned().collect();
         let mut busy: Vec<BusyKey> = self.awaited.iter().map(|(service, key)| BusyKey::of(table, service, key)).collect();
         busy.sort_unstable();
-        Announcement { applied: table.revision(), busy }
+        Announcement { applied: table.revision(), busy, ends_with_lease: false }
     }
 
     /// The keys that were announced as busy and still are.
@@ -127,9 +130,9 @@ mod tests {
         for name in ["k", "k", "o"] {
             ledger.enter(&key(name));
         }
-        assert_eq!(ledger.announce(&mine, "a"), Announcement { applied: 20, busy: Vec::new() });
+        assert_eq!(ledger.announce(&mine, "a"), Announcement { applied: 20, ..Announcement::default() });
         let busy = BusyKey { service: "orders".to_owned(), key: "k".to_owned(), record: None };
-        assert_eq!(ledger.announce(&frozen, "a"), Announcement { applied: 21, busy: vec![busy] });
+        assert_eq!(ledger.announce(&frozen, "a"), Announcement { applied: 21, busy: vec![busy], ends_with_lease: false });
         assert!(!ledger.leave(&key("k")) && !ledger.leave(&key("o")), "one is left; the other was never announced");
         assert!(ledger.leave(&key("k")));
         assert!(!ledger.leave(&key("k")), "nothing ends twice");

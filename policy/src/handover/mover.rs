@@ -4,10 +4,7 @@
 //! one's mark has gone: its freeze counts, and so does what its owners have said of it. Two movers at one key exclude each other by
 //! compare and swap; whoever loses looks again.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use waypost_conf::{Name, RecordKey, Route, RouteState};
 
@@ -119,8 +116,8 @@ struct Frozen {
     /// When the freeze was asked for, and when it was there.
     began: Moment,
     froze: Moment,
-    /// The instances of the old owner that have been seen meanwhile.
-    met: BTreeSet<String>,
+    /// The instances of the old owner that have been seen meanwhile, and whether the end of their lease is their word.
+    met: BTreeMap<String, bool>,
 }
 
 type Asks = Effect<Result<Moved, String>>;
@@ -145,7 +142,7 @@ impl Move {
             (State::Reading, Input::Read(known)) => self.consider(known, now),
             (State::LookingForMark { known, of }, Input::Mark(is_there)) => self.meet_other(known, &of, is_there, now),
             (State::Freezing { frozen, began }, Input::Swapped(revision)) => {
-                self.look(Frozen { known: Known { route: frozen, revision }, began, froze: now, met: BTreeSet::new() })
+                self.look(Frozen { known: Known { route: frozen, revision }, began, froze: now, met: BTreeMap::new() })
             }
             (State::Freezing { .. }, Input::Lost) => self.try_again("somebody else changed it meanwhile", now),
             (State::Freezing { .. }, Input::Unsure(why)) => match self.may_ask_again() {
@@ -239,7 +236,7 @@ impl Move {
     fn take_over(&mut self, known: Known, now: Moment) -> Asks {
         self.tries += 1;
         self.taken_over = true;
-        self.look(Frozen { known, began: now, froze: now, met: BTreeSet::new() })
+        self.look(Frozen { known, began: now, froze: now, met: BTreeMap::new() })
     }
 
     fn look(&mut self, frozen: Frozen) -> Asks {
@@ -249,7 +246,7 @@ impl Move {
 
     fn saw(&mut self, mut frozen: Frozen, instances: &Instances, now: Moment) -> Asks {
         let held = self.holding(&frozen, instances);
-        frozen.met.extend(instances.keys().cloned());
+        frozen.met.extend(instances.iter().map(|(id, announced)| (id.clone(), announced.ends_with_lease)));
         if held.is_empty() {
             let commit = Effect::Swap { route: serving_next(&frozen.known.route, &self.plan.to), read_at: frozen.known.revision };
             return self.ask(State::Committing(frozen, now), commit);
@@ -315,8 +312,8 @@ impl Move {
         let mut held: Vec<String> =
             living.filter_map(|(id, announced)| Some(format!("{id} ({})", self.holds(announced, frozen.known.revision)?))).collect();
         // An announcement that went may have gone with its lease: its process may be paused.
-        let gone = frozen.met.iter().filter(|id| !instances.contains_key(*id) && !is_dead(id));
-        held.extend(gone.map(|id| format!("{id} (its announcement has gone)")));
+        let gone = frozen.met.iter().filter(|(id, ends)| !**ends && !instances.contains_key(*id) && !is_dead(id));
+        held.extend(gone.map(|(id, _)| format!("{id} (its announcement has gone)")));
         let nobody_speaks = instances.is_empty() && frozen.met.is_empty() && self.plan.assume_dead.is_empty();
         if nobody_speaks && !self.plan.force {
             held.push("processes, none of which has announced itself".to_owned());

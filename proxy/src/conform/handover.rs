@@ -264,7 +264,7 @@ mod tests {
         let cast = Cast { service: "orders".to_owned(), me: "cell-a".to_owned(), other: "cell-b".to_owned(), table: "c0ffee-0".to_owned() };
         let instance = |applied, busy: &[&str]| {
             let busy = busy.iter().map(|key| BusyKey { service: "orders".to_owned(), key: (*key).to_owned(), record: None }).collect();
-            Announced { said: Ok(Announcement { applied, busy }), is_leased: true }
+            Announced { said: Ok(Announcement { applied, busy, ends_with_lease: false }), is_leased: true }
         };
         let said = |instances: Vec<Announced>| {
             let instances = instances.into_iter().enumerate().map(|(id, instance)| (id.to_string(), instance)).collect();

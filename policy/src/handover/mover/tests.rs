@@ -42,7 +42,11 @@ fn busy(key: &str, record: Option<&str>) -> BusyKey {
 }
 
 fn instances(of: &[(&str, u64, &[&str])]) -> Instances {
-    let announced = |applied: u64, keys: &[&str]| Announcement { applied, busy: keys.iter().map(|key| busy(key, None)).collect() };
+    let announced = |applied: u64, keys: &[&str]| Announcement {
+        applied,
+        busy: keys.iter().map(|key| busy(key, None)).collect(),
+        ends_with_lease: false,
+    };
     of.iter().map(|(id, applied, keys)| ((*id).to_owned(), announced(*applied, keys))).collect()
 }
 
@@ -138,6 +142,13 @@ fn who_has_gone_or_never_came_has_not_let_go() {
     assert_eq!(course.tell(Input::Saw(&instances(&[("one", 9, &[]), ("two", 10, &[])]))), "sleep 2");
     course.tell(Input::Woke);
     assert_eq!(course.tell(Input::Saw(&instances(&[("two", 10, &[])]))), "sleep 2", "one may be paused");
+    let mut course = Course::frozen(plan());
+    let mut two = instances(&[("one", 9, &[]), ("two", 10, &[])]);
+    two.values_mut().for_each(|announced| announced.ends_with_lease = true);
+    assert_eq!(course.tell(Input::Saw(&two)), "sleep 2");
+    course.tell(Input::Woke);
+    let said = course.tell(Input::Saw(&instances(&[("two", 10, &[])])));
+    assert!(said.starts_with("swap 10"), "it serves nothing outside its lease: {said}");
     for (force, assume_dead, wanted) in [(false, "", "sleep 2"), (true, "", "swap 10"), (false, "one", "swap 10")] {
         let assume_dead = vec![assume_dead.to_owned()].into_iter().filter(|id| !id.is_empty()).collect();
         let mut course = Course::frozen(Plan { force, assume_dead, ..plan() });
@@ -244,7 +255,7 @@ fn who_loses_looks_again_and_a_key_of_somebody_else_is_left_alone() {
 #[test]
 fn where_a_record_covers_many_keys_all_of_them_have_to_end() {
     let one = |key: &str, record: Option<&str>| {
-        Instances::from([("one".to_owned(), Announcement { applied: 10, busy: vec![busy(key, record)] })])
+        Instances::from([("one".to_owned(), Announcement { applied: 10, busy: vec![busy(key, record)], ends_with_lease: false })])
     };
     for (covers_many, key, record, is_held) in [
         (true, "x", Some("t1"), true),
