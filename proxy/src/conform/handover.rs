@@ -112,8 +112,9 @@ impl Stage<'_> {
         Ok(last)
     }
 
+    /// Frozen by hand: a freeze that a mover has made and left would be ended by the backend itself.
     fn frozen(&self, epoch: u64) -> serde_json::Value {
-        json!({ "owner": self.cast.me, "epoch": epoch, "state": "frozen", "move": "conform" })
+        json!({ "owner": self.cast.me, "epoch": epoch, "state": "frozen" })
     }
 
     /// Freezes a key of the backend's, sees that it is let go and refused, and gives it back.
