@@ -2,13 +2,10 @@
 
 mod cell;
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::Mutex,
-};
+use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
-use waypost_tests::{Backend, Etcd, Guard, Reply, Seen, Waypost};
+use waypost_tests::{Backend, Etcd, Reply, Waypost, command, free_address};
 
 pub(crate) use cell::Cell;
 use cell::Wrong;
@@ -43,28 +40,28 @@ async fn a_backend_that_uses_the_library_passes_whole() {
     assert_eq!(left.kvs().len(), 0);
 }
 
-/// The same store without the protocol, and a guard before it.
+/// The sidecar speaks the protocol for a backend that only stores what it is told.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_backend_behind_a_guard_passes_whole() {
-    let etcd = Etcd::start().await;
-    let data = Mutex::new(HashMap::new());
-    let backend = Backend::start(move |seen: &Seen| {
-        let slot = (seen.header("x-tenant").to_owned(), seen.target.clone());
-        let mut data = data.lock().unwrap();
-        match seen.method.as_str() {
-            "PUT" => {
-                data.insert(slot, String::from_utf8_lossy(&seen.body).into_owned());
-                Reply::ok("stored")
-            }
-            _ => Reply::ok(data.get(&slot).cloned().unwrap_or_default()),
+async fn a_guard_before_a_plain_backend_passes_whole() {
+    let values = std::sync::Mutex::new(std::collections::HashMap::new());
+    let plain = Backend::start(move |seen| {
+        let (slot, mut values) = ((seen.header("x-tenant").to_owned(), seen.target.clone()), values.lock().unwrap());
+        if seen.method == "PUT" {
+            values.insert(slot, seen.body.clone());
+            return Reply::ok("stored");
         }
+        Reply::Say(200, Vec::new(), values.get(&slot).cloned().unwrap_or_default())
     })
     .await;
-    let guard = Guard::start(&etcd.url(), "cell-a", "one", backend.address, &["--prefix", "/conform-guard"]).await;
-    let (to, gold) = (format!("http://{}", guard.listen), etcd.url());
-    let (status, out, said) = Waypost::run(&["conform", "--to", &to, "--gold", &gold, "--prefix", "/conform-guard", "--json"]).await;
+    let [listen, admin] = [free_address(), free_address()].map(|address| address.to_string());
+    let (to, behind) = (format!("http://{listen}"), plain.address.to_string());
+    let binary = command(&[]).get_program().to_str().unwrap().to_owned();
+    let guard = [&*binary, "guard", "--upstream", "{upstream}", "--listen", &listen, "--to", &behind, "--admin", &admin];
+    let gold = ["--gold", "{gold}", "--prefix", "{prefix}"];
+    let args = [&["conform", "--to", &to, "--json", "--"], &guard[..], &gold].concat();
+    let (status, out, said) = Waypost::run(&args).await;
     let report: Value = serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out}{said}"));
-    assert_eq!((status, rows(&report, "failed"), rows(&report, "skipped")), (0, BTreeSet::new(), BTreeSet::new()), "{report:#}");
+    assert_eq!((status, rows(&report, "failed"), rows(&report, "skipped")), (0, BTreeSet::new(), BTreeSet::new()), "{report:#}{said}");
 }
 
 /// Each wrong thing fails in its rows, and no other row notices.
@@ -134,7 +131,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
     def do_GET(self): self.send_response(200); self.send_header('Content-Length', '0'); self.end_headers()
     do_PUT = do_GET
 http.server.HTTPServer(('127.0.0.1', PORT), Answer).serve_forever()"
-        .replace("PORT", &waypost_tests::free_address().port().to_string());
+        .replace("PORT", &free_address().port().to_string());
     let port = server.rsplit_once("'127.0.0.1', ").unwrap().1.split(')').next().unwrap();
     let to = format!("http://127.0.0.1:{port}");
     let args = ["conform", "--to", &to, "--json", "--", "python3", "-c", &server, "{gold}", "{prefix}", "{upstream}", "{service}"];
@@ -154,7 +151,7 @@ async fn what_can_not_be_played_is_said() {
     let etcd = Etcd::start().await;
     etcd.put("services/orders", json!({ "match": [{}] })).await;
     let gold = etcd.url();
-    let nobody = format!("http://{}", waypost_tests::free_address());
+    let nobody = format!("http://{}", free_address());
     for (args, status, wanted) in [
         (&["--to", "https://127.0.0.1:1"][..], 2, "--to: "),
         (&["--to", "http://127.0.0.1:1/x"], 2, "paths are named in --request and --read"),

@@ -3,4 +3,5 @@
 
 mod backends;
 mod clients;
+mod liars;
 mod stage;

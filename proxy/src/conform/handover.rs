@@ -25,10 +25,6 @@ const TRIES: u64 = 3;
 const CONTINUE_LIMIT: Duration = Duration::from_millis(1000);
 const UNDER_WAY: Duration = Duration::from_millis(300);
 
-/// What a backend that announces nothing is told.
-const NEEDS: &str = "it has announced nothing: without a lease and a value at <prefix>-state/owners/<upstream>/<id> no key can be moved away \
-                     from it but by --force; --without-handover leaves these rows out";
-
 /// How far the instances of an owner are with a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Held {
@@ -81,7 +77,11 @@ impl Stage<'_> {
         let instances = self.world.announced(&self.cast.me).await?;
         let mut faults = Vec::new();
         if instances.is_empty() {
-            faults.push(NEEDS.to_owned());
+            let place = format!("{}-state/owners/{}/ID", self.world.place.prefix, self.cast.me);
+            faults.push(format!(
+                "it has announced nothing: without a value at {place}, under a lease, no key can be moved away from it but by --force; \
+                 --without-handover leaves these rows out"
+            ));
         }
         for (id, Announced { said, is_leased }) in &instances {
             let place = format!("{}-state/owners/{}/{id}", self.world.place.prefix, self.cast.me);
@@ -112,8 +112,9 @@ impl Stage<'_> {
         Ok(last)
     }
 
+    /// Frozen by hand: a freeze that a mover has made and left would be ended by the backend itself.
     fn frozen(&self, epoch: u64) -> serde_json::Value {
-        json!({ "owner": self.cast.me, "epoch": epoch, "state": "frozen", "move": "conform" })
+        json!({ "owner": self.cast.me, "epoch": epoch, "state": "frozen" })
     }
 
     /// Freezes a key of the backend's, sees that it is let go and refused, and gives it back.

@@ -17,7 +17,7 @@ pub(super) type Says = dyn Fn(&RawRequest) -> Option<Vec<u8>> + Send + Sync;
 pub(super) struct Stage {
     pub(super) etcd: Etcd,
     pub(super) waypost: Waypost,
-    pub(super) a: RawBackend,
+    _a: RawBackend,
     pub(super) b: Backend,
     pub(super) stranger: RawBackend,
     pub(super) says: Arc<Mutex<Arc<Says>>>,
@@ -54,7 +54,7 @@ impl Stage {
         etcd.put_all(&records).await;
         let waypost = Waypost::start(&etcd.url(), &[]).await;
         let table = waypost.until_connected(true).await["table"].as_str().unwrap().to_owned();
-        Self { etcd, waypost, a, b, stranger, says, table }
+        Self { etcd, waypost, _a: a, b, stranger, says, table }
     }
 
     /// From now on `a` answers so, whatever it is asked.
@@ -114,6 +114,11 @@ pub(super) fn assert_no_leak(got: &str) {
 /// 421 with these fields and a short body.
 pub(super) fn refusal(fields: &str) -> String {
     format!("HTTP/1.1 421 Misdirected Request\r\n{fields}Cache-Control: no-store\r\nContent-Length: 4\r\n\r\nno\r\n")
+}
+
+/// The same with this `Route-Stale`.
+pub(super) fn stale(value: &str) -> String {
+    refusal(&format!("Route-Stale: {value}\r\n"))
 }
 
 /// A claim that the key `t1` has moved.
