@@ -120,6 +120,7 @@ pub(crate) enum Seen {
         address: String,
         is_in_table: bool,
         epoch: u64,
+        revision: u64,
         hop: u32,
         retries: u32,
         is_ask: bool,
