@@ -8,12 +8,12 @@ use std::{
 };
 
 use waypost_policy::{
-    Body, Code, Exchange, Failure, Head, Hint, Hints, Input, Lease, Moment, Next, Sent, Table, World as Shared,
+    Body, Code, Exchange, Failure, Head, Hint, Hints, Input, Lease, Moment, Next, Reply, Sent, Table, World as Shared,
     checks::Checks,
     exchange::Trace,
     hints::{Due, Keeper},
     parking::{Parking, Place},
-    wire::Stamp,
+    wire::{STALE_HEADER, Stale, Stamp},
 };
 
 use crate::{
@@ -310,6 +310,8 @@ impl World {
     /// The owner has answered.
     pub(crate) fn answered(&mut self, pid: Pid, id: u64, attempt: u64, answer: &Answer) {
         let Some(body) = self.end_attempt(pid, id, attempt) else { return };
+        let stale = answer.values(STALE_HEADER).next().and_then(|value| Stale::parse(value).ok());
+        self.seen(Seen::Heard { request: id, state: stale.map(|stale| stale.state) });
         let next = self.step(pid, id, Input::Reply(answer, body));
         let request = self.request(pid, id).unwrap();
         if let Some(lease) = request.lease.take() {
