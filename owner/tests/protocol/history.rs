@@ -84,6 +84,11 @@ pub(crate) enum Seen {
         key: usize,
         is_done: bool,
     },
+    Rescued {
+        pid: Pid,
+        record: String,
+        is_given_back: bool,
+    },
     Announces {
         pid: Pid,
         applied: u64,
@@ -120,6 +125,7 @@ pub(crate) enum Seen {
         address: String,
         is_in_table: bool,
         epoch: u64,
+        revision: u64,
         hop: u32,
         retries: u32,
         is_ask: bool,
@@ -127,6 +133,11 @@ pub(crate) enum Seen {
     Failed {
         request: u64,
         failure: Failure,
+    },
+    /// An owner's refusal has come.
+    Heard {
+        request: u64,
+        state: Option<StaleState>,
     },
     Finished {
         pid: Pid,
@@ -257,6 +268,7 @@ impl Seen {
             | Self::Failed { request, .. }
             | Self::Finished { request, .. }
             | Self::Abandoned { request }
+            | Self::Heard { request, .. }
             | Self::Accepted { request, .. }
             | Self::Unparked { request, .. }
             | Self::NoRoom { request }
@@ -265,6 +277,7 @@ impl Seen {
             | Self::Refused { request, .. }
             | Self::Lied { request, .. } => requests(*request) == Some(wanted),
             Self::Announces { .. } | Self::Ended { .. } => true,
+            Self::Rescued { .. } => true,
             Self::Killed { .. } | Self::Paused { .. } | Self::Parted { .. } | Self::Resynced { .. } | Self::MoverDied { .. } => true,
         }
     }

@@ -13,6 +13,7 @@ mod mover;
 mod owner;
 mod plan;
 mod proxy;
+mod rescue;
 mod store;
 mod waits;
 mod watching;
@@ -22,7 +23,7 @@ use std::{collections::BTreeMap, panic, thread};
 
 use checker::Counts;
 
-const SEEDS: u64 = 2000;
+const SEEDS: u64 = 3000;
 
 /// What courses had, and what did not hold in which.
 #[derive(Default)]

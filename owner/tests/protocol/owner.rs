@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use waypost_policy::{
     Moment, Reply,
-    handover::{Key, Ledger},
+    handover::{Announcement, Freezes, Key, Ledger},
     owner::{self, Judgement, is_safe},
     table::{Entry, State},
     wire::{STALE_HEADER, Stale, StaleState, Stamp, UPDATE_HEADER, Update},
@@ -31,7 +31,10 @@ pub(crate) struct Instance {
     pub(crate) watching: Watching,
     pub(crate) leased: Leased,
     ledger: Ledger,
-    /// The first announcement is in the store: it serves.
+    pub(crate) freezes: Freezes,
+    /// It is announced, so that its first view may be read.
+    is_announced: bool,
+    /// What it announces by that view is in the store.
     pub(crate) is_serving: bool,
     /// Heads that wait for the view to change.
     waiting: Vec<Asked>,
@@ -84,7 +87,8 @@ impl Asked {
 }
 
 impl World {
-    /// Starts a process of an upstream. It serves once it has listed the store and announced itself.
+    /// Starts a process of an upstream. It announces itself, then lists the store, and serves once it has announced what it knows by that: a mover
+    /// either meets it, or has frozen its key before.
     pub(crate) fn start_instance(&mut self, upstream: &str, number: usize, is_false: bool) -> Pid {
         let pid = self.start_process();
         let leased = Leased::new(format!("{STATE}owners/{upstream}/i{number}"), ANNOUNCED_FOR);
@@ -94,6 +98,8 @@ impl World {
             watching: Watching::new(self.plan.keys.len()),
             leased,
             ledger: Ledger::default(),
+            freezes: Freezes::default(),
+            is_announced: false,
             is_serving: false,
             waiting: Vec::new(),
             running: BTreeMap::new(),
@@ -101,7 +107,8 @@ impl World {
             is_false,
         };
         self.instances.insert(pid, instance);
-        self.within(pid, Duration::ZERO, move |world| world.feed(pid, Input::Start));
+        let silent = serde_json::to_string(&Announcement::default()).unwrap();
+        self.within(pid, Duration::ZERO, move |world| world.set_leased(pid, silent));
         pid
     }
 
@@ -114,6 +121,7 @@ impl World {
     /// A table has come into force at an owner.
     pub(crate) fn owner_in_force(&mut self, pid: Pid) {
         self.announce(pid);
+        self.look_after_freezes(pid);
         let instance = self.instances.get_mut(&pid).unwrap();
         for asked in std::mem::take(&mut instance.waiting) {
             let by = self.micros(1, 50);
@@ -134,9 +142,13 @@ impl World {
         self.within(pid, by, move |world| world.set_leased(pid, value));
     }
 
-    /// The announcement is in the store.
+    /// What is announced is in the store.
     pub(crate) fn announced(&mut self, pid: Pid) {
-        self.instances.get_mut(&pid).unwrap().is_serving = true;
+        let instance = self.instances.get_mut(&pid).unwrap();
+        instance.is_serving = instance.watching.table.is_some();
+        if !std::mem::replace(&mut instance.is_announced, true) {
+            self.feed(pid, Input::Start);
+        }
     }
 
     /// A request's head has come.

@@ -8,12 +8,12 @@ use std::{
 };
 
 use waypost_policy::{
-    Body, Code, Exchange, Failure, Head, Hint, Hints, Input, Lease, Moment, Next, Sent, Table, World as Shared,
+    Body, Code, Exchange, Failure, Head, Hint, Hints, Input, Lease, Moment, Next, Reply, Sent, Table, World as Shared,
     checks::Checks,
     exchange::Trace,
     hints::{Due, Keeper},
     parking::{Parking, Place},
-    wire::Stamp,
+    wire::{STALE_HEADER, Stale, Stamp},
 };
 
 use crate::{
@@ -235,8 +235,20 @@ impl World {
         let attempt = request.attempt;
         let policy = Arc::clone(request.exchange.policy());
         let (key, method) = (self.plan.key_named(stamp.key.as_deref().unwrap_or_default()), self.request(pid, id).unwrap().head.method);
-        let (epoch, hop, is_ask) = (stamp.epoch, stamp.hop, stamp.ask.is_some());
-        self.seen(Seen::Dispatched { pid, request: id, key, owner, address: address.clone(), is_in_table, epoch, hop, retries, is_ask });
+        let (epoch, revision, hop, is_ask) = (stamp.epoch, stamp.revision, stamp.hop, stamp.ask.is_some());
+        self.seen(Seen::Dispatched {
+            pid,
+            request: id,
+            key,
+            owner,
+            address: address.clone(),
+            is_in_table,
+            revision,
+            epoch,
+            hop,
+            retries,
+            is_ask,
+        });
         let Some(to) = self.listener(&address) else {
             let by = self.micros(50, 500);
             return self.within(pid, by, move |world| world.failed(pid, id, attempt, Failure::Connect, Sent::Nothing));
@@ -298,6 +310,8 @@ impl World {
     /// The owner has answered.
     pub(crate) fn answered(&mut self, pid: Pid, id: u64, attempt: u64, answer: &Answer) {
         let Some(body) = self.end_attempt(pid, id, attempt) else { return };
+        let stale = answer.values(STALE_HEADER).next().and_then(|value| Stale::parse(value).ok());
+        self.seen(Seen::Heard { request: id, state: stale.map(|stale| stale.state) });
         let next = self.step(pid, id, Input::Reply(answer, body));
         let request = self.request(pid, id).unwrap();
         if let Some(lease) = request.lease.take() {
@@ -362,20 +376,23 @@ impl World {
         let proxy = self.proxy(pid);
         let refuted_now = refuted - std::mem::replace(&mut proxy.refuted, refuted);
         let before = std::mem::replace(&mut proxy.hints_shown, now_kept.clone());
-        let mut gone = Vec::new();
+        let (mut gone, mut taken) = (Vec::new(), Vec::new());
         for (key, (before, now)) in before.into_iter().zip(now_kept).enumerate() {
             if let Some(before) = before.as_ref().filter(|before| now.as_ref().is_none_or(|now| now.epoch != before.epoch)) {
                 let owner = table.upstream_name(before.owner).map(ToString::to_string).unwrap_or_default();
-                gone.push((key, owner, before.epoch, now.is_some()));
+                gone.push((key, owner, before.epoch, now.as_ref().is_some_and(|now| now.epoch > before.epoch)));
             }
             if let Some(now) = now.filter(|now| before.is_none_or(|before| before.epoch != now.epoch)) {
                 let owner = table.upstream_name(now.owner).map(ToString::to_string).unwrap_or_default();
                 let reporter = now.reporter.as_str().to_owned();
-                self.seen(Seen::HintTaken { pid, key, owner, epoch: now.epoch, revision: now.revision, reporter });
+                taken.push(Seen::HintTaken { pid, key, owner, epoch: now.epoch, revision: now.revision, reporter });
             }
         }
         if !gone.is_empty() {
             self.seen(Seen::HintsGone { pid, gone, refuted: refuted_now });
+        }
+        for taken in taken {
+            self.seen(taken);
         }
     }
 }

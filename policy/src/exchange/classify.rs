@@ -34,7 +34,7 @@ pub(super) struct Claim {
     owner: String,
     epoch: u64,
     table: String,
-    /// The store's revision that it claims.
+    /// The store's revision that it claims; 0: none.
     pub(super) revision: u64,
 }
 
@@ -83,6 +83,12 @@ impl Claim {
         let advances = self.epoch > known_epoch && self.table == table.id().as_str();
         let owner = table.upstream_named(&self.owner)?;
         advances.then_some((owner.id, self.epoch))
+    }
+
+    /// Whether it speaks of what was there before the record that is known, made at this revision: another, whose epochs have no order to
+    /// this one's.
+    pub(super) fn is_of_before(&self, create_revision: u64) -> bool {
+        self.revision > 0 && self.revision < create_revision
     }
 
     /// Whom to ask for this one request, if that may be done: it is of the same table, and changes nothing of what is known.

@@ -73,6 +73,9 @@ impl Exchange {
         known.end_hint(key, world.hints, world.now);
         let (known_epoch, over) = known.generation();
         let (owner, epoch) = claim.may_be_followed(known_epoch.max(last.epoch), world.table)?;
+        if claim.is_of_before(over) {
+            return None;
+        }
         let reporter = last.endpoint.clone();
         let hint = Hint { owner, epoch, revision: claim.revision, reporter, taken_at: world.now, over };
         if !world.hints.take(key, hint) {

@@ -6,6 +6,7 @@ mod waits;
 use std::collections::HashMap;
 
 use proptest::prelude::*;
+use waypost_conf::RecordKey;
 
 use super::*;
 use crate::{
@@ -330,6 +331,23 @@ fn what_is_older_than_a_hint_does_not_end_it() {
     assert_eq!(settle_at(&mut scene, Moment::default()), (1, 0), "a read that began before the hint was taken says nothing of it");
     let now = scene.now;
     assert_eq!(settle_at(&mut scene, now), (0, 1), "one that began after it does");
+}
+
+#[test]
+fn what_is_said_of_a_record_that_has_gone_is_no_hint() {
+    let mut scene = Scene::new(&[]);
+    let key = RecordKey::parse(b"routes/orders/t1").unwrap();
+    let record = waypost_conf::decode(&key, br#"{"owner":"a","epoch":3}"#).unwrap().record;
+    scene.builder.remove(&key);
+    scene.builder.put(&key, record, crate::table::Meta { create_revision: 30, mod_revision: 30, digest: 0, leased: false });
+    scene.table = publish(&mut scene.builder, 30);
+    let (mut exchange, _next) = scene.started();
+    let next = scene.step(&mut exchange, Input::Reply(&moved(&stale("b", 6)), Body::None));
+    assert!(matches!(next, Next::Check(_)), "the owner is at revision 20, where the key had another record: {next:?}");
+    assert!(scene.hints.is_empty());
+    let next = scene.step(&mut exchange, Input::Found(answered(scene.now)));
+    assert!(matches!(next, Next::Answer(Code::StaleUnhealed)), "{next:?}");
+    assert_eq!(scene.hints.refuted(), 0, "it was true in its time");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::{history::Seen, plan::Kind, world::World};
 pub(crate) struct Counts(BTreeMap<&'static str, u64>);
 
 /// All that is to be met.
-const WANTED: [&str; 36] = [
+const WANTED: [&str; 37] = [
     "no faults",
     "a false owner",
     "a storm",
@@ -38,6 +38,7 @@ const WANTED: [&str; 36] = [
     "an aborted move",
     "a dead mover",
     "a key given back",
+    "a key taken back by its owner",
     "a busy key announced",
     "a dead owner",
     "a dead proxy",
@@ -121,6 +122,7 @@ fn met(world: &World, seen: &Seen) -> Vec<&'static str> {
         Seen::MoveEnded { tries: None, .. } => "an aborted move",
         Seen::MoverDied { .. } => "a dead mover",
         Seen::GivenBack { is_done: true, .. } => "a key given back",
+        Seen::Rescued { is_given_back: true, .. } => "a key taken back by its owner",
         Seen::Announces { busy, .. } if *busy > 0 => "a busy key announced",
         Seen::Killed { pid } if world.instances.contains_key(pid) => "a dead owner",
         Seen::Killed { pid } if world.proxies.contains_key(pid) => "a dead proxy",

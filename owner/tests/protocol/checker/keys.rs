@@ -64,7 +64,7 @@ impl Truth {
 /// What one process knows of one key.
 #[derive(Default)]
 struct View {
-    shown: Option<(u64, InForce)>,
+    shown: Option<InForce>,
     /// It has shown the store as of this revision at least.
     reflects: u64,
     hint: Option<u64>,
@@ -91,18 +91,18 @@ pub(super) fn epochs_and_reads(world: &World, truth: &Truth) {
                     fail(world, at, Some(*key), &format!("8: not what the store had between {known} and {newest}: {shown:?} at {revision}"))
                 };
                 view.reflects = reflects;
-                if let (Some((_, InForce { route: Some(before), .. })), Some(after)) = (&view.shown, &shown.route)
+                if let (Some(InForce { route: Some(before), .. }), Some(after)) = (&view.shown, &shown.route)
                     && before.2 == after.2
                     && after.1 < before.1
                 {
                     fail(world, at, Some(*key), &format!("1: the epoch in force went down: {before:?} {after:?}"));
                 }
-                view.shown = Some((*revision, shown.clone()));
+                view.shown = Some(shown.clone());
             }
             Seen::HintTaken { pid, key, owner, epoch, revision, .. } => {
                 let record = &plan(world).keys[*key].record;
                 let view = views.entry((*pid, *key)).or_default();
-                let known = view.shown.as_ref().and_then(|(_, shown)| shown.route.as_ref()).map_or(0, |route| route.1);
+                let known = view.shown.as_ref().and_then(|shown| shown.route.as_ref()).map_or(0, |route| route.1);
                 if *epoch <= known.max(view.hint.unwrap_or(0)) {
                     fail(world, at, Some(*key), "1: a hint that does not advance what is known was taken");
                 }
@@ -117,18 +117,18 @@ pub(super) fn epochs_and_reads(world: &World, truth: &Truth) {
                     *hint = hint.filter(|hint| hint != epoch);
                 }
             }
-            Seen::Dispatched { pid, request, key, epoch, retries, is_ask, .. } => {
+            Seen::Dispatched { pid, request, key, epoch, revision, retries, is_ask, .. } => {
                 let is_repeat = retries_of.insert(*request, *retries).unwrap_or(0) != *retries;
                 let view = views.entry((*pid, *key)).or_default();
                 if is_repeat || *is_ask {
                     continue;
                 }
-                let Some((shown_at, shown)) = &view.shown else { continue };
+                let Some(shown) = &view.shown else { continue };
                 let in_table = shown.route.as_ref();
                 if let Some((created, ..)) = view.floor {
                     let is_past = match in_table {
                         Some(route) => route.2 > created,
-                        None => view.floor.is_some_and(|(.., revision)| *shown_at >= revision || shown.is_read_ahead),
+                        None => view.floor.is_some_and(|(.., hinted_at)| *revision >= hinted_at || shown.is_read_ahead),
                     };
                     view.floor = view.floor.filter(|_| !is_past);
                 }

@@ -95,8 +95,8 @@ pub(super) fn checks(world: &World) {
                     *is_last = false;
                 }
             }
-            Seen::Refused { request, state, .. } => match state {
-                StaleState::Behind => behind.entry(*request).or_insert((when, true)).1 = true,
+            Seen::Heard { request, state } => match state {
+                Some(StaleState::Behind) => behind.entry(*request).or_insert((when, true)).1 = true,
                 _ => drop(behind.remove(request)),
             },
             Seen::Failed { request, .. } => {
