@@ -81,7 +81,7 @@ fn a_request_is_of_a_key_whoever_owns_it_or_of_none() {
             .map(|identity| (identity.service.unwrap().name.to_string(), identity.key.map(|key| key.to_vec())))
     };
     assert_eq!(identified(&mut scene, "/"), Ok(("orders".to_owned(), Some(b"t1".to_vec()))), "frozen");
-    scene.builder.remove(&waypost_conf::RecordKey::parse(b"routes/orders/t1").unwrap());
+    scene.builder.remove(&RecordKey::parse(b"routes/orders/t1").unwrap());
     scene.table = publish(&mut scene.builder, 12);
     assert_eq!(identified(&mut scene, "/"), Ok(("orders".to_owned(), Some(b"t1".to_vec()))), "nobody's");
     assert_eq!(identified(&mut scene, "/../a"), Err(Code::BadPath));
