@@ -7,11 +7,10 @@ use crate::{Balance, Bootstrap, Limits, Policy, Protocol, Record, Upstream};
 /// The fields of a record that are not acted on yet.
 pub(crate) fn of_record(record: &Record) -> Vec<&'static str> {
     match record {
-        Record::Service(_) | Record::Route(_) => Vec::new(),
+        Record::Service(_) | Record::Route(_) | Record::Certificate(_) => Vec::new(),
         Record::Upstream(upstream) => of_upstream(upstream),
         Record::Endpoint(endpoint) => of(&[(endpoint.zone.is_some(), "zone")]),
         Record::Policy(policy) => of_policy(policy),
-        Record::Certificate(_) => vec!["certificate"],
         Record::Incarnation(_) => Vec::new(),
     }
 }
@@ -19,13 +18,7 @@ pub(crate) fn of_record(record: &Record) -> Vec<&'static str> {
 /// The settings of a bootstrap file that are not acted on yet, by their path in it.
 pub(crate) fn of_bootstrap(bootstrap: &Bootstrap) -> Vec<String> {
     let listeners = bootstrap.listeners.iter().enumerate().flat_map(|(at, listener)| {
-        let settings = of(&[
-            (listener.tls, "tls"),
-            (listener.client_ca.is_some(), "client_ca"),
-            (listener.client_cert.is_some(), "client_cert"),
-            (listener.proxy_protocol, "proxy_protocol"),
-            (listener.h2c == Some(true), "h2c"),
-        ]);
+        let settings = of(&[(listener.proxy_protocol, "proxy_protocol"), (listener.h2c == Some(true), "h2c")]);
         settings.into_iter().map(move |setting| format!("listener[{at}].{setting}"))
     });
     listeners.collect()

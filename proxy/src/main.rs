@@ -21,6 +21,7 @@ mod recent;
 mod resolver;
 mod server;
 mod state;
+mod tls;
 mod transport;
 mod until;
 

@@ -56,6 +56,11 @@ struct OutcomeLabel {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct CertificateLabel {
+    certificate: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ReasonLabel {
     reason: &'static str,
 }
@@ -110,6 +115,8 @@ pub(crate) struct Metrics {
     resyncs: Family<ReasonLabel, Counter>,
     digest_checks: Family<OutcomeLabel, Counter>,
     watcher_stalled: Seconds,
+    certificate_ends: Family<CertificateLabel, Seconds>,
+    handshakes_failed: Counter,
     stale: Family<StateLabel, Counter>,
     stale_outcomes: Family<OutcomeLabel, Counter>,
     hops: Histogram,
@@ -159,6 +166,8 @@ impl Metrics {
             resyncs: Family::default(),
             digest_checks: Family::default(),
             watcher_stalled: Seconds::default(),
+            certificate_ends: Family::default(),
+            handshakes_failed: Counter::default(),
             stale: Family::default(),
             stale_outcomes: Family::default(),
             hops: Histogram::new([0.0, 1.0, 2.0, 3.0, 4.0]),
@@ -223,6 +232,12 @@ impl Metrics {
             "Since the loop that applies changes last came round; more than some seconds: it is stuck",
             self.watcher_stalled.clone(),
         );
+        registry.register(
+            "certificate_end_seconds",
+            "When the certificate in force of a record ends, since the Unix epoch; 0: none is in force",
+            self.certificate_ends.clone(),
+        );
+        registry.register("tls_handshakes_failed", "TLS handshakes with clients that failed", self.handshakes_failed.clone());
         registry.register("stale", "Stale answers of backends, by state", self.stale.clone());
         registry.register("stale_outcome", "How requests that met a stale answer ended", self.stale_outcomes.clone());
         registry.register("hops", "Dispatches to another owner or at a newer epoch, a request", self.hops.clone());
@@ -252,6 +267,11 @@ impl Metrics {
     /// Counts a new connection to an endpoint.
     pub(crate) fn connect_seconds(&self, took: Duration) {
         self.connects.observe(took.as_secs_f64());
+    }
+
+    /// Counts a TLS handshake that failed.
+    pub(crate) fn handshake_failed(&self) {
+        self.handshakes_failed.inc();
     }
 
     /// Counts a table put in force.
@@ -308,7 +328,14 @@ impl Metrics {
         let revision = table.as_ref().map_or(0, |table| table.revision());
         self.table_revision.get_or_create(&SHARD).set(i64::try_from(revision).unwrap_or(i64::MAX));
         self.table_routes.set(table.map_or(0, |table| i64::try_from(table.route_count()).unwrap_or(i64::MAX)));
-        self.quarantined.set(i64::try_from(status.quarantined.len()).unwrap_or(i64::MAX));
+        let certificates = shared.certificates.told();
+        self.certificate_ends.clear();
+        for told in certificates.iter() {
+            let ends = told.not_after.and_then(|ends| ends.duration_since(std::time::UNIX_EPOCH).ok()).unwrap_or_default();
+            self.certificate_ends.get_or_create_owned(&CertificateLabel { certificate: told.name.to_string() }).set(ends.as_secs_f64());
+        }
+        let quarantined = status.quarantined.len() + certificates.iter().filter(|told| told.fault.is_some()).count();
+        self.quarantined.set(i64::try_from(quarantined).unwrap_or(i64::MAX));
         self.held_back.set(i64::try_from(status.held_back_count).unwrap_or(i64::MAX));
         self.snapshot_failed.set(i64::from(status.snapshot.as_ref().is_some_and(|snapshot| snapshot.error.is_some())));
         // One that was never written is as old as the process.

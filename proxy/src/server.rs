@@ -23,7 +23,8 @@ use tokio::{
 use crate::{
     admin, resolver,
     state::{self, Shared},
-    transport::{ConnectionInfo, General, general_lane, serve_connection, turn_away},
+    tls::{Handshake, keep_certificates},
+    transport::{ConnectionInfo, General, general_lane, head_limit, serve_connection, turn_away},
 };
 
 /// How long a drain waits for requests under way.
@@ -37,6 +38,8 @@ const TURNED_AWAY_AT_ONCE: usize = 64;
 pub(crate) struct Bound {
     listener: TcpListener,
     trusted: Arc<[IpNet]>,
+    /// Where connections are to be secure.
+    tls: Option<Handshake>,
 }
 
 impl Bound {
@@ -44,11 +47,11 @@ impl Bound {
     ///
     /// # Errors
     /// If it is in use or may not be bound; the error says which address.
-    pub(crate) fn bind(address: SocketAddr, trusted: &[IpNet]) -> io::Result<Self> {
+    pub(crate) fn bind(address: SocketAddr, trusted: &[IpNet], tls: Option<Handshake>) -> io::Result<Self> {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
-        Ok(Self { listener: socket.listen(BACKLOG)?, trusted: trusted.into() })
+        Ok(Self { listener: socket.listen(BACKLOG)?, trusted: trusted.into(), tls })
     }
 
     /// Where it listens; the port is the real one where 0 was asked for.
@@ -82,6 +85,7 @@ pub(crate) async fn run(shared: Arc<Shared>, listeners: Vec<Bound>, admin: TcpLi
     background.spawn(state::keep_hints(Arc::clone(&shared)));
     background.spawn(state::keep_parking(Arc::clone(&shared)));
     background.spawn(state::keep_freezes(Arc::clone(&shared)));
+    background.spawn(keep_certificates(Arc::clone(&shared)));
     let mut accepting = JoinSet::new();
     let (connection_ends, mut all_ended) = tokio::sync::mpsc::channel::<()>(1);
     let room = Room::new(shared.limits.connections);
@@ -158,13 +162,32 @@ async fn accept(
             }
         };
         let trusted = bound.trusted.iter().any(|network| network.contains(&client.ip().to_canonical()));
-        let connection = ConnectionInfo { client, trusted, scheme: "http" };
+        let tls = bound.tls.clone();
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let mut connection = ConnectionInfo { client, trusted, scheme, subject: None };
         let (shared, lane, draining, ends) = (Arc::clone(&shared), Arc::clone(&lane), draining.clone(), connection_ends.clone());
         if let Ok(place) = Arc::clone(&room.served).try_acquire_owned() {
             tokio::spawn(async move {
-                serve_connection(&shared, &lane, Box::new(as_pingora(stream)), connection, draining).await;
+                let stream = as_pingora(stream);
+                let Some(tls) = tls else {
+                    serve_connection(&shared, &lane, Box::new(stream), connection, draining).await;
+                    return drop((place, ends));
+                };
+                match tls.shake(stream, head_limit(&shared)).await {
+                    Ok(secured) => {
+                        connection.subject = secured.subject().map(Into::into);
+                        serve_connection(&shared, &lane, Box::new(secured), connection, draining).await;
+                    }
+                    Err(why) => {
+                        shared.metrics.handshake_failed();
+                        tracing::debug!(client = %connection.client, why, "a TLS handshake failed");
+                    }
+                }
                 drop((place, ends));
             });
+        } else if tls.is_some() {
+            // Nothing can be said without a handshake, and that costs more than a request.
+            drop(stream);
         } else if let Ok(place) = Arc::clone(&room.turned_away).try_acquire_owned() {
             tokio::spawn(async move {
                 turn_away(&shared, Box::new(as_pingora(stream)), &connection).await;

@@ -27,6 +27,7 @@ use crate::{
     guard::Guard,
     metrics::Metrics,
     recent::Recent,
+    tls::Certificates,
     transport::ConnectionInfo,
 };
 
@@ -49,6 +50,8 @@ pub(crate) struct Shared {
     pub(crate) metrics: Metrics,
     pub(crate) access_log: AccessLog,
     pub(crate) recent: Recent,
+    /// For listeners with TLS.
+    pub(crate) certificates: Arc<Certificates>,
     pub(crate) draining: AtomicBool,
     /// A place for each that may watch the table's changes.
     pub(crate) watchers: Arc<tokio::sync::Semaphore>,

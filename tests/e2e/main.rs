@@ -44,6 +44,7 @@ mod stage;
 mod stale;
 mod store;
 mod storms;
+mod tls;
 mod upgrades;
 mod watch;
 mod writes;

@@ -1,6 +1,9 @@
 //! A certificate authority of a test's own, and what it signs: made by the test, in a folder that goes with it.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 use tempfile::TempDir;
@@ -48,6 +51,12 @@ impl Certificates {
     /// The same, good until long ago.
     pub fn sign_expired(&self, common_name: &str) -> Signed {
         self.signed(common_name, &["localhost", "127.0.0.1"], |params| params.not_after = rcgen::date_time_ymd(2020, 1, 1))
+    }
+
+    /// The same for other hosts, good for that long from now.
+    pub fn sign_for_a_while(&self, common_name: &str, hosts: &[&str], good: Duration) -> Signed {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        self.signed(common_name, hosts, |params| params.not_after = rcgen::date_time_ymd(1970, 1, 1) + now + good)
     }
 
     fn signed(&self, common_name: &str, hosts: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Signed {

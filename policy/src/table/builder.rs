@@ -16,8 +16,8 @@ use waypost_conf::{self as conf, Name, Record, RecordKey, RouteState};
 pub use many::Met;
 
 use super::{
-    Names, Read, ReadAhead, Records, RequestKey, Route, Routes, Service, ServiceId, Source, State, Table, TableId, UpstreamId,
-    records::record_of,
+    CertificateRecord, Names, Read, ReadAhead, Records, RequestKey, Route, Routes, Service, ServiceId, Source, State, Table, TableId,
+    UpstreamId, records::record_of,
 };
 use crate::{
     Endpoint, Upstream,
@@ -88,6 +88,7 @@ pub struct Builder {
     /// Services or policies have changed.
     services_touched: bool,
     upstreams_touched: BTreeSet<Name>,
+    certificates_touched: bool,
 }
 
 /// The parts of the last table that the next one shares where nothing touched them.
@@ -98,6 +99,7 @@ struct Compiled {
     matcher: Arc<Matcher>,
     upstreams: Arc<Vec<Option<Arc<Upstream>>>>,
     policies: Arc<HashMap<Name, Arc<conf::Policy>>>,
+    certificates: Arc<BTreeMap<Name, CertificateRecord>>,
     clashes: Vec<Clash>,
     warnings: Arc<Vec<Warning>>,
 }
@@ -128,6 +130,7 @@ impl Builder {
             }
             (RecordKey::Certificate(name), Record::Certificate(value)) => {
                 self.certificates.insert(name.clone(), Kept { value, meta });
+                self.certificates_touched = true;
             }
             (RecordKey::Incarnation, Record::Incarnation(value)) => self.incarnation = Some(Kept { value, meta }),
             _ => debug_assert!(false, "a record was decoded for another kind of key"),
@@ -177,7 +180,10 @@ impl Builder {
                 set(self.endpoints.get_mut(upstream).and_then(|ids| ids.get_mut(id)), meta);
             }
             RecordKey::Policy(name) => set(self.policies.get_mut(name), meta),
-            RecordKey::Certificate(name) => set(self.certificates.get_mut(name), meta),
+            RecordKey::Certificate(name) => {
+                self.certificates_touched = true;
+                set(self.certificates.get_mut(name), meta);
+            }
             RecordKey::Incarnation => set(self.incarnation.as_mut(), meta),
         }
     }
@@ -201,9 +207,7 @@ impl Builder {
             }
             RecordKey::Endpoint { upstream, id } => self.remove_endpoint(upstream, id),
             RecordKey::Policy(name) => self.services_touched |= self.policies.remove(name).is_some(),
-            RecordKey::Certificate(name) => {
-                self.certificates.remove(name);
-            }
+            RecordKey::Certificate(name) => self.certificates_touched |= self.certificates.remove(name).is_some(),
             RecordKey::Incarnation => self.incarnation = None,
         }
     }
@@ -355,6 +359,12 @@ impl Builder {
         if self.services_touched {
             self.compile_services();
         }
+        if std::mem::take(&mut self.certificates_touched) {
+            let certificates = self.certificates.iter().map(|(name, Kept { value, meta })| {
+                (name.clone(), CertificateRecord { value: value.clone(), revision: meta.mod_revision })
+            });
+            self.compiled.certificates = Arc::new(certificates.collect());
+        }
         if self.routes.settle() || touched {
             self.compiled.warnings = Arc::new(self.warnings());
             self.services_touched = false;
@@ -372,6 +382,7 @@ impl Builder {
             upstream_names: Arc::clone(&self.upstream_names),
             upstreams: Arc::clone(&compiled.upstreams),
             policies: Arc::clone(&compiled.policies),
+            certificates: Arc::clone(&compiled.certificates),
             routes: self.routes.clone(),
             read_ahead: Arc::new(self.read_ahead.clone()),
             warnings: Arc::clone(&compiled.warnings),

@@ -11,9 +11,13 @@ mod names;
 mod records;
 mod routes;
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    sync::Arc,
+};
 
-use waypost_conf::{KeySource, Match, Name, Policy};
+use waypost_conf::{Certificate, KeySource, Match, Name, Policy};
 
 pub use builder::{Builder, Met, Meta, Publication, Warning};
 pub use example::Example;
@@ -166,9 +170,19 @@ pub struct Table {
     /// By upstream number; `None` where something names an upstream without a record.
     upstreams: Arc<Vec<Option<Arc<Upstream>>>>,
     policies: Arc<HashMap<Name, Arc<Policy>>>,
+    certificates: Arc<BTreeMap<Name, CertificateRecord>>,
     routes: Routes,
     read_ahead: Arc<ReadAhead>,
     warnings: Arc<Vec<Warning>>,
+}
+
+/// A certificate for listeners, as it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateRecord {
+    /// The record.
+    pub value: Certificate,
+    /// Its revision in the store.
+    pub revision: u64,
 }
 
 /// What the table says about one key of a service.
@@ -199,6 +213,11 @@ impl Table {
     /// The digest over every record's key, mod_revision and value as the store has them.
     pub fn digest(&self) -> u128 {
         self.digest
+    }
+
+    /// The certificates for listeners, as written; the same `Arc` while none has changed.
+    pub fn certificates(&self) -> &Arc<BTreeMap<Name, CertificateRecord>> {
+        &self.certificates
     }
 
     /// The service that a request belongs to. `authority` and `path` as sent.

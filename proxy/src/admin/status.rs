@@ -11,7 +11,7 @@ use waypost_policy::{
 use waypost_watcher::{DigestChecked, snapshot::OnDisk};
 
 use super::shown_key;
-use crate::state::Shared;
+use crate::{state::Shared, tls::Told};
 
 /// So many hints are shown.
 const MOST_HINTS: usize = 100;
@@ -28,7 +28,15 @@ pub(super) fn status(shared: &Shared) -> Value {
     let warnings =
         warnings.chain(table.into_iter().flat_map(Table::warnings).map(|warning| format!("{}: {}", warning.key, warning.message)));
     let warnings = warnings.chain(long_frozen(shared));
+    let certificates = shared.certificates.told();
+    let said = certificates.iter().flat_map(|told| told.warnings.iter().map(|said| format!("certificates/{}: {said}", told.name)));
+    let warnings = warnings.chain(said);
     let quarantined = gold.quarantined.iter().map(|held| json!({ "key": held.key, "revision": held.revision, "reason": held.reason }));
+    let unusable = certificates.iter().filter_map(|told| {
+        let reason = told.fault.as_ref()?;
+        Some(json!({ "key": format!("{}/certificates/{}", gold.prefix, told.name), "revision": told.revision, "reason": reason }))
+    });
+    let quarantined = quarantined.chain(unusable);
     let mut status = json!({
         "proxy": shared.id,
         "version": env!("CARGO_PKG_VERSION"),
@@ -58,6 +66,7 @@ pub(super) fn status(shared: &Shared) -> Value {
             "endpoints": table.map_or(0, |table| table.upstreams().map(|upstream| upstream.endpoints.len()).sum()),
             "digest": format!("{:032x}", table.map_or(0, Table::digest)),
         },
+        "certificates": certificates.iter().map(certificate).collect::<Vec<_>>(),
         "hints": { "count": shared.hints.len(), "refuted": shared.hints.refuted(), "newest": hints(shared, table) },
         "quarantined": quarantined.collect::<Vec<_>>(),
         "held_back": &*gold.held_back,
@@ -108,6 +117,11 @@ fn long_frozen(shared: &Shared) -> Vec<String> {
         said.push(format!("{}{} routes are frozen for longer than {RESCUE_AFTER:?}", if are_more { "more than " } else { "" }, long.len()));
     }
     said
+}
+
+/// A certificate: when what is in force of it ends, `null` if nothing is.
+fn certificate(told: &Told) -> Value {
+    json!({ "name": told.name, "not_after": told.not_after.map(|ends| humantime::format_rfc3339_seconds(ends).to_string()) })
 }
 
 /// The last comparison of the table with all that the store holds.

@@ -30,6 +30,7 @@ use crate::{
     recent::Recent,
     server::{self, Bound, Ended},
     state::Shared,
+    tls::{Certificates, Handshake},
 };
 
 /// How long the process's end waits for the last lines of the access log.
@@ -64,9 +65,12 @@ pub(crate) fn run(args: RunArgs) -> Outcome {
         let admin =
             admin::bind(admin_address).await.map_err(|error| cannot_listen("the admin endpoints", "--admin", admin_address, &error))?;
         let admin_address = admin.local_addr().unwrap_or(admin_address);
+        let certificates = Arc::<Certificates>::default();
         let mut listeners = Vec::new();
         for listener in &bootstrap.listeners {
-            let bound = Bound::bind(listener.address, &listener.trusted);
+            let tls = listener.tls.then(|| Handshake::new(Arc::clone(&certificates), listener)).transpose();
+            let tls = tls.map_err(|why| Failed::unusable(format!("the listener on {}: {why}", listener.address)))?;
+            let bound = Bound::bind(listener.address, &listener.trusted, tls);
             listeners.push(bound.map_err(|error| cannot_listen("clients", "--listen", listener.address, &error))?);
         }
         if let Some(path) = &path {
@@ -105,6 +109,7 @@ pub(crate) fn run(args: RunArgs) -> Outcome {
             metrics: Metrics::new(access_log.dropped()),
             access_log,
             recent: Recent::default(),
+            certificates,
             draining: false.into(),
             watchers: Arc::new(tokio::sync::Semaphore::new(admin::MAX_WATCHERS)),
             record_readers: Arc::new(tokio::sync::Semaphore::new(admin::MAX_READERS)),

@@ -34,6 +34,8 @@ pub(crate) struct ConnectionInfo {
     pub(crate) trusted: bool,
     /// `http` or `https`.
     pub(crate) scheme: &'static str,
+    /// The subject of the certificate that the client has shown, if it was accepted.
+    pub(crate) subject: Option<Arc<str>>,
 }
 
 /// What a lane gets beside the request: handed through pingora's per-connection context.
@@ -128,6 +130,11 @@ fn limits(shared: &Shared) -> (Duration, Duration) {
         timeouts.map_or((Duration::from_secs(60), HEADER_LIMIT_WITHOUT_TABLE), |given| (millis(given.idle_ms), millis(given.header_ms)));
     let is_raised = shared.guard.is_some() && !idle.is_zero();
     (if is_raised { idle.max(GUARDED_IDLE) } else { idle }, header)
+}
+
+/// How long a client may take from its first byte to the end of its first head; a handshake counts as one.
+pub(crate) fn head_limit(shared: &Shared) -> Duration {
+    limits(shared).1
 }
 
 async fn refuse(shared: &Shared, mut downstream: Box<Downstream>, code: Code, connection: &ConnectionInfo) {

@@ -19,6 +19,8 @@ pub(crate) const VIA: &str = "1.1 waypost";
 /// What the words on a client begin with, but for the two that do not.
 const FORWARDED_PREFIX: &str = "x-forwarded-";
 const REQUEST_ID: &str = "x-request-id";
+/// The subject of the certificate that a client has shown to this proxy; of nobody else is it taken.
+const CLIENT_SUBJECT: &str = "x-client-cert-subject";
 /// The longest request id that is taken from a trusted client.
 const MAX_REQUEST_ID_BYTES: usize = 128;
 
@@ -166,6 +168,12 @@ pub(crate) fn prepare_request(
     for name in names(&head.headers, |name| is_word_on_client(name) && (!connection.trusted || name.contains('_'))) {
         head.remove_header(&name);
     }
+    for name in names(&head.headers, |name| is_spelt(name, CLIENT_SUBJECT)) {
+        head.remove_header(&name);
+    }
+    if let Some(subject) = connection.subject.as_deref().and_then(|subject| HeaderValue::from_str(subject).ok()) {
+        head.insert_header("X-Client-Cert-Subject", subject)?;
+    }
     let client = connection.client.ip().to_string();
     let host = head.headers.get(http::header::HOST).cloned().or(named);
     if connection.trusted {
@@ -304,8 +312,15 @@ fn strip_hop_by_hop(head: &mut ResponseHeader) {
 
 /// Whether a header says who the client is and how it came. `_` counts as `-`, as backends may take it.
 fn is_word_on_client(name: &str) -> bool {
-    let spelt = || name.bytes().map(|b| if b == b'_' { b'-' } else { b });
-    spelt().take(FORWARDED_PREFIX.len()).eq(FORWARDED_PREFIX.bytes()) || name == "forwarded" || spelt().eq(REQUEST_ID.bytes())
+    spelt(name).take(FORWARDED_PREFIX.len()).eq(FORWARDED_PREFIX.bytes()) || name == "forwarded" || is_spelt(name, REQUEST_ID)
+}
+
+fn is_spelt(name: &str, wanted: &str) -> bool {
+    spelt(name).eq(wanted.bytes())
+}
+
+fn spelt(name: &str) -> impl Iterator<Item = u8> {
+    name.bytes().map(|b| if b == b'_' { b'-' } else { b })
 }
 
 fn names(headers: &http::HeaderMap, wanted: impl Fn(&str) -> bool) -> Vec<http::HeaderName> {

@@ -16,5 +16,5 @@ mod upgrade;
 
 pub(crate) use answer::problem_json;
 pub(crate) use asked::Asked;
-pub(crate) use connection::{ConnectionInfo, serve_connection, turn_away};
+pub(crate) use connection::{ConnectionInfo, head_limit, serve_connection, turn_away};
 pub(crate) use general::{General, general_lane};
