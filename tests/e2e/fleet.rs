@@ -114,6 +114,16 @@ impl Fleet {
         }
     }
 
+    /// What proxies and guards wrote of these.
+    fn say_more_of<'a>(&self, writes: impl Iterator<Item = &'a Written>) {
+        let processes = || self.proxies.iter().chain(self.guards.iter().map(|guard| &**guard));
+        for write in writes {
+            for line in processes().flat_map(Waypost::access_log).filter(|line| line["request_id"] == *write.request_id) {
+                eprintln!("{write:?}: {line}");
+            }
+        }
+    }
+
     /// The owners of the requests that failed, as the proxies wrote it.
     fn owners_of_failures(&self) -> HashMap<String, String> {
         let lines = self.proxies.iter().flat_map(Waypost::access_log).filter(|line| line["status"].as_u64() >= Some(500));
@@ -200,11 +210,12 @@ async fn a_stopped_proxy_and_a_killed_cell_cost_a_fleet_only_what_was_with_them(
 
     let stopped = Instant::now();
     fleet.proxies[0].pause();
-    let pause = tokio::time::sleep(Duration::from_secs(3));
-    let mut moved = Report::default();
-    tokio::join!(pause, fleet.move_all(ROUNDS[0], &mut moved));
-    fleet.proxies[0].resume();
-    let resumed = Instant::now();
+    let (mut moved, mut resumed) = (Report::default(), stopped);
+    tokio::join!(fleet.move_all(ROUNDS[0], &mut moved), async {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        fleet.proxies[0].resume();
+        resumed = Instant::now();
+    });
     report.add(moved);
     backends.history.more(200).await;
 
@@ -241,7 +252,9 @@ async fn a_stopped_proxy_and_a_killed_cell_cost_a_fleet_only_what_was_with_them(
         is_its && matches!(write.status, 502..=504) && write.to >= killed && write.from <= back + slack
     };
     let was_with_the_proxy = |write: &Written| write.proxy == 0 && write.from <= resumed && write.to >= stopped && write.status == 503;
-    backends.history.judge(&answers, |write| was_with_the_cell(write) || was_with_the_proxy(write));
+    let may_fail = |write: &Written| was_with_the_cell(write) || was_with_the_proxy(write);
+    fleet.say_more_of(answers.iter().filter(|write| write.status != 200 && !may_fail(write)));
+    backends.history.judge(&answers, may_fail);
     fleet.every_tenant_was_moved_twice().await;
     let late = answers.iter().filter(|write| write.proxy == 0 && write.from <= resumed && write.to >= resumed).count();
     assert!(late > 0, "the stopped proxy had something to answer late");

@@ -1,6 +1,6 @@
 //! Movers that die, are interrupted, meet one another, or can't wait.
 
-use waypost_tests::command;
+use waypost_tests::{Guard, command};
 
 use super::*;
 
@@ -159,4 +159,24 @@ async fn streams_are_ended_by_a_freeze_and_long_requests_only_where_the_mover_sa
     let mut request = std::pin::pin!(request);
     let is_ended = std::future::poll_fn(|context| std::task::Poll::Ready(request.as_mut().poll(context).is_ready())).await;
     assert!(!is_ended, "a request would not have been disturbed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guard_ends_long_requests_only_where_the_mover_says_so() {
+    let stage = Stage::start().await;
+    let history = crate::writes::History::default();
+    history.slow(Duration::from_secs(20));
+    let backend = history.cell("c-1").await;
+    let guard = Guard::start(&stage.etcd.url(), "c", "c-1", backend.address, &[]).await;
+    stage.etcd.put("upstreams/c", guard.record()).await;
+    let revision = stage.etcd.put("routes/orders/t1", route("c", 6)).await;
+    stage.waypost.at(revision).await;
+    let address = stage.waypost.listen;
+    let long = tokio::spawn(async move { Client::connect(address).await.request("POST", "/", &[("x-tenant", "t1")], b"1").await });
+    until_true("the write is under way", async || guard.status().await["guard"]["serving"] == 1).await;
+    let (status, _, said) = stage.run(&["t1", "--to", "b"]).await;
+    assert!(status == 1 && said.contains("still serves requests") && !long.is_finished(), "{said}");
+    let (status, _, said) = stage.run(&["t1", "--to", "b", "--cut"]).await;
+    assert_eq!(status, 0, "{said}");
+    assert_eq!(long.await.unwrap().status, 502, "its outcome is not known");
 }
