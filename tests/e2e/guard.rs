@@ -301,6 +301,22 @@ async fn it_announces_itself_and_says_what_it_stands_before() {
 }
 
 #[tokio::test]
+async fn an_upstream_that_is_not_there_yet_is_said_and_waited_for() {
+    let etcd = Etcd::start().await;
+    etcd.put_all(&[("services/orders", service(json!({}))), ("routes/orders/t1", route("late", 5))]).await;
+    let backend = Backend::named("late").await;
+    let guard = Guard::start(&etcd.url(), "late", "one", backend.address, &[]).await;
+    until_true("it says so", async || guard.said().contains("there is no upstreams/late yet")).await;
+    assert_eq!(guard.client().await.get("/", &[("x-tenant", "t1")]).await.status, 421);
+    etcd.put("upstreams/late", guard.record()).await;
+    until("it serves", async || match said(&guard.client().await.get("/", &[("x-tenant", "t1")]).await).as_str() {
+        "200" => Ok(()),
+        other => Err(other.to_owned()),
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn what_can_not_work_is_said_at_once() {
     let to = free_address().to_string();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use waypost_tests::{Etcd, Guard, RawBackend, Waypost, until, until_true};
+use waypost_tests::{Client, Etcd, Guard, RawBackend, Waypost, until, until_true};
 
 use crate::{
     scene::{route, service},
@@ -147,6 +147,24 @@ async fn a_guard_finishes_what_is_under_way_before_its_announcement_goes() {
     assert_eq!(stage.etcd.get_beside("owners/a/a-1").await, None);
     let answers = writers.stop().await;
     // Those behind the first may have found nobody to serve them any more.
-    stage.history.judge(&answers, |write| write.number > 0 && write.reason == "connect_failed");
+    stage.history.judge(&answers, |write| write.number > 0 && write.status == 502);
     assert_eq!(answers[0].status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_holds_a_move_up_is_waited_for_or_cut() {
+    let stage = Stage::start().await;
+    let (a, _b) = (stage.cell("a-1").await, stage.cell("b-1").await);
+    // Longer than a move waits, all tries together.
+    stage.history.slow(Duration::from_secs(30));
+    let address = stage.waypost.listen;
+    let long = tokio::spawn(async move { Client::connect(address).await.request("POST", "/", &[("x-tenant", "t0")], b"0").await });
+    until_true("the write is under way", async || a.guard.status().await["guard"]["serving"] == 1).await;
+    let (status, _, said) = stage.route_move(&["t0", "--to", "b"]).await;
+    assert!(status == 1 && said.contains("a-1 (still serves requests)"), "{said}");
+    let (status, _, said) = stage.route_move(&["t0", "--to", "b", "--cut"]).await;
+    assert_eq!(status, 0, "{said}");
+    let answer = long.await.unwrap();
+    assert_eq!(answer.status, 502, "whether it was executed is not known: {}", answer.text());
+    assert_eq!(a.guard.status().await["guard"]["serving"], 0);
 }

@@ -100,30 +100,38 @@ async fn a_websocket_in_the_middle_of_a_frame_is_cut() {
     stage.has_left(1).await;
 }
 
-/// However much is on its way in either direction, and whoever does not read it.
+/// However much is on its way, and whoever does not read it.
 #[tokio::test]
 async fn a_websocket_whose_ends_do_not_read_is_cut() {
     let etcd = Etcd::start().await;
-    let backend = RawBackend::start(|mut peer: Peer, _| async move {
+    let backend = RawBackend::start(|mut peer: Peer, number| async move {
         peer.until("\r\n\r\n").await;
         peer.send(SWITCHED).await;
-        let megabyte = [&[0x82, 127, 0, 0, 0, 0, 0, 16, 0, 0][..], &vec![0; 1 << 20]].concat();
-        while peer.send(&megabyte).await {}
+        peer.send(b"\x82\x7f\0\0\0\0\0\x10\0\0").await;
+        let megabyte = vec![0; 1 << 20];
+        while number == 0 && peer.send(&megabyte).await {}
+        std::future::pending::<()>().await;
     })
     .await;
     let guard = Guard::start(&etcd.url(), "a", "a-1", backend.address, &[]).await;
-    etcd.put_all(&[("services/orders", service(json!({}))), ("upstreams/a", guard.record()), ("routes/orders/t1", route("a", 5))]).await;
-    until("the route is known", async || {
-        let routes = guard.status().await["table"]["routes"].clone();
-        if routes == 1 { Ok(()) } else { Err(routes.to_string()) }
-    })
-    .await;
-    let mut peer = Stage::opened(guard.listen, "t1", b"\x82").await;
-    // The backend never reads, and from here on neither does the client.
-    let flood = vec![0; 1 << 20];
-    while tokio::time::timeout(Duration::from_millis(300), peer.send(&flood)).await == Ok(true) {}
     let serving = async || guard.status().await["guard"]["serving"].as_u64().unwrap();
-    assert_eq!(serving().await, 1);
-    etcd.put("routes/orders/t1", json!({ "owner": "a", "epoch": 5, "state": "frozen" })).await;
-    until_true("the stream is over", async || serving().await == 0).await;
+    for (key, floods) in [("t1", "both"), ("t2", "the client")] {
+        etcd.put_all(&[
+            ("services/orders", service(json!({}))),
+            ("upstreams/a", guard.record()),
+            (&format!("routes/orders/{key}"), route("a", 5)),
+        ])
+        .await;
+        until_true("the route is known", async || {
+            waypost_tests::Client::fetch(guard.admin, &format!("/routes/orders/{key}")).await.is_ok_and(|answer| answer.status == 200)
+        })
+        .await;
+        // From here on neither the client reads nor the backend.
+        let mut peer = Stage::opened(guard.listen, key, b"\x82").await;
+        let flood = vec![0; 1 << 20];
+        while tokio::time::timeout(Duration::from_millis(300), peer.send(&flood)).await == Ok(true) {}
+        assert_eq!(serving().await, 1, "{floods}");
+        etcd.put(&format!("routes/orders/{key}"), json!({ "owner": "a", "epoch": 5, "state": "frozen" })).await;
+        until_true("the stream is over", async || serving().await == 0).await;
+    }
 }

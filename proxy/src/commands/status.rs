@@ -44,6 +44,9 @@ fn show(status: &Value) {
         text(&status["version"]),
         status["uptime_ms"].as_u64().unwrap_or(0) / 1000
     ));
+    if status["guard"].is_object() {
+        show_guard(&status["guard"], text);
+    }
     for gold in status["gold"].as_array().into_iter().flatten() {
         let contact = if gold["connected"] == true { "in contact" } else { "NO CONTACT" };
         print::line(format_args!(
@@ -92,4 +95,21 @@ fn show(status: &Value) {
     for warning in status["warnings"].as_array().into_iter().flatten() {
         print::line(format_args!("warning      {}", text(warning)));
     }
+}
+
+/// What a guard stands before, and how far it is with that.
+fn show_guard(guard: &Value, text: impl Fn(&Value) -> String) {
+    let serves = match (guard["announced"] == true, guard["admits"] == true) {
+        (true, true) => "announced",
+        (true, false) => "announced, but ADMITS NOTHING: the store is out of its reach",
+        (false, _) => "NOT ANNOUNCED YET",
+    };
+    print::line(format_args!(
+        "guard of {} as {}, before {}: {serves}, serving {} now, without the store: {}",
+        text(&guard["upstream"]),
+        text(&guard["id"]),
+        text(&guard["to"]),
+        guard["serving"],
+        text(&guard["without_store"]),
+    ));
 }

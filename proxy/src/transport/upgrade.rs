@@ -41,7 +41,13 @@ impl Connect for UpgradeConnector {
         let Some(address) = address.as_inet() else { return Error::e_explain(ErrorType::ConnectError, "an endpoint is a host and a port") };
         let connected = TcpStream::connect(address).await;
         let socket = connected.map_err(|error| Error::because(ErrorType::ConnectError, "for an upgrade", error))?;
-        Ok(VirtualSocketStream::new(Box::new(LateReader { socket, has_looked: false, deadline: Arc::clone(&self.deadline) })).into())
+        Ok(VirtualSocketStream::new(Box::new(LateReader {
+            socket,
+            has_looked: false,
+            deadline: Arc::clone(&self.deadline),
+            is_cut: false,
+        }))
+        .into())
     }
 }
 
@@ -50,6 +56,8 @@ struct LateReader {
     socket: TcpStream,
     has_looked: bool,
     deadline: Arc<Deadline>,
+    /// A write has found the stream over.
+    is_cut: bool,
 }
 
 impl LateReader {
@@ -79,16 +87,22 @@ impl AsyncRead for LateReader {
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
+        // pingora reads on when it can't write, for what the owner may have said.
+        if this.is_cut {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         Pin::new(&mut this.socket).poll_read(context, into)
     }
 }
 
 impl AsyncWrite for LateReader {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(over) = self.poll_ended(context) {
+        let this = self.get_mut();
+        if let Poll::Ready(over) = this.poll_ended(context) {
+            this.is_cut = true;
             return Poll::Ready(Err(over));
         }
-        Pin::new(&mut self.get_mut().socket).poll_write(context, bytes)
+        Pin::new(&mut this.socket).poll_write(context, bytes)
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
