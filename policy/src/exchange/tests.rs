@@ -6,6 +6,7 @@ mod waits;
 use std::collections::HashMap;
 
 use proptest::prelude::*;
+use waypost_conf::RecordKey;
 
 use super::*;
 use crate::{
@@ -335,7 +336,7 @@ fn what_is_older_than_a_hint_does_not_end_it() {
 #[test]
 fn what_is_said_of_a_record_that_has_gone_is_no_hint() {
     let mut scene = Scene::new(&[]);
-    let key = waypost_conf::RecordKey::parse(b"routes/orders/t1").unwrap();
+    let key = RecordKey::parse(b"routes/orders/t1").unwrap();
     let record = waypost_conf::decode(&key, br#"{"owner":"a","epoch":3}"#).unwrap().record;
     scene.builder.remove(&key);
     scene.builder.put(&key, record, crate::table::Meta { create_revision: 30, mod_revision: 30, digest: 0, leased: false });

@@ -368,7 +368,7 @@ mod tests {
             }
             strip_protocol_from_request(&mut head);
             prop_assert_eq!(left_of_protocol(&head.headers), Vec::<String>::new());
-            let connection = ConnectionInfo { client: "127.0.0.1:1".parse().unwrap(), trusted, scheme: "http" };
+            let connection = ConnectionInfo { client: "127.0.0.1:1".parse().unwrap(), trusted, scheme: "http", subject: None };
             prepare_request(&mut head, &connection, "waypost-1", "id", "a:1", "epoch=5").unwrap();
             prop_assert_eq!(left_of_protocol(&head.headers), ["route-stamp"]);
             let stamps: Vec<_> = head.headers.get_all(STAMP_HEADER).into_iter().collect();
