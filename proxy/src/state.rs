@@ -43,7 +43,7 @@ pub(crate) struct Shared {
     pub(crate) hints: Hints,
     /// Requests that wait for the owner of their key to change.
     pub(crate) parking: Parking,
-    /// Told when a request begins to wait.
+    /// Told when a request begins to wait, or some of a crowd are to be let go.
     pub(crate) someone_parked: Notify,
     /// Records that are frozen, and since when.
     pub(crate) freezes: Mutex<Freezes>,
@@ -83,6 +83,13 @@ impl Shared {
     pub(crate) fn world<'a>(&'a self, table: &'a Table, rng: &'a mut fastrand::Rng) -> World<'a> {
         let now = self.clock.now();
         World { table, hints: &self.hints, now, gold_age: self.view.age(now), rng }
+    }
+
+    /// A key has changed by an owner's word: whoever waits for it looks again, a crowd at its pace.
+    pub(crate) fn wake(&self, key: &RequestKey, now: Moment) {
+        if self.parking.wake(key, now).is_some() {
+            self.someone_parked.notify_one();
+        }
     }
 
     /// Has the store read for a key.

@@ -172,10 +172,19 @@ impl World {
             self.movers.by_pid.iter().filter(|(pid, mover)| !mover.has_ended && self.is_alive(**pid)).map(|(pid, _)| *pid).collect();
         let all: Vec<Pid> = instances.iter().chain(&proxies).chain(&movers).copied().collect();
         let any = |rng: &mut fastrand::Rng, of: &[Pid]| rng.choice(of).copied();
+        if self.plan.stops && self.chance(15) {
+            // The store is away from one for longer than its lease lasts.
+            let by = self.micros(5_000_000, 20_000_000);
+            if let Some(pid) = any(&mut self.rng, &instances) {
+                self.part(Peer::Store, Peer::Process(pid), by);
+            }
+        }
         let by = if self.chance(30) { self.micros(500_000, 4_000_000) } else { self.micros(1000, 500_000) };
         match self.rng.u32(0..100) {
             0..25 => {
-                if let Some(pid) = any(&mut self.rng, &all) {
+                let stops = self.plan.stops;
+                let is_unsafe = |pid: &Pid| stops && instances.contains(pid);
+                if let Some(pid) = any(&mut self.rng, &all).filter(|pid| !is_unsafe(pid)) {
                     self.pause(pid, by);
                 }
             }

@@ -209,6 +209,13 @@ pub(crate) enum Seen {
         pid: Pid,
         execution: u64,
     },
+    /// Its lease had ended.
+    LooksAnew {
+        pid: Pid,
+    },
+    CutShort {
+        pid: Pid,
+    },
     Refused {
         pid: Pid,
         request: u64,
@@ -276,7 +283,7 @@ impl Seen {
             | Self::CheckTold { request, .. }
             | Self::Refused { request, .. }
             | Self::Lied { request, .. } => requests(*request) == Some(wanted),
-            Self::Announces { .. } | Self::Ended { .. } => true,
+            Self::Announces { .. } | Self::LooksAnew { .. } | Self::CutShort { .. } | Self::Ended { .. } => true,
             Self::Rescued { .. } => true,
             Self::Killed { .. } | Self::Paused { .. } | Self::Parted { .. } | Self::Resynced { .. } | Self::MoverDied { .. } => true,
         }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use waypost_policy::Moment;
+
 use crate::world::{Pid, World};
 
 /// How long one call may take, and how long to wait after one that failed; the shell's.
@@ -18,6 +20,8 @@ pub(crate) struct Leased {
     wanted: String,
     written: Option<String>,
     lease: Option<u64>,
+    /// When the present lease was asked for, by the process's clock.
+    asked_at: Moment,
     /// What comes of a call over an older connection is not heard.
     connection: u64,
     is_calling: bool,
@@ -57,6 +61,7 @@ impl World {
     }
 
     fn keep(&mut self, pid: Pid) {
+        let local = self.local(pid);
         let leased = self.leased(pid);
         if leased.is_calling || leased.is_done {
             return;
@@ -64,6 +69,7 @@ impl World {
         let connection = leased.connection;
         let Some(lease) = leased.lease else {
             leased.is_calling = true;
+            leased.asked_at = local;
             let ttl = leased.ttl;
             let grant = move |world: &mut Self| {
                 let until = world.now + ttl;
@@ -108,7 +114,11 @@ impl World {
             }
             leased.is_calling = false;
             if was_put == Some(true) {
+                let (is_first, asked_at) = (leased.written.is_none(), leased.asked_at);
                 leased.written = Some(value);
+                if is_first {
+                    world.lease_renewed(pid, asked_at);
+                }
                 world.lease_written(pid);
                 world.keep(pid);
             } else {
@@ -124,6 +134,7 @@ impl World {
             if world.leased(pid).lease != Some(lease) || world.leased(pid).is_done {
                 return;
             }
+            let asked_at = world.local(pid);
             let renew = move |world: &mut Self| {
                 let until = world.now + ttl;
                 world.expire_at(ttl);
@@ -134,7 +145,14 @@ impl World {
                     return;
                 }
                 match renewed {
-                    Some(true) => world.renew_later(pid, lease),
+                    Some(true) => {
+                        if world.leased(pid).written.is_some() {
+                            world.lease_renewed(pid, asked_at);
+                        } else {
+                            world.leased(pid).asked_at = asked_at;
+                        }
+                        world.renew_later(pid, lease);
+                    }
                     // It has ended meanwhile, and the key with it.
                     _ => world.connect_again(pid),
                 }

@@ -14,6 +14,7 @@ mod owner;
 mod plan;
 mod proxy;
 mod rescue;
+mod stopping;
 mod store;
 mod waits;
 mod watching;

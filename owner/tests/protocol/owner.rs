@@ -8,6 +8,7 @@ use waypost_policy::{
     handover::{Announcement, Freezes, Key, Ledger},
     owner::{self, Judgement, is_safe},
     table::{Entry, State},
+    tenure::Tenure,
     wire::{STALE_HEADER, Stale, StaleState, Stamp, UPDATE_HEADER, Update},
 };
 use waypost_watcher::machine::Input;
@@ -38,8 +39,11 @@ pub(crate) struct Instance {
     pub(crate) is_serving: bool,
     /// Heads that wait for the view to change.
     waiting: Vec<Asked>,
-    /// Requests that are executed, by number.
-    running: BTreeMap<u64, Key>,
+    /// Requests that are executed, by number: for which keys.
+    pub(crate) running: BTreeMap<u64, usize>,
+    /// Its lease, where its end counts as its word.
+    pub(crate) tenure: Option<Tenure>,
+    pub(crate) is_watching_its_end: bool,
     executions: u64,
     is_false: bool,
 }
@@ -103,6 +107,8 @@ impl World {
             is_serving: false,
             waiting: Vec::new(),
             running: BTreeMap::new(),
+            tenure: (self.plan.stops && !is_false).then(Tenure::default),
+            is_watching_its_end: false,
             executions: 0,
             is_false,
         };
@@ -120,7 +126,7 @@ impl World {
 
     /// A table has come into force at an owner.
     pub(crate) fn owner_in_force(&mut self, pid: Pid) {
-        self.announce(pid);
+        self.announce_soon(pid);
         self.look_after_freezes(pid);
         let instance = self.instances.get_mut(&pid).unwrap();
         for asked in std::mem::take(&mut instance.waiting) {
@@ -136,16 +142,25 @@ impl World {
         let announced = instance.ledger.announce(table, &instance.upstream);
         let (applied, busy) = (announced.applied, announced.busy.len());
         let value = serde_json::to_string(&announced).unwrap();
-        // A moment passes between the two.
-        let by = self.micros(1, 100);
         self.seen(Seen::Announces { pid, applied, busy });
-        self.within(pid, by, move |world| world.set_leased(pid, value));
+        self.set_leased(pid, value);
+    }
+
+    /// It is announced anew a moment after there is something to say.
+    fn announce_soon(&mut self, pid: Pid) {
+        let by = self.micros(1, 100);
+        self.within(pid, by, move |world| world.announce(pid));
     }
 
     /// What is announced is in the store.
     pub(crate) fn announced(&mut self, pid: Pid) {
         let instance = self.instances.get_mut(&pid).unwrap();
         instance.is_serving = instance.watching.table.is_some();
+        if let Some(tenure) = instance.tenure.as_mut().filter(|_| instance.is_serving)
+            && tenure.unconfirmed() == Some(1)
+        {
+            tenure.confirm(1);
+        }
         if !std::mem::replace(&mut instance.is_announced, true) {
             self.feed(pid, Input::Start);
         }
@@ -172,6 +187,12 @@ impl World {
 
     fn judge(&mut self, pid: Pid, asked: Asked) {
         let local = self.local(pid);
+        if !self.admits(pid) {
+            self.leave(pid, asked.key);
+            let key = &self.plan.keys[asked.key];
+            let stale = Stale { state: StaleState::Handoff, ..Stale::without_view(key.service, key.name.as_bytes()) };
+            return self.refuse(pid, &asked, &stale);
+        }
         let instance = self.instances.get_mut(&pid).unwrap();
         let table = Arc::clone(instance.watching.table.as_ref().unwrap());
         let key = &self.plan.keys[asked.key];
@@ -230,14 +251,16 @@ impl World {
     }
 
     fn serve(&mut self, pid: Pid, asked: &Asked, epoch: u64, update: Option<Update>) {
-        let key = self.ledger_key(asked.key);
         let instance = self.instances.get_mut(&pid).unwrap();
         instance.executions += 1;
         let execution = instance.executions;
-        instance.running.insert(execution, key);
+        instance.running.insert(execution, asked.key);
         let upstream = instance.upstream.clone();
         self.seen(Seen::Began { pid, upstream, execution, request: asked.request, key: asked.key, epoch });
+        self.watch_for_its_end(pid);
         let takes = match self.rng.u32(0..1000) {
+            // As long as a lease that is not renewed leaves them.
+            0..30 if self.plan.stops && !self.is_calm => self.micros(500_000, 6_000_000),
             0..30 => self.micros(50_000, 400_000),
             30..36 => self.micros(500_000, 1_500_000),
             _ => self.micros(100, 20_000),
@@ -251,7 +274,9 @@ impl World {
         }
         let asked = asked.clone();
         self.within(pid, takes, move |world| {
-            world.instances.get_mut(&pid).unwrap().running.remove(&execution);
+            if world.instances.get_mut(&pid).unwrap().running.remove(&execution).is_none() {
+                return;
+            }
             world.seen(Seen::Ended { pid, execution });
             world.leave(pid, asked.key);
             if !is_streamed {
@@ -276,10 +301,10 @@ impl World {
         }
     }
 
-    fn leave(&mut self, pid: Pid, key: usize) {
+    pub(crate) fn leave(&mut self, pid: Pid, key: usize) {
         let key = self.ledger_key(key);
         if self.instances.get_mut(&pid).unwrap().ledger.leave(&key) {
-            self.announce(pid);
+            self.announce_soon(pid);
         }
     }
 

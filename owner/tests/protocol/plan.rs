@@ -42,6 +42,8 @@ pub(crate) struct Upstream {
 pub(crate) struct Plan {
     /// Whether anything breaks.
     pub(crate) is_faulty: bool,
+    /// Whether owners stop without the store, so that a lease's end is a word; nothing is paused then, but the store may be away for long.
+    pub(crate) stops: bool,
     /// Whether many keys become stale at once.
     pub(crate) has_storm: bool,
     pub(crate) redirects: bool,
@@ -62,6 +64,7 @@ pub(crate) struct Plan {
 impl Plan {
     pub(crate) fn draw(rng: &mut Rng) -> Self {
         let (is_faulty, has_storm, has_false) = (rng.u32(0..3) > 0, rng.u32(0..25) == 0, rng.u32(0..4) == 0);
+        let stops = is_faulty && rng.u32(0..8) == 0;
         let are_aware = rng.bool();
         let true_one =
             |rng: &mut Rng, name| Upstream { name, instances: rng.usize(1..=2), is_aware: are_aware || rng.bool(), is_false: false };
@@ -88,6 +91,7 @@ impl Plan {
         let proxies = rng.usize(2..=3);
         Self {
             is_faulty,
+            stops,
             has_storm,
             redirects: rng.u32(0..8) == 0,
             total_ms: if rng.bool() { 5000 } else { 0 },
@@ -97,8 +101,8 @@ impl Plan {
             keys,
             upstreams,
             lags: (0..proxies).map(|_| slow(rng)).collect(),
-            gap: Duration::from_micros(rng.u64(4000..=40_000)),
-            length: Duration::from_millis(rng.u64(4000..=9000)),
+            gap: Duration::from_micros(rng.u64(4000..=40_000)) * if stops { 4 } else { 1 },
+            length: Duration::from_millis(rng.u64(4000..=9000)) * if stops { 4 } else { 1 },
         }
     }
 

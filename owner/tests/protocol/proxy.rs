@@ -190,8 +190,11 @@ impl World {
         let gold_age = now.since(proxy.watching.fresh_at);
         let next = exchange.step(head, input, &mut Shared { table: &table, hints: &proxy.hints, now, gold_age, rng: &mut rng });
         if let Some(key) = exchange.take_learnt() {
-            proxy.parking.wake(&key, now);
+            let are_more = proxy.parking.wake(&key, now).is_some();
             self.ring(pid);
+            if are_more {
+                self.keep_parking_soon(pid);
+            }
         }
         self.note_hints(pid);
         next

@@ -109,7 +109,7 @@ impl GeneralLane {
         let mut world = self.shared.world(table, &mut rng);
         let next = ctx.exchange.step(&RequestHead(head), input, &mut world);
         if let Some(key) = ctx.exchange.take_learnt() {
-            self.shared.parking.wake(&key, world.now);
+            self.shared.wake(&key, world.now);
         }
         next
     }

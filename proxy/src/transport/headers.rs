@@ -334,3 +334,57 @@ fn append_to_list(head: &mut RequestHeader, name: &'static str, value: &str) -> 
     list.push(value.as_bytes().to_vec());
     head.insert_header(name, list.join(&b", "[..]))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Spelt as anybody may spell it.
+    fn of_protocol() -> impl Strategy<Value = String> {
+        ("[rR][oO][uU][tT][eE][-_][a-zA-Z0-9_-]{0,12}", any::<bool>())
+            .prop_map(|(name, is_stamp)| if is_stamp { STAMP_HEADER.to_owned() } else { name })
+    }
+
+    /// Fields of the protocol among others, in any order and number.
+    fn fields() -> impl Strategy<Value = Vec<(String, String)>> {
+        let other = prop_oneof!["x-[a-z]{1,8}", Just("router".to_owned()), Just("x-route-stamp".to_owned()), Just("connection".to_owned())];
+        let name = prop_oneof![of_protocol(), other];
+        proptest::collection::vec((name, prop_oneof!["[ -~]{0,30}", Just("route-stamp, via".to_owned())]), 0..12)
+    }
+
+    fn left_of_protocol(headers: &http::HeaderMap) -> Vec<String> {
+        let spelt = |name: &http::HeaderName| name.as_str().to_ascii_lowercase().replace('_', "-");
+        headers.keys().map(spelt).filter(|name| name.starts_with("route-")).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn a_request_goes_on_with_one_stamp_and_it_is_the_proxys(fields in fields(), trusted: bool) {
+            let mut head = RequestHeader::build("POST", b"/", None).unwrap();
+            for (name, value) in &fields {
+                let _ = head.append_header(name.clone(), value.clone());
+            }
+            strip_protocol_from_request(&mut head);
+            prop_assert_eq!(left_of_protocol(&head.headers), Vec::<String>::new());
+            let connection = ConnectionInfo { client: "127.0.0.1:1".parse().unwrap(), trusted, scheme: "http", subject: None };
+            prepare_request(&mut head, &connection, "waypost-1", "id", "a:1", "epoch=5").unwrap();
+            prop_assert_eq!(left_of_protocol(&head.headers), ["route-stamp"]);
+            let stamps: Vec<_> = head.headers.get_all(STAMP_HEADER).into_iter().collect();
+            prop_assert_eq!(stamps, ["epoch=5"]);
+            let others = fields.iter().filter(|(name, _)| name.starts_with("x-")).count();
+            prop_assert!(head.headers.iter().filter(|(name, _)| name.as_str().starts_with("x-")).count() >= others, "what is no part of it stays");
+        }
+
+        #[test]
+        fn an_answer_goes_on_with_nothing_of_the_protocol(fields in fields(), status in prop_oneof![Just(200u16), Just(101), Just(103), Just(421)]) {
+            let mut head = ResponseHeader::build(status, None).unwrap();
+            for (name, value) in &fields {
+                let _ = head.append_header(name.clone(), value.clone());
+            }
+            prepare_response(&mut head, "id").unwrap();
+            prop_assert_eq!(left_of_protocol(&head.headers), Vec::<String>::new());
+        }
+    }
+}

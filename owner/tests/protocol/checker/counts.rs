@@ -11,7 +11,7 @@ use crate::{history::Seen, plan::Kind, world::World};
 pub(crate) struct Counts(BTreeMap<&'static str, u64>);
 
 /// All that is to be met.
-const WANTED: [&str; 37] = [
+const WANTED: [&str; 39] = [
     "no faults",
     "a false owner",
     "a storm",
@@ -42,6 +42,8 @@ const WANTED: [&str; 37] = [
     "a busy key announced",
     "a dead owner",
     "a dead proxy",
+    "a lease that ended",
+    "a request cut short",
     "a paused process",
     "a partition",
     "a resync",
@@ -126,6 +128,8 @@ fn met(world: &World, seen: &Seen) -> Vec<&'static str> {
         Seen::Announces { busy, .. } if *busy > 0 => "a busy key announced",
         Seen::Killed { pid } if world.instances.contains_key(pid) => "a dead owner",
         Seen::Killed { pid } if world.proxies.contains_key(pid) => "a dead proxy",
+        Seen::LooksAnew { .. } => "a lease that ended",
+        Seen::CutShort { .. } => "a request cut short",
         Seen::Paused { .. } => "a paused process",
         Seen::Parted { .. } => "a partition",
         Seen::Resynced { .. } => "a resync",

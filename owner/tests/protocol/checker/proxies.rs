@@ -12,6 +12,7 @@ use waypost_policy::{
 use super::{all, fail, plan};
 use crate::{
     history::Seen,
+    plan::Kind,
     world::{Pid, World},
 };
 
@@ -128,17 +129,22 @@ fn is_paused(world: &World, pid: Pid, since: Moment) -> bool {
     world.history.seen.iter().any(|(at, seen)| matches!(seen, Seen::Paused { pid: of, by } if *of == pid && *at + *by > since))
 }
 
-/// Invariant 9: whoever waits for a key waits no longer than `park_ms` in all.
+/// How long whoever waits for a key waits on at most once the proxy knows who serves it, while nothing breaks: a large crowd is let go at a pace.
+const WOKEN_WITHIN: Duration = Duration::from_millis(25);
+
+/// Invariant 9: whoever waits for a key waits no longer than `park_ms` in all, and not for longer than there is something to wait for.
 pub(super) fn waits(world: &World) {
     let limit = Duration::from_millis(plan(world).park_ms).mul_f64(1.12) + Duration::from_millis(20);
     let mut first: BTreeMap<u64, Moment> = BTreeMap::new();
-    let mut parked: BTreeMap<u64, Pid> = BTreeMap::new();
+    let mut parked: BTreeMap<u64, (Pid, usize)> = BTreeMap::new();
+    // Since when there has been nothing to wait for any more.
+    let mut served: BTreeMap<u64, Moment> = BTreeMap::new();
     for (at, when, seen) in all(world) {
         match seen {
             Seen::Accepted { request, .. } => drop(first.remove(request)),
             Seen::Parked { pid, request, key } => {
                 first.entry(*request).or_insert(when);
-                if parked.insert(*request, *pid).is_some() {
+                if parked.insert(*request, (*pid, *key)).is_some() {
                     fail(world, at, Some(*key), &format!("9: request {request} takes a second place"));
                 }
             }
@@ -146,13 +152,33 @@ pub(super) fn waits(world: &World) {
                 if parked.remove(request).is_none() {
                     fail(world, at, None, &format!("9: request {request} gives a place back that it has not"));
                 }
+                if let Some(since) = served.remove(request)
+                    && when.since(since) > WOKEN_WITHIN
+                    && !plan(world).is_faulty
+                {
+                    fail(world, at, None, &format!("9: request {request} waits for {:?} for what has come", when.since(since)));
+                }
                 let waited = when.since(first[request]);
                 if waited > limit && !is_paused(world, *pid, first[request]) {
                     fail(world, at, None, &format!("9: request {request} has waited for {waited:?}"));
                 }
             }
+            Seen::HintTaken { pid, key, .. } | Seen::InForce { pid, key, .. } => {
+                let is_frozen =
+                    matches!(seen, Seen::InForce { shown, .. } if shown.route.as_ref().is_some_and(|route| route.4 == "frozen"));
+                // What a false owner says is waited for in vain; and what a check shows anew is no change.
+                let is_news =
+                    plan(world).keys[*key].kind != Kind::False && !matches!(seen, Seen::InForce { shown, .. } if shown.is_read_ahead);
+                for (request, _) in parked.iter().filter(|(_, of)| is_news && **of == (*pid, *key)) {
+                    if is_frozen {
+                        served.remove(request);
+                    } else {
+                        served.entry(*request).or_insert(when);
+                    }
+                }
+            }
             Seen::Spins { request, .. } => fail(world, at, None, &format!("9: request {request} would not sleep at all")),
-            Seen::Killed { pid } => parked.retain(|_, of| of != pid),
+            Seen::Killed { pid } => parked.retain(|_, (of, _)| of != pid),
             _ => {}
         }
     }
