@@ -142,7 +142,7 @@ async fn a_false_hint_is_refuted_and_who_gave_it_is_ignored() {
     let last = stage.etcd.put("routes/orders/t4", route("b", 5)).await;
     stage.waypost.at(last).await;
     // Its revision has been reached: the table shows at the next look that it is false.
-    stage.say(stale(&moved("b", "999999999999999", 1, &stage.table)));
+    stage.say(stale(&moved("b", "999999999999999", last, &stage.table)));
     let (status, _, got) = stage.ask("t1", "x").await;
     assert!(status == 200 && got.ends_with('b'), "followed once: {got}");
     until_true("it is refuted", async || stage.hints().await == (0, 1)).await;
