@@ -18,7 +18,7 @@ pub(crate) fn of_record(record: &Record) -> Vec<&'static str> {
 /// The settings of a bootstrap file that are not acted on yet, by their path in it.
 pub(crate) fn of_bootstrap(bootstrap: &Bootstrap) -> Vec<String> {
     let listeners = bootstrap.listeners.iter().enumerate().flat_map(|(at, listener)| {
-        let settings = of(&[(listener.proxy_protocol, "proxy_protocol"), (listener.h2c == Some(true), "h2c")]);
+        let settings = of(&[(listener.h2c == Some(true), "h2c")]);
         settings.into_iter().map(move |setting| format!("listener[{at}].{setting}"))
     });
     listeners.collect()

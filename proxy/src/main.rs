@@ -17,6 +17,7 @@ mod guard;
 mod http_client;
 mod local_etcd;
 mod metrics;
+mod proxy_protocol;
 mod recent;
 mod resolver;
 mod server;

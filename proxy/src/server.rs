@@ -12,7 +12,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use pingora_core::protocols::{GetSocketDigest, SocketDigest, l4};
+use pingora_core::protocols::{GetSocketDigest, SocketDigest, Stream, l4};
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     signal::unix::{SignalKind, signal},
@@ -21,7 +21,9 @@ use tokio::{
 };
 
 use crate::{
-    admin, resolver,
+    admin,
+    proxy_protocol::read_header,
+    resolver,
     state::{self, Shared},
     tls::{Handshake, keep_certificates},
     transport::{ConnectionInfo, General, general_lane, head_limit, serve_connection, turn_away},
@@ -40,6 +42,8 @@ pub(crate) struct Bound {
     trusted: Arc<[IpNet]>,
     /// Where connections are to be secure.
     tls: Option<Handshake>,
+    /// Where each begins with a header of the PROXY protocol.
+    proxy_protocol: bool,
 }
 
 impl Bound {
@@ -47,11 +51,45 @@ impl Bound {
     ///
     /// # Errors
     /// If it is in use or may not be bound; the error says which address.
-    pub(crate) fn bind(address: SocketAddr, trusted: &[IpNet], tls: Option<Handshake>) -> io::Result<Self> {
+    pub(crate) fn bind(address: SocketAddr, trusted: &[IpNet], tls: Option<Handshake>, proxy_protocol: bool) -> io::Result<Self> {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
-        Ok(Self { listener: socket.listen(BACKLOG)?, trusted: trusted.into(), tls })
+        Ok(Self { listener: socket.listen(BACKLOG)?, trusted: trusted.into(), tls, proxy_protocol })
+    }
+
+    /// What is known of a connection by where it comes from.
+    fn connection_from(&self, client: SocketAddr) -> ConnectionInfo {
+        let trusted = self.trusted.iter().any(|network| network.contains(&client.ip().to_canonical()));
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        ConnectionInfo { client, trusted, scheme, subject: None }
+    }
+
+    /// What comes before the first request: whom the connection is from, and a handshake. `None`: it came to nothing.
+    async fn open(&self, mut stream: TcpStream, mut connection: ConnectionInfo, shared: &Shared) -> Option<(Stream, ConnectionInfo)> {
+        if self.proxy_protocol {
+            match read_header(&mut stream, head_limit(shared)).await {
+                Ok(None) => {}
+                Ok(Some(client)) => connection = self.connection_from(client),
+                Err(why) => {
+                    tracing::debug!(from = %connection.client, why, "a connection was closed");
+                    return None;
+                }
+            }
+        }
+        let stream = as_pingora(stream);
+        let Some(tls) = &self.tls else { return Some((Box::new(stream), connection)) };
+        match tls.shake(stream, head_limit(shared)).await {
+            Ok(secured) => {
+                connection.subject = secured.subject().map(Into::into);
+                Some((Box::new(secured), connection))
+            }
+            Err(why) => {
+                shared.metrics.handshake_failed();
+                tracing::debug!(client = %connection.client, why, "a TLS handshake failed");
+                None
+            }
+        }
     }
 
     /// Where it listens; the port is the real one where 0 was asked for.
@@ -147,6 +185,7 @@ async fn accept(
     mut draining: watch::Receiver<bool>,
     connection_ends: tokio::sync::mpsc::Sender<()>,
 ) {
+    let bound = Arc::new(bound);
     loop {
         let accepted = tokio::select! {
             accepted = bound.listener.accept() => accepted,
@@ -161,32 +200,19 @@ async fn accept(
                 continue;
             }
         };
-        let trusted = bound.trusted.iter().any(|network| network.contains(&client.ip().to_canonical()));
         let tls = bound.tls.clone();
-        let scheme = if tls.is_some() { "https" } else { "http" };
-        let mut connection = ConnectionInfo { client, trusted, scheme, subject: None };
+        let connection = bound.connection_from(client);
         let (shared, lane, draining, ends) = (Arc::clone(&shared), Arc::clone(&lane), draining.clone(), connection_ends.clone());
         if let Ok(place) = Arc::clone(&room.served).try_acquire_owned() {
+            let bound = Arc::clone(&bound);
             tokio::spawn(async move {
-                let stream = as_pingora(stream);
-                let Some(tls) = tls else {
-                    serve_connection(&shared, &lane, Box::new(stream), connection, draining).await;
-                    return drop((place, ends));
-                };
-                match tls.shake(stream, head_limit(&shared)).await {
-                    Ok(secured) => {
-                        connection.subject = secured.subject().map(Into::into);
-                        serve_connection(&shared, &lane, Box::new(secured), connection, draining).await;
-                    }
-                    Err(why) => {
-                        shared.metrics.handshake_failed();
-                        tracing::debug!(client = %connection.client, why, "a TLS handshake failed");
-                    }
+                if let Some((stream, connection)) = bound.open(stream, connection, &shared).await {
+                    serve_connection(&shared, &lane, stream, connection, draining).await;
                 }
                 drop((place, ends));
             });
-        } else if tls.is_some() {
-            // Nothing can be said without a handshake, and that costs more than a request.
+        } else if tls.is_some() || bound.proxy_protocol {
+            // Nothing can be said without a handshake, and that costs more than a request; nor before a header has been read.
             drop(stream);
         } else if let Ok(place) = Arc::clone(&room.turned_away).try_acquire_owned() {
             tokio::spawn(async move {

@@ -160,3 +160,35 @@ async fn a_loop_is_seen_beside_bytes_that_are_no_text() {
     let answer = stage.ask(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\nCDN-Loop: x\xff, waypost-edge-1\r\n\r\n").await;
     assert!(matches!((&statuses(&answer)[..], reason(&answer)), ([508], "loop") | ([400], "bad_request")), "{answer:?}");
 }
+
+/// Behind a balancer that says whom a connection is from, also in version 2; whom the listener trusts is asked of the client, not of the balancer.
+#[tokio::test]
+async fn the_proxy_protocol_names_the_client() {
+    let (stage, requests) = stage("proxy_protocol = true\ntrusted = [\"10.0.0.0/8\"]").await;
+    let v2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x07\x7f\0\0\x01\xc3\x50\0\x50";
+    let get = b"GET / HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 1.2.3.4\r\nConnection: close\r\n\r\n";
+    for (header, seen_as) in [
+        (&b"PROXY TCP4 192.0.2.7 127.0.0.1 50000 80\r\n"[..], "192.0.2.7"),
+        (b"PROXY TCP6 2001:db8::7 ::1 50000 80\r\n", "2001:db8::7"),
+        (v2, "192.0.2.7"),
+        (b"PROXY TCP4 10.1.1.1 127.0.0.1 50000 80\r\n", "1.2.3.4, 10.1.1.1"),
+        (b"PROXY UNKNOWN\r\n", "127.0.0.1"),
+    ] {
+        let answer = stage.ask([header, get].concat()).await;
+        assert_eq!(statuses(&answer), [200], "{seen_as}");
+        assert_eq!(requests.lock().unwrap().last().unwrap().values("x-forwarded-for"), [seen_as]);
+    }
+    let lines = stage.waypost.access_log();
+    assert!(lines.iter().any(|line| line["client"] == "2001:db8::7"), "{lines:?}");
+    // Byte by byte, as a network may bring it.
+    let mut client = stage.client().await;
+    client.send_bytewise(&[v2, &get[..]].concat()).await;
+    assert_eq!(statuses(&client.rest().await), [200]);
+    for nothing in [&get[..], b"PROXY TCP4 nobody\r\n", b""] {
+        let mut client = stage.client().await;
+        client.send(nothing).await;
+        client.finish_sending().await;
+        assert_eq!(client.rest().await, "", "{nothing:?}");
+    }
+    assert_eq!(requests.lock().unwrap().len(), 6);
+}
