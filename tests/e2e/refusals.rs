@@ -181,3 +181,29 @@ async fn a_client_that_gets_no_owner_keeps_its_connection() {
     }
     assert_eq!(stage.refusing.received().len(), 1);
 }
+
+/// Clients whose connection ends with the request, and an answer without a body.
+#[tokio::test]
+async fn a_last_request_is_healed_like_any_other() {
+    let stage = Stage::start().await;
+    for (n, request) in [
+        "GET /0 HTTP/1.0\r\nx-tenant: k0\r\n\r\n",
+        "POST /1 HTTP/1.0\r\nHost: h\r\nx-tenant: k1\r\nContent-Length: 5\r\n\r\nwrite",
+        "GET /2 HTTP/1.1\r\nHost: h\r\nx-tenant: k2\r\nConnection: close\r\n\r\n",
+        "HEAD /3 HTTP/1.1\r\nHost: h\r\nx-tenant: k3\r\nConnection: close\r\n\r\n",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        // To a HEAD a length is said and no body sent.
+        let end = if n == 3 { "Content-Length: 9\r\n\r\n" } else { ENDS[n].1 };
+        *stage.end.lock().unwrap() = end;
+        let mut client = stage.client().await;
+        client.send(request).await;
+        let answer = client.rest().await;
+        assert!(answer.contains(" 200 OK\r\n") && answer.matches("HTTP/1.1 ").count() == 1, "{request:?}: {answer:?}");
+        assert_eq!(answer.ends_with("ok"), n < 3, "{answer:?}");
+    }
+    assert_eq!((stage.refusing.received().len(), stage.taking.received().len()), (1, 1));
+    assert_eq!(stage.taken.lock().unwrap().len(), 4);
+}
