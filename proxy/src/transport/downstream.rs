@@ -445,6 +445,13 @@ impl AsyncWrite for Downstream {
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let flush = this.poll_socket()?.poll_flush(context);
+        // What was gathered may wait here for a client that does not read.
+        if flush.is_pending()
+            && this.deadline.is_raw()
+            && let Poll::Ready(over) = this.poll_ended(context)
+        {
+            return Poll::Ready(Err(over));
+        }
         this.written(context, flush)
     }
 
