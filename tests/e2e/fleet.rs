@@ -191,11 +191,11 @@ async fn every_tenant_of_a_fleet_is_moved_twice_and_no_request_fails() {
     backends.history.judge(&answers, |_| false);
     fleet.every_tenant_was_moved_twice().await;
     assert_eq!(fleet.late.accepted(), 2, "the late watch was never made anew");
+    // The other proxy hears of most freezes before a request of its own meets one.
+    assert!(fleet.proxies[1].metric("waypost_stale_outcome_total").await > 0.0, "the late proxy was told by owners");
     for proxy in &fleet.proxies {
-        assert_eq!(
-            (proxy.metric("waypost_stale_outcome_total").await > 0.0, proxy.status().await["hints"]["refuted"].clone()),
-            (true, json!(0))
-        );
+        let hints = proxy.status().await["hints"].clone();
+        assert_eq!(hints["refuted"], 0, "{hints}");
     }
 }
 
