@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// How long one call to the store may take.
-const CALL_LIMIT: Duration = Duration::from_secs(5);
+pub(crate) const CALL_LIMIT: Duration = Duration::from_secs(5);
 /// How long a move's mark outlives its mover.
 const MARKED_FOR: Duration = Duration::from_secs(2);
 
@@ -94,12 +94,7 @@ impl World {
             Effect::Swap { route, read_at } => {
                 let swap = move |world: &mut Self| world.swap(&record, &route, read_at);
                 self.call(pid, CALL_LIMIT, swap, move |world, swapped| {
-                    let input = match swapped {
-                        Some(Some(revision)) => Input::Swapped(revision),
-                        Some(None) => Input::Lost,
-                        None => Input::Unsure("no answer".to_owned()),
-                    };
-                    world.step_mover(pid, input);
+                    world.step_mover(pid, how_it_ended(swapped));
                 });
             }
             Effect::Sleep(at) => self.at_local(pid, at, move |world| world.step_mover(pid, Input::Woke)),
@@ -156,8 +151,18 @@ impl World {
     }
 }
 
-fn failed<'a>() -> Input<'a> {
+/// A call that was not answered.
+pub(crate) fn failed<'a>() -> Input<'a> {
     Input::Failed("no answer".to_owned())
+}
+
+/// How a compare and swap ended: with a revision, by losing, or without an answer.
+pub(crate) fn how_it_ended<'a>(swapped: Option<Option<u64>>) -> Input<'a> {
+    match swapped {
+        Some(Some(revision)) => Input::Swapped(revision),
+        Some(None) => Input::Lost,
+        None => Input::Unsure("no answer".to_owned()),
+    }
 }
 
 fn announcement(stored: &Stored) -> Announcement {

@@ -1,18 +1,13 @@
 //! What an owner does about keys that were left frozen, as `owner/src/rescue.rs` does it: `policy::handover::Rescue` at the store.
 
-use std::time::Duration;
-
 use waypost_policy::handover::{Effect, Freeze, Input, Rescue, Rescued};
 
 use crate::{
     history::Seen,
-    mover::known,
+    mover::{CALL_LIMIT, failed, how_it_ended, known},
     store::STATE,
     world::{Pid, World},
 };
-
-/// How long one call to the store may take.
-const CALL_LIMIT: Duration = Duration::from_secs(5);
 
 impl World {
     /// A table has come into force: keys that it shows frozen for the first time are looked after.
@@ -49,12 +44,7 @@ impl World {
             Effect::Swap { route, read_at } => {
                 let swap = move |world: &mut Self| world.swap(&record, &route, read_at);
                 self.call(pid, CALL_LIMIT, swap, move |world, swapped| {
-                    let input = match swapped {
-                        Some(Some(revision)) => Input::Swapped(revision),
-                        Some(None) => Input::Lost,
-                        None => Input::Unsure("no answer".to_owned()),
-                    };
-                    go_on(world, input);
+                    go_on(world, how_it_ended(swapped));
                 });
             }
             Effect::End(rescued) => self.seen(Seen::Rescued { pid, record, is_given_back: matches!(rescued, Rescued::GivenBack(_)) }),
@@ -70,8 +60,4 @@ impl World {
             go_on(self, Input::Woke);
         }
     }
-}
-
-fn failed<'a>() -> Input<'a> {
-    Input::Failed("no answer".to_owned())
 }

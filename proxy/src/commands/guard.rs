@@ -5,17 +5,16 @@
 
 use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::{Arc, Mutex, OnceLock},
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use tokio::sync::Notify;
 use waypost_conf::{AccessTarget, Address, Name};
-use waypost_policy::{Hints, parking::Parking};
 use waypost_watcher::{EtcdPlace, GoldPlace, Settings};
 
-use super::run::{LOG_FLUSH_LIMIT, access_target, cannot_listen, cannot_open_log, host_name, limits, runtime, start_logging};
+use super::run::{LOG_FLUSH_LIMIT, access_target, cannot_listen, cannot_open_log, host_name, outcome, runtime, shared, start_logging};
 use crate::{
     access_log::AccessLog,
     admin,
@@ -24,8 +23,6 @@ use crate::{
     failure::{Failed, Outcome},
     gold::{self, BootstrapFile},
     guard::Guard,
-    metrics::Metrics,
-    recent::Recent,
     server::{self, Bound, Ended},
     state::Shared,
 };
@@ -88,27 +85,7 @@ pub(crate) fn run(args: GuardArgs) -> Outcome {
         };
         let watcher = waypost_watcher::start_behind(settings, async move { may_begin.notified().await }).map_err(Failed::not_done)?;
         let guard = Guard::new(upstream.clone(), id.clone(), args.to.clone(), advertised, args.without_store);
-        let shared = Arc::new(Shared {
-            cdn_id: format!("waypost-{id}"),
-            id: id.to_string(),
-            clock,
-            view: watcher.view.clone(),
-            asker: watcher.asker.clone(),
-            hints: Hints::default(),
-            parking: Parking::default(),
-            someone_parked: Notify::new(),
-            freezes: Mutex::default(),
-            metrics: Metrics::new(access_log.dropped()),
-            access_log,
-            recent: Recent::default(),
-            certificates: Arc::default(),
-            draining: false.into(),
-            watchers: Arc::new(tokio::sync::Semaphore::new(admin::MAX_WATCHERS)),
-            record_readers: Arc::new(tokio::sync::Semaphore::new(admin::MAX_READERS)),
-            limits: limits(bootstrap.limits),
-            bootstrap_warnings: bootstrap.inactive.iter().map(|said| said.message.clone()).collect(),
-            guard: Some(guard),
-        });
+        let shared = shared(&id, clock, &watcher, access_log, Arc::default(), &bootstrap, Some(guard));
         let _ = told.set(Arc::clone(&shared));
         eprintln!("waypost: listening on {listen} for {upstream} as {id}, before {}", args.to);
         eprintln!("waypost: admin on {admin_address}");
@@ -120,11 +97,7 @@ pub(crate) fn run(args: GuardArgs) -> Outcome {
         }
         watcher.stop().await;
         shared.access_log.flush(LOG_FLUSH_LIMIT);
-        match ended {
-            Ok(Ended::Drained) => Ok(()),
-            Ok(Ended::Interrupted) => Err(Failed::said(130)),
-            Err(error) => Err(Failed::not_done(format!("signals can't be handled: {error}"))),
-        }
+        outcome(ended)
     })
 }
 

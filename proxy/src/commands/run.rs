@@ -14,9 +14,9 @@ use std::{
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::Notify;
 use tracing_subscriber::EnvFilter;
-use waypost_conf::{AccessTarget, DEFAULT_DIGEST_CHECK_MS, LogFormat, Name, ProcessLimits};
+use waypost_conf::{AccessTarget, Bootstrap, DEFAULT_DIGEST_CHECK_MS, LogFormat, Name, ProcessLimits};
 use waypost_policy::{Hints, parking::Parking, table::Example};
-use waypost_watcher::{GoldPlace, Settings, files::why};
+use waypost_watcher::{GoldPlace, Settings, Watcher, files::why};
 
 use super::print;
 use crate::{
@@ -26,6 +26,7 @@ use crate::{
     clock::Clock,
     failure::{Failed, Outcome},
     gold::{self, BootstrapFile},
+    guard::Guard,
     metrics::Metrics,
     recent::Recent,
     server::{self, Bound, Ended},
@@ -96,38 +97,23 @@ pub(crate) fn run(args: RunArgs) -> Outcome {
             ..Settings::new(place, fastrand::u64(..), clock.origin())
         })
         .map_err(|why| if is_file { Failed::unusable(why) } else { Failed::not_done(why) })?;
-        let shared = Arc::new(Shared {
-            cdn_id: format!("waypost-{id}"),
-            id: id.to_string(),
-            clock,
-            view: watcher.view.clone(),
-            asker: watcher.asker.clone(),
-            hints: Hints::default(),
-            parking: Parking::default(),
-            someone_parked: Notify::new(),
-            freezes: Mutex::default(),
-            metrics: Metrics::new(access_log.dropped()),
-            access_log,
-            recent: Recent::default(),
-            certificates,
-            draining: false.into(),
-            watchers: Arc::new(tokio::sync::Semaphore::new(admin::MAX_WATCHERS)),
-            record_readers: Arc::new(tokio::sync::Semaphore::new(admin::MAX_READERS)),
-            limits: limits(bootstrap.limits),
-            bootstrap_warnings: bootstrap.inactive.iter().map(|said| said.message.clone()).collect(),
-            guard: None,
-        });
+        let shared = shared(&id, clock, &watcher, access_log, certificates, &bootstrap, None);
         let _ = told.set(Arc::clone(&shared));
         announce(&listeners, admin_address, &shared);
         let ended = server::run(Arc::clone(&shared), listeners, admin, threads).await;
         watcher.stop().await;
         shared.access_log.flush(LOG_FLUSH_LIMIT);
-        match ended {
-            Ok(Ended::Drained) => Ok(()),
-            Ok(Ended::Interrupted) => Err(Failed::said(130)),
-            Err(error) => Err(Failed::not_done(format!("signals can't be handled: {error}"))),
-        }
+        outcome(ended)
     })
+}
+
+/// What the command came to.
+pub(super) fn outcome(ended: std::io::Result<Ended>) -> Outcome {
+    match ended {
+        Ok(Ended::Drained) => Ok(()),
+        Ok(Ended::Interrupted) => Err(Failed::said(130)),
+        Err(error) => Err(Failed::not_done(format!("signals can't be handled: {error}"))),
+    }
 }
 
 /// Where the access log goes: what the flag says, else the bootstrap file.
@@ -153,8 +139,41 @@ pub(super) fn cannot_open_log(target: &AccessTarget, error: &std::io::Error) -> 
     Failed::not_done(format!("the access log {file} can't be opened: {why}; choose another with --access-log, or off"))
 }
 
+/// What the requests of a process share; nothing has been asked of it yet.
+pub(super) fn shared(
+    id: &Name,
+    clock: Clock,
+    watcher: &Watcher,
+    access_log: AccessLog,
+    certificates: Arc<Certificates>,
+    bootstrap: &Bootstrap,
+    guard: Option<Guard>,
+) -> Arc<Shared> {
+    Arc::new(Shared {
+        cdn_id: format!("waypost-{id}"),
+        id: id.to_string(),
+        clock,
+        view: watcher.view.clone(),
+        asker: watcher.asker.clone(),
+        hints: Hints::default(),
+        parking: Parking::default(),
+        someone_parked: Notify::new(),
+        freezes: Mutex::default(),
+        metrics: Metrics::new(access_log.dropped()),
+        access_log,
+        recent: Recent::default(),
+        certificates,
+        draining: false.into(),
+        watchers: Arc::new(tokio::sync::Semaphore::new(admin::MAX_WATCHERS)),
+        record_readers: Arc::new(tokio::sync::Semaphore::new(admin::MAX_READERS)),
+        limits: limits(bootstrap.limits),
+        bootstrap_warnings: bootstrap.inactive.iter().map(|said| said.message.clone()).collect(),
+        guard,
+    })
+}
+
 /// The limits with defaults filled in. The process may open as many files as it is ever allowed to: a proxy's files are its connections.
-pub(super) fn limits(written: ProcessLimits) -> ProcessLimits {
+fn limits(written: ProcessLimits) -> ProcessLimits {
     let allowed = getrlimit(Resource::Nofile);
     // A limit that can't be raised stays as it is.
     let raised = setrlimit(Resource::Nofile, Rlimit { current: allowed.maximum, maximum: allowed.maximum });

@@ -1,7 +1,7 @@
 //! The end of a request from outside: whoever lets it be served takes that back.
 //!
 //! An upgraded stream is no request in flight, so a move of its key does not wait for it (STALE-ROUTES.md, "Handover"). Both of its ends look
-//! here whenever they read or write, so that it ends whichever of them holds the other up. A client is told so by a close frame, if its owner has just
+//! here whenever they read, write or flush, so that it ends whichever of them holds the other up. A client is told so by a close frame, if its owner has just
 //! ended one of its own: in the middle of one the stream can only be cut. So is a request that is not waited for.
 
 use std::{
