@@ -104,8 +104,13 @@ pub struct Listener {
     /// Whether connections start with the PROXY protocol.
     #[serde(default)]
     pub proxy_protocol: bool,
-    /// HTTP/2 with prior knowledge; `None`: as the version does by default.
-    pub h2c: Option<bool>,
+    /// Whether HTTP/2 is taken with prior knowledge where there is no TLS; it is by default.
+    #[serde(default = "yes")]
+    pub h2c: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Whether clients must show a certificate.
@@ -280,7 +285,7 @@ impl Default for Bootstrap {
 impl Listener {
     /// A plain listener that trusts nobody.
     fn at(address: SocketAddr) -> Self {
-        Self { address, trusted: Vec::new(), tls: false, client_ca: None, client_cert: None, proxy_protocol: false, h2c: None }
+        Self { address, trusted: Vec::new(), tls: false, client_ca: None, client_cert: None, proxy_protocol: false, h2c: true }
     }
 }
 

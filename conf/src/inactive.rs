@@ -2,7 +2,7 @@
 //!
 //! Whoever makes one of these work deletes its line here.
 
-use crate::{Balance, Bootstrap, Limits, Policy, Protocol, Record, Upstream};
+use crate::{Balance, Bootstrap, Limits, Policy, Record, Upstream};
 
 /// The fields of a record that are not acted on yet.
 pub(crate) fn of_record(record: &Record) -> Vec<&'static str> {
@@ -16,18 +16,13 @@ pub(crate) fn of_record(record: &Record) -> Vec<&'static str> {
 }
 
 /// The settings of a bootstrap file that are not acted on yet, by their path in it.
-pub(crate) fn of_bootstrap(bootstrap: &Bootstrap) -> Vec<String> {
-    let listeners = bootstrap.listeners.iter().enumerate().flat_map(|(at, listener)| {
-        let settings = of(&[(listener.h2c == Some(true), "h2c")]);
-        settings.into_iter().map(move |setting| format!("listener[{at}].{setting}"))
-    });
-    listeners.collect()
+pub(crate) fn of_bootstrap(_: &Bootstrap) -> Vec<String> {
+    Vec::new()
 }
 
 fn of_upstream(upstream: &Upstream) -> Vec<&'static str> {
     of(&[
         (matches!(upstream.balance, Balance::LeastRequest | Balance::Hash), "balance"),
-        (upstream.protocol != Protocol::Http1, "protocol"),
         (upstream.tls.is_some(), "tls"),
         (upstream.health.is_some(), "health"),
         (upstream.endpoints.iter().any(|endpoint| endpoint.zone.is_some()), "endpoints.zone"),

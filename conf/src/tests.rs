@@ -96,11 +96,9 @@ fn a_private_key_is_never_repeated() {
 
 #[test]
 fn what_is_not_acted_on_is_said() {
-    for (suffix, value, field) in [
-        ("upstreams/u", r#"{"health":{"path":"/"}}"#, "health"),
-        ("upstreams/u", r#"{"protocol":"h2"}"#, "protocol"),
-        ("policies/p", r#"{"limits":{"in_flight":3}}"#, "limits.in_flight"),
-    ] {
+    for (suffix, value, field) in
+        [("upstreams/u", r#"{"health":{"path":"/"}}"#, "health"), ("policies/p", r#"{"limits":{"in_flight":3}}"#, "limits.in_flight")]
+    {
         let decoded = decode(&key(suffix), value.as_bytes()).unwrap();
         assert_eq!(decoded.inactive.first(), Some(&field), "{value}");
     }
@@ -215,8 +213,6 @@ fn a_bootstrap_file_s_faults_name_the_line() {
     assert!(all[0].starts_with("f.toml:2: ") && all[1].starts_with("f.toml:5: ") && all[2].starts_with("f.toml:7: "), "{all:?}");
     let defaults = parse_bootstrap("", "").unwrap();
     assert_eq!((defaults.listeners[0].address.port(), defaults.admin.address.to_string().as_str()), (8080, "127.0.0.1:9901"));
-    let later = parse_bootstrap("f", "[[listener]]\naddress = \"127.0.0.1:1\"\nh2c = true\n").unwrap();
-    assert_eq!(lines(&later.inactive), ["f:3: warning: setting \"listener[0].h2c\" is not acted on by this version"]);
 }
 
 proptest! {

@@ -14,7 +14,7 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use waypost_conf::{Address, Balance, Name, PublicUrl};
+use waypost_conf::{Address, Balance, Name, Protocol, PublicUrl};
 
 use crate::{Moment, table::UpstreamId};
 
@@ -30,6 +30,8 @@ pub struct Upstream {
     pub name: Name,
     /// How an endpoint is chosen.
     pub balance: Balance,
+    /// What its backends speak.
+    pub protocol: Protocol,
     /// Whether its backends speak the stale-route protocol before they read a body.
     pub stale_aware: bool,
     /// Where a redirected client reaches it by itself.
@@ -49,6 +51,7 @@ impl Upstream {
             id: UpstreamId::new(u32::MAX),
             name,
             balance: Balance::default(),
+            protocol: Protocol::default(),
             stale_aware: false,
             public_url: None,
             endpoints: vec![Endpoint { address, weight: 1, orphaned: false, state }],

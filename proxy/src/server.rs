@@ -26,7 +26,7 @@ use crate::{
     resolver,
     state::{self, Shared},
     tls::{Handshake, keep_certificates},
-    transport::{ConnectionInfo, General, general_lane, head_limit, serve_connection, turn_away},
+    transport::{ConnectionInfo, General, Speaks, general_lane, head_limit, serve_connection, turn_away},
 };
 
 /// How long a drain waits for requests under way.
@@ -44,6 +44,8 @@ pub(crate) struct Bound {
     tls: Option<Handshake>,
     /// Where each begins with a header of the PROXY protocol.
     proxy_protocol: bool,
+    /// What a connection without TLS may speak.
+    speaks: Speaks,
 }
 
 impl Bound {
@@ -51,11 +53,18 @@ impl Bound {
     ///
     /// # Errors
     /// If it is in use or may not be bound; the error says which address.
-    pub(crate) fn bind(address: SocketAddr, trusted: &[IpNet], tls: Option<Handshake>, proxy_protocol: bool) -> io::Result<Self> {
+    pub(crate) fn bind(
+        address: SocketAddr,
+        trusted: &[IpNet],
+        tls: Option<Handshake>,
+        proxy_protocol: bool,
+        h2c: bool,
+    ) -> io::Result<Self> {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
-        Ok(Self { listener: socket.listen(BACKLOG)?, trusted: trusted.into(), tls, proxy_protocol })
+        let speaks = if h2c { Speaks::Either } else { Speaks::Http1 };
+        Ok(Self { listener: socket.listen(BACKLOG)?, trusted: trusted.into(), tls, proxy_protocol, speaks })
     }
 
     /// What is known of a connection by where it comes from.
@@ -66,7 +75,12 @@ impl Bound {
     }
 
     /// What comes before the first request: whom the connection is from, and a handshake. `None`: it came to nothing.
-    async fn open(&self, mut stream: TcpStream, mut connection: ConnectionInfo, shared: &Shared) -> Option<(Stream, ConnectionInfo)> {
+    async fn open(
+        &self,
+        mut stream: TcpStream,
+        mut connection: ConnectionInfo,
+        shared: &Shared,
+    ) -> Option<(Stream, Speaks, ConnectionInfo)> {
         if self.proxy_protocol {
             match read_header(&mut stream, head_limit(shared)).await {
                 Ok(None) => {}
@@ -78,11 +92,12 @@ impl Bound {
             }
         }
         let stream = as_pingora(stream);
-        let Some(tls) = &self.tls else { return Some((Box::new(stream), connection)) };
+        let Some(tls) = &self.tls else { return Some((Box::new(stream), self.speaks, connection)) };
         match tls.shake(stream, head_limit(shared)).await {
             Ok(secured) => {
                 connection.subject = secured.subject().map(Into::into);
-                Some((Box::new(secured), connection))
+                let speaks = if secured.is_http2() { Speaks::Http2 } else { Speaks::Http1 };
+                Some((Box::new(secured), speaks, connection))
             }
             Err(why) => {
                 shared.metrics.handshake_failed();
@@ -206,8 +221,8 @@ async fn accept(
         if let Ok(place) = Arc::clone(&room.served).try_acquire_owned() {
             let bound = Arc::clone(&bound);
             tokio::spawn(async move {
-                if let Some((stream, connection)) = bound.open(stream, connection, &shared).await {
-                    serve_connection(&shared, &lane, stream, connection, draining).await;
+                if let Some((stream, speaks, connection)) = bound.open(stream, connection, &shared).await {
+                    serve_connection(&shared, &lane, stream, speaks, connection, draining).await;
                 }
                 drop((place, ends));
             });

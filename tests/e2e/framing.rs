@@ -365,7 +365,6 @@ async fn a_request_line_has_three_parts_and_a_version_that_is_spoken() {
     let mut cases: Vec<Case> = vec![
         (b"GET /\r\n".to_vec(), RefusedInTheEnd),
         (b"GET /\r\n\r\n".to_vec(), Refused),
-        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec(), Refused),
         (b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03".to_vec(), Refused),
         (line("GET  / HTTP/1.1"), Refused),
         (line(" GET / HTTP/1.1"), Refused),

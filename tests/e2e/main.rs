@@ -24,6 +24,7 @@ mod headers;
 mod hop_by_hop;
 mod hostile;
 mod http;
+mod http2;
 mod keep_alive;
 mod limits;
 mod mass_delete;

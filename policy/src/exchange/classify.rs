@@ -1,6 +1,7 @@
 //! What an answer of a backend means for the route: it was served, or the route is stale.
 //!
-//! An answer becomes a value before anybody decides on it. A 421 without `Route-Stale` is the application's own.
+//! An answer becomes a value before anybody decides on it. A 421 without `Route-Stale` is the application's own. A call of gRPC is answered
+//! 200 even then: a refusal is `UNAVAILABLE` in a head behind which nothing comes (STALE-ROUTES.md, "gRPC").
 
 use waypost_conf::MAX_NAME_BYTES;
 
@@ -10,6 +11,9 @@ use crate::{
     table::UpstreamId,
     wire::{STALE_HEADER, Stale, StaleState, UPDATE_HEADER, Update},
 };
+
+const GRPC_STATUS: &str = "grpc-status";
+const GRPC_UNAVAILABLE: &[u8] = b"14";
 
 /// The two meanings.
 #[derive(Debug, PartialEq, Eq)]
@@ -40,7 +44,7 @@ pub(super) struct Claim {
 
 /// Reads an answer.
 pub(super) fn classify<R: Reply>(reply: &R, service: &str, key: Option<&[u8]>) -> Verdict {
-    if reply.status() != 421 {
+    if !may_refuse(reply) {
         return Verdict::Served;
     }
     let mut values = reply.values(STALE_HEADER);
@@ -57,6 +61,11 @@ pub(super) fn classify<R: Reply>(reply: &R, service: &str, key: Option<&[u8]>) -
         _ => None,
     };
     Verdict::Stale(Refusal { state: stale.state, claim })
+}
+
+fn may_refuse<R: Reply>(reply: &R) -> bool {
+    let is_unavailable = || reply.values(GRPC_STATUS).any(|status| status == GRPC_UNAVAILABLE);
+    reply.status() == 421 || (reply.status() == 200 && is_unavailable())
 }
 
 /// What an owner that has served corrects, if it speaks of this very key.

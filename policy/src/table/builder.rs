@@ -465,6 +465,7 @@ impl Builder {
             id,
             name: name.clone(),
             balance: record.balance,
+            protocol: record.protocol,
             stale_aware: record.stale_aware,
             public_url: record.public_url.clone(),
             endpoints: endpoints.into_iter().map(|(endpoint, _)| endpoint).collect(),

@@ -58,8 +58,8 @@ pub(crate) fn run(args: GuardArgs) -> Outcome {
         // What it hears of clients comes from proxies.
         let everybody =
             [IpNet::from(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0)), IpNet::from(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0))];
-        let listener =
-            Bound::bind(args.listen, &everybody, None, false).map_err(|error| cannot_listen("proxies", "--listen", args.listen, &error))?;
+        let listener = Bound::bind(args.listen, &everybody, None, false, true)
+            .map_err(|error| cannot_listen("proxies", "--listen", args.listen, &error))?;
         let listen = listener.address().unwrap_or(args.listen);
         if args.to.as_str() == listen.to_string() {
             return Err(Failed::unusable(format!("--to {} is where the guard itself listens; name the backend's address", args.to)));

@@ -71,7 +71,7 @@ pub(crate) fn run(args: RunArgs) -> Outcome {
         for listener in &bootstrap.listeners {
             let tls = listener.tls.then(|| Handshake::new(Arc::clone(&certificates), listener)).transpose();
             let tls = tls.map_err(|why| Failed::unusable(format!("the listener on {}: {why}", listener.address)))?;
-            let bound = Bound::bind(listener.address, &listener.trusted, tls, listener.proxy_protocol);
+            let bound = Bound::bind(listener.address, &listener.trusted, tls, listener.proxy_protocol, listener.h2c);
             listeners.push(bound.map_err(|error| cannot_listen("clients", "--listen", listener.address, &error))?);
         }
         if let Some(path) = &path {

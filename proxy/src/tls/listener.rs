@@ -30,6 +30,9 @@ use super::Certificates;
 /// Sessions of TLS 1.2 that can be resumed; those of 1.3 are kept by their clients.
 const SESSIONS: usize = 20_000;
 
+/// HTTP/2 as it is agreed on (RFC 7301).
+const HTTP2: &[u8] = b"h2";
+
 /// Makes connections secure.
 #[derive(Clone)]
 pub(crate) struct Handshake(TlsAcceptor);
@@ -52,7 +55,7 @@ impl Handshake {
             None => config.with_no_client_auth(),
         };
         let mut config = config.with_cert_resolver(certificates);
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![HTTP2.to_vec(), b"http/1.1".to_vec()];
         config.session_storage = ServerSessionMemoryCache::new(SESSIONS);
         config.ticketer = ring::Ticketer::new().map_err(|error| format!("session tickets can't be made: {error}"))?;
         Ok(Self(TlsAcceptor::from(Arc::new(config))))
@@ -96,6 +99,11 @@ fn client_verifier(
 }
 
 impl Secured {
+    /// Whether it was agreed to speak HTTP/2.
+    pub(crate) fn is_http2(&self) -> bool {
+        self.0.get_ref().1.alpn_protocol() == Some(HTTP2)
+    }
+
     /// The subject of the client's certificate (RFC 4514), if it has shown one that was accepted.
     pub(crate) fn subject(&self) -> Option<String> {
         let shown = self.0.get_ref().1.peer_certificates()?.first()?;

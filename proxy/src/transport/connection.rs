@@ -6,15 +6,17 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use bytes::BytesMut;
 use pingora_core::{apps::HttpServerApp, protocols::Stream, protocols::http::ServerSession, server::ShutdownWatch};
 use waypost_policy::Code;
 
 use super::{
     General, answer,
-    deadline::Deadline,
+    deadline::{Deadline, Left},
     downstream::{Downstream, NoHead, linger},
     general::Request,
     headers::new_request_id,
+    http2::{Opened, serve_http2},
 };
 use crate::state::Shared;
 
@@ -38,6 +40,17 @@ pub(crate) struct ConnectionInfo {
     pub(crate) subject: Option<Arc<str>>,
 }
 
+/// What a connection speaks, as far as that is known before its first byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Speaks {
+    /// HTTP/1.1, and nothing else here.
+    Http1,
+    /// HTTP/2, agreed on in the handshake.
+    Http2,
+    /// Either; its first bytes tell.
+    Either,
+}
+
 /// What a lane gets beside the request: handed through pingora's per-connection context.
 pub(crate) struct Handed {
     pub(crate) connection: ConnectionInfo,
@@ -50,13 +63,32 @@ pub(crate) struct Handed {
 
 /// Serves a connection to its end.
 pub(crate) async fn serve_connection(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     lane: &Arc<General>,
     stream: Stream,
+    speaks: Speaks,
     connection: ConnectionInfo,
     mut shutdown: ShutdownWatch,
 ) {
+    if speaks == Speaks::Http2 {
+        return serve_http2(shared, lane, Opened::new(stream, BytesMut::new()), connection, shutdown).await;
+    }
     let mut downstream = Box::new(Downstream::new(stream));
+    if speaks == Speaks::Either {
+        let (idle, header) = limits(shared);
+        let begins = tokio::select! {
+            begins = downstream.begins_http2(idle, header) => begins,
+            () = draining(&mut shutdown) => return,
+        };
+        match begins {
+            Ok(false) => {}
+            Ok(true) => {
+                let Some((stream, read)) = downstream.into_bare() else { return };
+                return serve_http2(shared, lane, Opened::new(stream, read), connection, shutdown).await;
+            }
+            Err(_) => return,
+        }
+    }
     let mut requests_left = shared.limits.requests_per_connection;
     loop {
         let (idle, header) = limits(shared);
@@ -97,7 +129,10 @@ async fn serve_request(
         let ended = lane.process_new_http(session, shutdown).await;
         let taken_back = ended.and_then(|reused| reused.consume().0.into_any().downcast::<Downstream>().ok());
         let Some((request, left)) = deadline.take_again() else { return taken_back };
-        let taken_up = || left.map(|left| Box::new(Downstream::taken_up(left, Arc::clone(&deadline))));
+        let taken_up = || match left {
+            Some(Left::Connection(left)) => Some(Box::new(Downstream::taken_up(*left, Arc::clone(&deadline)))),
+            Some(Left::Stream(_)) | None => None,
+        };
         downstream = taken_back.or_else(taken_up)?;
         if !downstream.rewind() {
             return None;
@@ -122,7 +157,7 @@ pub(crate) async fn turn_away(shared: &Shared, stream: Stream, connection: &Conn
 }
 
 /// Idle and header time-outs: before the service is known, those of the default policy.
-fn limits(shared: &Shared) -> (Duration, Duration) {
+pub(super) fn limits(shared: &Shared) -> (Duration, Duration) {
     let table = shared.view.load();
     let timeouts = table.as_ref().map(|table| table.default_policy().timeouts.clone());
     let millis = |ms: u64| Duration::from_millis(ms);
@@ -144,7 +179,7 @@ async fn refuse(shared: &Shared, mut downstream: Box<Downstream>, code: Code, co
 }
 
 /// Ends when the process begins to drain.
-async fn draining(shutdown: &mut ShutdownWatch) {
+pub(super) async fn draining(shutdown: &mut ShutdownWatch) {
     // An error means that the sender has gone, which is the process's end as well.
     let _ = shutdown.wait_for(|draining| *draining).await;
 }

@@ -15,9 +15,10 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    downstream::{Left, Socket},
+    downstream::{self, Socket},
     ending::Ending,
     general::Request,
+    http2,
 };
 
 /// What the request waits for; decides what is answered when the wait is too long.
@@ -33,6 +34,14 @@ pub(crate) enum Phase {
     Total,
     /// For nothing: it may not be served any more.
     Lost,
+}
+
+/// What a session that is to be followed by another for the same request has left of its client.
+pub(super) enum Left {
+    /// Its connection.
+    Connection(Box<downstream::Left>),
+    /// Its stream of a connection that goes on.
+    Stream(Box<http2::Unanswered>),
 }
 
 /// Shared by the hooks and the connection for one request.

@@ -20,22 +20,21 @@ use pingora_core::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream, TimingDigest, UniqueID, UniqueIDType,
     raw_connect::ProxyDigest, tls::SslDigest,
 };
-use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf},
-    time::{Instant, Sleep},
-};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
 use waypost_policy::Code;
 
 use super::{
-    deadline::{Deadline, Phase},
+    deadline::{self, Deadline, Phase},
     ending::{CLOSE_FRAME, Frames},
     framing::{Chunks, Framing, MAX_HEAD_BYTES, check_head, end_of_head},
     general::REPLAY_BYTES,
+    timing::Timing,
 };
 
 /// How much of what a client pipelines is kept while its first request is served.
 const MAX_PIPELINED_BYTES: usize = 64 * 1024;
 const READ_BYTES: usize = 4 * 1024;
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// One segment, as pingora's own listeners have it.
 const WRITE_BYTES: usize = 1460;
 /// How much of a request is kept in case it is handed over once more: its head, and twice the body that pingora would repeat, for the framing.
@@ -99,15 +98,7 @@ pub(crate) struct Downstream {
     body: Body,
     /// The present request as it came.
     request: Handed,
-    deadline: Arc<Deadline>,
-    timer: Pin<Box<Sleep>>,
-    /// Ends the time for which a body is withheld; made when one is.
-    withholding: Option<Pin<Box<Sleep>>>,
-    /// What the timer is set for, and by which limits.
-    armed: Option<(Instant, Phase)>,
-    armed_generation: u64,
-    /// Since when something waits to be read by the client.
-    unread_since: Option<Instant>,
+    timing: Timing,
     /// The client wants the connection closed behind the present answer.
     closes: bool,
     /// The client will send no more.
@@ -144,12 +135,7 @@ impl Downstream {
             head_left: 0,
             body: Body::Length(0),
             request: Handed { head_len: 0, framing: Framing::Length(0), bytes: None },
-            deadline,
-            timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
-            withholding: None,
-            armed: None,
-            armed_generation: 0,
-            unread_since: None,
+            timing: Timing::new(deadline),
             closes: false,
             closed: false,
             answered: false,
@@ -161,12 +147,32 @@ impl Downstream {
 
     /// What the hooks share with this connection for the request whose head was read last.
     pub(crate) fn deadline(&self) -> Arc<Deadline> {
-        Arc::clone(&self.deadline)
+        Arc::clone(self.timing.deadline())
     }
 
     /// Whether the client said that the request whose head was read last is its last one.
     pub(crate) fn is_last(&self) -> bool {
         self.closes
+    }
+
+    /// Whether the client speaks HTTP/2 by prior knowledge: it begins with a preface that is no request of HTTP/1 (RFC 9113, section 3.4).
+    /// Waits no longer than it must to tell; what was read stays.
+    pub(super) async fn begins_http2(&mut self, idle: Duration, header: Duration) -> Result<bool, NoHead> {
+        while self.buffer.len() < HTTP2_PREFACE.len() && HTTP2_PREFACE.starts_with(&self.buffer) {
+            let limit = if self.buffer.is_empty() { idle } else { header };
+            match limited(limit, self.fill()).await {
+                Some(Ok(true)) => {}
+                _ if self.buffer.is_empty() => return Err(NoHead::Gone),
+                _ => return Ok(false),
+            }
+        }
+        Ok(self.buffer.starts_with(HTTP2_PREFACE))
+    }
+
+    /// The bare connection, and what has been read of it. Nothing has been written.
+    pub(super) fn into_bare(mut self) -> Option<(Stream, BytesMut)> {
+        let socket = self.socket.take()?;
+        Some((socket.into_inner(), std::mem::take(&mut self.buffer)))
     }
 
     /// The connection whose session has ended and left it.
@@ -185,7 +191,7 @@ impl Downstream {
         self.buffer = again;
         self.head_left = self.request.head_len;
         self.body = Body::framed_by(self.request.framing);
-        self.deadline.begin_again();
+        self.timing.deadline().begin_again();
         self.socket.is_some()
     }
 
@@ -229,8 +235,7 @@ impl Downstream {
                 self.closes = checked.closes;
                 self.body = Body::framed_by(checked.framing);
                 self.request = Handed { head_len: checked.len, framing: checked.framing, bytes: Some(BytesMut::new()) };
-                self.deadline = Arc::default();
-                self.armed_generation = 0;
+                self.timing.begin(Arc::default());
                 self.answered = false;
                 return Ok(());
             }
@@ -285,50 +290,19 @@ impl Downstream {
             Some(kept) if kept.len() + here <= KEPT_BYTES => kept.unsplit(handed),
             too_much => {
                 *too_much = None;
-                self.deadline.forget_request();
+                self.timing.deadline().forget_request();
             }
         }
         here
     }
 
-    fn poll_deadline(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
-        let wait = self.deadline.wait();
-        if self.armed_generation != wait.generation {
-            self.armed_generation = wait.generation;
-            self.armed = wait.end(Instant::now());
-            if let Some((at, _)) = self.armed {
-                self.timer.as_mut().reset(at);
-            }
-        }
-        let Some((_, phase)) = self.armed else { return Poll::Pending };
-        std::task::ready!(self.timer.as_mut().poll(context));
-        self.deadline.fire(phase);
-        Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "the deadline of the present phase has passed"))
-    }
-
-    /// What a write came to. One that waits for the client to read ends with the time that it may take.
-    fn written<T>(&mut self, context: &mut Context<'_>, write: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if write.is_ready() {
-            self.unread_since = None;
-            return write;
-        }
-        let since = *self.unread_since.get_or_insert_with(Instant::now);
-        let Some((at, phase)) = self.deadline.wait().end_of_write(since) else { return Poll::Pending };
-        // The present phase is timed anew when it is waited for again.
-        self.armed_generation = 0;
-        self.timer.as_mut().reset(at);
-        std::task::ready!(self.timer.as_mut().poll(context));
-        self.deadline.fire(phase);
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client has not read on in time")))
-    }
-
     /// Ready when the request, or the stream that it has become, may not be served any more; a stream's client is told so where that can be said.
     fn poll_ended(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
-        std::task::ready!(self.deadline.ending().poll(context));
+        std::task::ready!(self.timing.deadline().ending().poll(context));
         if !self.is_over {
             self.is_over = true;
-            self.deadline.fire(Phase::Lost);
-            if self.deadline.is_raw() && self.frames.is_between() {
+            self.timing.deadline().fire(Phase::Lost);
+            if self.timing.deadline().is_raw() && self.frames.is_between() {
                 // A client that does not read can't be told.
                 let _ = self.poll_socket().map(|socket| socket.poll_write(context, &CLOSE_FRAME));
             }
@@ -336,20 +310,8 @@ impl Downstream {
         Poll::Ready(io::Error::new(io::ErrorKind::ConnectionAborted, "it may not be served here any more"))
     }
 
-    /// Ready when the body may be read: at once, at its release, or when its time has passed.
-    fn poll_released(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        let Some(until) = self.deadline.withheld_from(context.waker()) else { return Poll::Ready(()) };
-        let timer = self.withholding.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
-        if timer.deadline() != until {
-            timer.as_mut().reset(until);
-        }
-        std::task::ready!(timer.as_mut().poll(context));
-        self.deadline.release_body();
-        Poll::Ready(())
-    }
-
     fn poll_body(&mut self, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        std::task::ready!(self.poll_released(context));
+        std::task::ready!(self.timing.poll_released(context));
         if self.buffer.is_empty() && !self.closed {
             std::task::ready!(self.poll_fill(context))?;
         }
@@ -365,7 +327,7 @@ impl Downstream {
                 taken
             }
             Body::Chunked(chunks) => chunks.take(&self.buffer[..here]).map_err(|_| {
-                self.deadline.set_broken();
+                self.timing.deadline().set_broken();
                 io::Error::new(io::ErrorKind::InvalidData, "the body's chunked framing is broken or has trailers")
             })?,
         };
@@ -383,7 +345,7 @@ impl Downstream {
     }
 }
 
-async fn limited<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+pub(super) async fn limited<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
     if limit.is_zero() { Some(work.await) } else { tokio::time::timeout(limit, work).await.ok() }
 }
 
@@ -397,7 +359,7 @@ impl AsyncRead for Downstream {
         if let Poll::Ready(over) = this.poll_ended(context) {
             return Poll::Ready(Err(over));
         }
-        let read = if this.deadline.is_raw() {
+        let read = if this.timing.deadline().is_raw() {
             if this.buffer.is_empty() {
                 this.poll_socket()?.poll_read(context, into)
             } else {
@@ -412,7 +374,7 @@ impl AsyncRead for Downstream {
         if read.is_pending() {
             // Whoever waits for the client has nothing more to write for now: what was gathered is due. A failure shows at the next write.
             let _ = this.poll_socket()?.poll_flush(context);
-            if let Poll::Ready(late) = this.poll_deadline(context) {
+            if let Poll::Ready(late) = this.timing.poll_late(context) {
                 return Poll::Ready(Err(late));
             }
         }
@@ -423,23 +385,23 @@ impl AsyncRead for Downstream {
 impl AsyncWrite for Downstream {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        if this.deadline.discards_answer() {
+        if this.timing.deadline().discards_answer() {
             return Poll::Ready(Ok(bytes.len()));
         }
         this.answered = true;
         // Who only waits for an answer may still be told why there is none.
-        if this.deadline.is_raw()
+        if this.timing.deadline().is_raw()
             && let Poll::Ready(over) = this.poll_ended(context)
         {
             return Poll::Ready(Err(over));
         }
         let write = this.poll_socket()?.poll_write(context, bytes);
         if let Poll::Ready(Ok(written)) = write
-            && this.deadline.is_raw()
+            && this.timing.deadline().is_raw()
         {
             this.frames.pass(&bytes[..written]);
         }
-        this.written(context, write)
+        this.timing.written(context, write)
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -447,32 +409,32 @@ impl AsyncWrite for Downstream {
         let flush = this.poll_socket()?.poll_flush(context);
         // What was gathered may wait here for a client that does not read.
         if flush.is_pending()
-            && this.deadline.is_raw()
+            && this.timing.deadline().is_raw()
             && let Poll::Ready(over) = this.poll_ended(context)
         {
             return Poll::Ready(Err(over));
         }
-        this.written(context, flush)
+        this.timing.written(context, flush)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.deadline.discards_answer() { Poll::Ready(Ok(())) } else { this.poll_socket()?.poll_shutdown(context) }
+        if this.timing.deadline().discards_answer() { Poll::Ready(Ok(())) } else { this.poll_socket()?.poll_shutdown(context) }
     }
 
     fn poll_write_vectored(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        if self.deadline.is_raw() {
+        if self.timing.deadline().is_raw() {
             // One part at a time, so that frames can be followed.
             let first = bytes.iter().find(|part| !part.is_empty()).map_or(&[][..], |part| part);
             return self.poll_write(context, first);
         }
         let this = self.get_mut();
-        if this.deadline.discards_answer() {
+        if this.timing.deadline().discards_answer() {
             return Poll::Ready(Ok(bytes.iter().map(|part| part.len()).sum()));
         }
         this.answered = true;
         let write = this.poll_socket()?.poll_write_vectored(context, bytes);
-        this.written(context, write)
+        this.timing.written(context, write)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -485,21 +447,21 @@ impl Drop for Downstream {
     /// with it (RFC 9112, section 9.6), and so must be written what was gathered. That takes time, so the socket is left to whoever
     /// serves the connection. So is all of it when the request is to be handed over once more.
     fn drop(&mut self) {
-        if self.deadline.discards_answer() {
+        if self.timing.deadline().discards_answer() {
             let nothing = Handed { head_len: 0, framing: Framing::Length(0), bytes: None };
-            self.deadline.leave(Left {
+            self.timing.deadline().leave(deadline::Left::Connection(Box::new(Left {
                 socket: self.socket.take(),
                 buffer: std::mem::take(&mut self.buffer),
                 request: std::mem::replace(&mut self.request, nothing),
                 closes: self.closes,
                 closed: self.closed,
-            });
+            })));
             return;
         }
         let is_unread = !self.closed && (self.is_outside || !self.body.is_done() || !self.buffer.is_empty());
         let is_unwritten = self.socket.as_ref().is_some_and(|socket| !socket.buffer().is_empty());
         if self.answered && (is_unread || is_unwritten) {
-            self.deadline.leave_unread(self.socket.take());
+            self.timing.deadline().leave_unread(self.socket.take());
         }
     }
 }
@@ -520,7 +482,7 @@ pub(crate) async fn linger(mut socket: Socket) {
 #[async_trait]
 impl Shutdown for Downstream {
     async fn shutdown(&mut self) {
-        if let Some(socket) = self.socket.as_mut().filter(|_| !self.deadline.discards_answer()) {
+        if let Some(socket) = self.socket.as_mut().filter(|_| !self.timing.deadline().discards_answer()) {
             let _ = socket.flush().await;
             Shutdown::shutdown(&mut **socket.get_mut()).await;
         }

@@ -7,6 +7,7 @@
 //! pingora would drop. It carries out and decides nothing.
 
 mod guarding;
+mod owner;
 mod session;
 mod waits;
 
@@ -29,12 +30,14 @@ use super::{
     answer,
     connection::{ConnectionInfo, Handed},
     deadline::{Deadline, Phase},
+    grpc,
     headers::{self, ReplyHead, RequestHead},
-    upgrade::UpgradeConnector,
+    http2,
 };
 use crate::{access_log::Line, metrics::InFlight, state::Shared};
 use guarding::Guarded;
-use session::{body_of, can_be_followed, has_answered, is_soon_read, is_too_large_to_replay};
+use owner::{Connecting, Connections, is_unprocessed, why_unconnected};
+use session::{body_of, can_be_followed, has_answered, is_call, is_http2, is_soon_read, is_too_large_to_replay};
 
 /// The general lane as the front door calls it.
 pub(crate) type General = HttpProxy<GeneralLane>;
@@ -43,10 +46,6 @@ pub(crate) type General = HttpProxy<GeneralLane>;
 const MAX_ATTEMPTS: usize = 64;
 /// Kept-alive connections to upstreams, for the whole process.
 const UPSTREAM_POOL: usize = 4096;
-/// How long a connection to an upstream may lie idle in the pool.
-const UPSTREAM_IDLE: Duration = Duration::from_secs(55);
-/// And how long one that was made for an upgrade which the owner refused.
-const UPGRADE_IDLE: Duration = Duration::from_secs(1);
 /// pingora keeps so much of a body for a repeat.
 pub(super) const REPLAY_BYTES: usize = 64 << 10;
 /// A refusal's body is read to its end up to so many bytes, and for so long, if that spares the owner's connection.
@@ -61,12 +60,13 @@ const AFTER_ANSWER: Duration = Duration::from_secs(1);
 /// Makes the general lane; `threads` is the number of worker threads of its runtime.
 pub(crate) fn general_lane(shared: Arc<Shared>, threads: usize) -> General {
     let settings = ServerConf { threads, max_retries: MAX_ATTEMPTS, upstream_keepalive_pool_size: UPSTREAM_POOL, ..ServerConf::default() };
-    pingora_proxy::http_proxy(&Arc::new(settings), GeneralLane { shared })
+    pingora_proxy::http_proxy(&Arc::new(settings), GeneralLane { shared, connections: Connections::default() })
 }
 
 /// What the hooks work with.
 pub(crate) struct GeneralLane {
     shared: Arc<Shared>,
+    connections: Connections,
 }
 
 /// One request on this lane.
@@ -91,6 +91,8 @@ pub(crate) struct Request {
     answer: Option<(Code, Option<Vec<u8>>)>,
     /// In a guard: what it has decided.
     guarded: Guarded,
+    /// While it finds a connection that others may share.
+    connecting: Option<Connecting>,
     /// All of the answer has come.
     is_whole: bool,
     body_limit: u64,
@@ -98,6 +100,18 @@ pub(crate) struct Request {
     /// What has come of a refusal's body.
     drained: usize,
     _in_flight: InFlight,
+}
+
+impl Request {
+    /// Takes what the front door has handed over.
+    fn take_up(&mut self, handed: Handed) {
+        if let Some(again) = handed.again {
+            *self = *again;
+        }
+        self.connection = Some(handed.connection);
+        self.deadline = handed.deadline;
+        self.is_last = handed.is_last;
+    }
 }
 
 impl GeneralLane {
@@ -114,28 +128,10 @@ impl GeneralLane {
         next
     }
 
-    fn peer(ctx: &Request, lease: &Lease, is_upgrade: bool) -> Box<HttpPeer> {
-        let timeouts = &ctx.exchange.policy().timeouts;
-        let mut peer = HttpPeer::new(lease.socket_addr(), false, String::new());
-        let connect = (timeouts.connect_ms > 0).then(|| Duration::from_millis(timeouts.connect_ms));
-        peer.options.connection_timeout = connect;
-        peer.options.total_connection_timeout = connect;
-        peer.options.idle_timeout = Some(UPSTREAM_IDLE);
-        // First byte and idle are watched by the downstream's deadline: pingora has one time-out for both.
-        peer.options.read_timeout = None;
-        peer.options.write_timeout = idle_limit(ctx);
-        if is_upgrade {
-            peer.options.custom_l4 = Some(Arc::new(UpgradeConnector { deadline: Arc::clone(&ctx.deadline) }));
-            // A group of its own: it is made for this request and not used again.
-            peer.group_key = fastrand::u64(1..);
-            peer.options.idle_timeout = Some(UPGRADE_IDLE);
-        }
-        Box::new(peer)
-    }
-
     /// Ends the attempt: gives its slot back and counts its time.
     fn end_attempt(ctx: &mut Request) {
         ctx.attempt = None;
+        ctx.connecting = None;
         if let Some(dispatched) = ctx.dispatched.take() {
             ctx.upstream_time += dispatched.elapsed();
         }
@@ -179,10 +175,16 @@ impl GeneralLane {
         let body = answer::problem_json(code, &ctx.request_id);
         let mut head = answer::head(code, &ctx.request_id, location.as_deref(), body.len())?;
         self.say_refusal(session, ctx, &mut head)?;
-        let bodiless = session.req_header().method == http::Method::HEAD;
+        let is_call = is_call(session);
+        if is_call {
+            grpc::into_status(&mut head, code)?;
+        }
+        let bodiless = is_call || session.req_header().method == http::Method::HEAD;
         session.write_response_header(Box::new(head), bodiless).await?;
         if !bodiless {
             session.write_response_body(Some(Bytes::from(body)), true).await?;
+        } else if is_http2(session) {
+            session.as_mut().finish_body().await?;
         }
         Ok(())
     }
@@ -207,6 +209,7 @@ impl ProxyHttp for GeneralLane {
             upstream_time: Duration::ZERO,
             answer: None,
             guarded: Guarded::default(),
+            connecting: None,
             is_whole: false,
             body_limit: 0,
             body_bytes: 0,
@@ -217,17 +220,15 @@ impl ProxyHttp for GeneralLane {
 
     /// Called before the first filter with what the front door handed over.
     fn on_connection_reuse(&self, _session: &mut Session, ctx: &mut Self::CTX, handed: Box<dyn std::any::Any + Send + Sync>) {
-        if let Ok(mut handed) = handed.downcast::<Handed>() {
-            if let Some(again) = handed.again.take() {
-                *ctx = *again;
-            }
-            ctx.connection = Some(handed.connection);
-            ctx.deadline = handed.deadline;
-            ctx.is_last = handed.is_last;
+        if let Ok(handed) = handed.downcast::<Handed>() {
+            ctx.take_up(*handed);
         }
     }
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<bool> {
+        if let Some(handed) = http2::take_handed(session.req_header()) {
+            ctx.take_up(handed);
+        }
         let Some(connection) = ctx.connection.clone() else {
             return Error::e_explain(ErrorType::InternalError, "a request came without its connection");
         };
@@ -264,7 +265,7 @@ impl ProxyHttp for GeneralLane {
                 ctx.pending = Some(next);
                 let timeouts = &ctx.exchange.policy().timeouts;
                 // pingora's own write time-out counts a whole buffer and leaves heads out.
-                ctx.deadline.set_for_all(millis(timeouts.idle_ms), millis(timeouts.total_ms));
+                ctx.deadline.set_for_all(millis(timeouts.idle_ms), total_limit(session, timeouts.total_ms));
                 return Ok(false);
             }
         };
@@ -279,7 +280,8 @@ impl ProxyHttp for GeneralLane {
         loop {
             match ctx.pending.take() {
                 Some(Next::Forward(lease, stamp)) => {
-                    let peer = Self::peer(ctx, &lease, session.as_downstream().is_upgrade_req());
+                    let peer = self.peer(session, ctx, &lease);
+                    ctx.connecting = self.connections.turn(&peer).await;
                     ctx.attempt = Some((lease, stamp));
                     ctx.dispatched = Some(Instant::now());
                     return Ok(peer);
@@ -305,6 +307,7 @@ impl ProxyHttp for GeneralLane {
         _digest: Option<&Digest>,
         ctx: &mut Self::CTX,
     ) -> Result<()> {
+        ctx.connecting = None;
         if let Some(dispatched) = ctx.dispatched.filter(|_| !reused) {
             self.shared.metrics.connect_seconds(dispatched.elapsed());
         }
@@ -319,9 +322,16 @@ impl ProxyHttp for GeneralLane {
         if self.shared.guard.is_some() {
             headers::prepare_guarded_request(head, &ctx.request_id, endpoint, ctx.guarded.stamp())?;
         } else {
-            headers::prepare_request(head, connection, &self.shared.cdn_id, &ctx.request_id, endpoint, &stamp.to_value())?;
+            let via = headers::via(session.req_header().version);
+            headers::prepare_request(head, connection, via, &self.shared.cdn_id, &ctx.request_id, endpoint, &stamp.to_value())?;
         }
-        if lease.upstream().stale_aware && !headers::expects_continue(head) && is_too_large_to_replay(session) {
+        if head.version == http::Version::HTTP_2 {
+            headers::prepare_for_http2(head, session.req_header());
+            if headers::expects_continue(session.req_header()) {
+                // Interim answers of such an owner can't be passed on.
+                session.as_mut().write_continue_response().await?;
+            }
+        } else if lease.upstream().stale_aware && !headers::expects_continue(head) && is_too_large_to_replay(session) {
             // So that the owner can refuse it unread: once read it can't be sent anywhere else.
             head.insert_header(http::header::EXPECT, "100-continue")?;
             // The client has not asked for the word that comes.
@@ -375,6 +385,8 @@ impl ProxyHttp for GeneralLane {
             if head.status == http::StatusCode::SWITCHING_PROTOCOLS {
                 ctx.deadline.upgrade();
                 Self::end_when_recalled(ctx, Served::Stream);
+            } else if is_call(session) && !grpc::is_ended(&head.headers) {
+                Self::end_call_when_recalled(ctx);
             }
             wait_for_the_rest(session, ctx);
             return Ok(());
@@ -384,7 +396,8 @@ impl ProxyHttp for GeneralLane {
         // A repeat replays the body from its start.
         ctx.body_bytes = 0;
         let is_kept = self.keep(ctx, next);
-        if is_soon_read(session, head) && ctx.deadline.discard_answer() {
+        // Over HTTP/2 only the stream is lost.
+        if head.version != http::Version::HTTP_2 && is_soon_read(session, head) && ctx.deadline.discard_answer() {
             ctx.drained = 0;
             ctx.deadline.set(Phase::Idle, DRAINED_WITHIN);
             return Ok(());
@@ -413,6 +426,13 @@ impl ProxyHttp for GeneralLane {
         Ok(None)
     }
 
+    fn upstream_response_trailer_filter(&self, _session: &mut Session, trailers: &mut http::HeaderMap, ctx: &mut Self::CTX) -> Result<()> {
+        headers::strip_protocol_from_trailers(trailers);
+        ctx.is_whole = true;
+        ctx.guarded.release();
+        Ok(())
+    }
+
     async fn response_filter(&self, session: &mut Session, head: &mut ResponseHeader, ctx: &mut Self::CTX) -> Result<()> {
         if ctx.deadline.discards_answer() {
             return Ok(());
@@ -430,15 +450,7 @@ impl ProxyHttp for GeneralLane {
     }
 
     fn fail_to_connect(&self, session: &mut Session, _peer: &HttpPeer, ctx: &mut Self::CTX, error: Box<Error>) -> Box<Error> {
-        let failure = match error.etype() {
-            ErrorType::ConnectTimedout => Failure::ConnectTimeout,
-            ErrorType::TLSHandshakeFailure
-            | ErrorType::TLSHandshakeTimedout
-            | ErrorType::TLSWantX509Lookup
-            | ErrorType::InvalidCert
-            | ErrorType::HandshakeError => Failure::Tls,
-            _ => Failure::Connect,
-        };
+        let failure = why_unconnected(&error);
         self.after_failure(session, ctx, error, failure, Sent::Nothing)
     }
 
@@ -454,6 +466,10 @@ impl ProxyHttp for GeneralLane {
             // In this session, unless it goes on in another.
             error.set_retry(ctx.pending.is_some() && !ctx.deadline.discards_answer());
             return error;
+        }
+        if is_unprocessed(&error) && !has_answered(session) && ctx.deadline.fired().is_none() {
+            ctx.body_bytes = 0;
+            return self.after_failure(session, ctx, error, Failure::Reset { reused: true }, Sent::Nothing);
         }
         error.set_retry(false);
         let (failure, code) = blame(session, ctx, &error, reused);
@@ -488,7 +504,7 @@ impl ProxyHttp for GeneralLane {
                 (Code::Internal, None)
             }
         };
-        if code != Code::BodyTooLarge && can_be_followed(session, &ctx.deadline) && ctx.deadline.discard_answer() {
+        if code != Code::BodyTooLarge && !is_http2(session) && can_be_followed(session, &ctx.deadline) && ctx.deadline.discard_answer() {
             // This session's connection is lost to pingora; another answers over it.
             ctx.answer = Some((code, location));
             return gone;
@@ -531,7 +547,7 @@ impl ProxyHttp for GeneralLane {
             bytes_out: session.body_bytes_sent() as u64,
             duration: ctx.started.elapsed(),
             upstream: ctx.upstream_time,
-            protocol: if head.version == http::Version::HTTP_10 { "HTTP/1.0" } else { "HTTP/1.1" },
+            protocol: headers::protocol(head.version),
             user_agent: head.headers.get(http::header::USER_AGENT).map(|agent| agent.as_bytes()),
         };
         self.shared.finished(&line);
@@ -552,7 +568,9 @@ fn blame(session: &mut Session, ctx: &Request, error: &Error, reused: bool) -> (
         (None, _) => {
             let failure = match error.etype() {
                 ErrorType::ReadTimedout | ErrorType::WriteTimedout => Failure::FirstByteTimeout,
-                ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError => Failure::Reset { reused },
+                ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError | ErrorType::H2Error => {
+                    Failure::Reset { reused }
+                }
                 _ => Failure::BadResponse,
             };
             (Some(failure), None)
@@ -586,7 +604,9 @@ fn first_byte_limit(ctx: &Request) -> Duration {
     millis(ctx.exchange.policy().timeouts.first_byte_ms)
 }
 
-fn idle_limit(ctx: &Request) -> Option<Duration> {
-    let limit = ctx.exchange.policy().timeouts.idle_ms;
-    (limit > 0).then(|| millis(limit))
+/// How long all of it may take: as the policy has it, and no longer than the client of a call waits.
+fn total_limit(session: &Session, total_ms: u64) -> Duration {
+    let of_client = grpc::time_limit(&session.req_header().headers).filter(|_| is_call(session));
+    let of_policy = (total_ms > 0).then(|| millis(total_ms));
+    of_client.into_iter().chain(of_policy).min().unwrap_or_default()
 }

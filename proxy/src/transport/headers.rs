@@ -14,8 +14,10 @@ use waypost_policy::{
 
 use super::ConnectionInfo;
 
-/// What `Via` says of this proxy (RFC 9110, section 7.6.3); the name is a pseudonym, the same for all.
+/// What `Via` says of this proxy (RFC 9110, section 7.6.3) where a message came by HTTP/1.1; the name is a pseudonym, the same for all.
 pub(crate) const VIA: &str = "1.1 waypost";
+/// And where it came by HTTP/2.
+const VIA_HTTP2: &str = "2.0 waypost";
 /// What the words on a client begin with, but for the two that do not.
 const FORWARDED_PREFIX: &str = "x-forwarded-";
 const REQUEST_ID: &str = "x-request-id";
@@ -104,6 +106,37 @@ pub(crate) fn strip_unknown_wishes(head: &mut RequestHeader) {
     }
 }
 
+/// What `Via` says of a message that came by this version.
+pub(crate) fn via(version: http::Version) -> &'static str {
+    if version == http::Version::HTTP_2 { VIA_HTTP2 } else { VIA }
+}
+
+/// A version as logs have it.
+pub(crate) fn protocol(version: http::Version) -> &'static str {
+    match version {
+        http::Version::HTTP_10 => "HTTP/1.0",
+        http::Version::HTTP_2 => "HTTP/2.0",
+        _ => "HTTP/1.1",
+    }
+}
+
+/// What a request to an owner that speaks HTTP/2 has beside: the client's word that it takes trailers, which calls of gRPC must have. That it
+/// waits to be told to send its body is not passed on.
+pub(crate) fn prepare_for_http2(head: &mut RequestHeader, from_client: &RequestHeader) {
+    head.remove_header(&http::header::EXPECT);
+    if from_client.headers.get(http::header::TE).is_some_and(|te| te == "trailers") {
+        // The one value that it may have (RFC 9113, section 8.2.2).
+        let _ = head.insert_header(http::header::TE, "trailers");
+    }
+}
+
+/// Takes from the trailers of an answer what is not the client's.
+pub(crate) fn strip_protocol_from_trailers(trailers: &mut http::HeaderMap) {
+    for name in names(trailers, is_protocol_header) {
+        trailers.remove(name);
+    }
+}
+
 /// Whether the client waits to be told to send its body.
 pub(crate) fn expects_continue(head: &RequestHeader) -> bool {
     head.headers.get(http::header::EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
@@ -159,6 +192,7 @@ pub(crate) fn content_length(headers: &http::HeaderMap) -> Option<u64> {
 pub(crate) fn prepare_request(
     head: &mut RequestHeader,
     connection: &ConnectionInfo,
+    via: &'static str,
     cdn_id: &str,
     request_id: &str,
     endpoint: &str,
@@ -196,7 +230,7 @@ pub(crate) fn prepare_request(
         }
     }
     head.insert_header("X-Request-Id", request_id)?;
-    head.append_header("Via", VIA)?;
+    head.append_header("Via", via)?;
     append_to_list(head, "CDN-Loop", cdn_id)?;
     head.insert_header(STAMP_HEADER_WRITTEN, stamp)
 }
@@ -247,8 +281,9 @@ const _: () = assert!(STAMP_HEADER.len() == STAMP_HEADER_WRITTEN.len());
 
 /// Takes from a response what is not the client's, and adds what is.
 pub(crate) fn prepare_response(head: &mut ResponseHeader, request_id: &str) -> Result<()> {
+    let via = via(head.version);
     if clean_response(head) {
-        head.append_header("Via", VIA)?;
+        head.append_header("Via", via)?;
         head.insert_header("X-Request-Id", request_id)?;
     }
     Ok(())
@@ -369,7 +404,7 @@ mod tests {
             strip_protocol_from_request(&mut head);
             prop_assert_eq!(left_of_protocol(&head.headers), Vec::<String>::new());
             let connection = ConnectionInfo { client: "127.0.0.1:1".parse().unwrap(), trusted, scheme: "http", subject: None };
-            prepare_request(&mut head, &connection, "waypost-1", "id", "a:1", "epoch=5").unwrap();
+            prepare_request(&mut head, &connection, VIA, "waypost-1", "id", "a:1", "epoch=5").unwrap();
             prop_assert_eq!(left_of_protocol(&head.headers), ["route-stamp"]);
             let stamps: Vec<_> = head.headers.get_all(STAMP_HEADER).into_iter().collect();
             prop_assert_eq!(stamps, ["epoch=5"]);

@@ -11,10 +11,13 @@ mod downstream;
 mod ending;
 mod framing;
 mod general;
+mod grpc;
 mod headers;
+mod http2;
+mod timing;
 mod upgrade;
 
 pub(crate) use answer::problem_json;
 pub(crate) use asked::Asked;
-pub(crate) use connection::{ConnectionInfo, head_limit, serve_connection, turn_away};
+pub(crate) use connection::{ConnectionInfo, Speaks, head_limit, serve_connection, turn_away};
 pub(crate) use general::{General, general_lane};

@@ -3,6 +3,8 @@
 //! What always holds: a request is judged by its head alone, before anything of its body is read; the permit is held until the connection to the
 //! backend is done with it, or broken; what is refused was seen by no backend.
 
+use std::time::Duration;
+
 use http::HeaderValue;
 use pingora_core::Result;
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -16,6 +18,9 @@ use waypost_policy::{
 
 use super::{GeneralLane, Request, can_be_followed};
 use crate::{guard::Guard, transport::headers::RequestHead};
+
+/// How long a call whose key is frozen may go on: most that have begun to answer have nearly done so.
+const CALL_GRACE: Duration = Duration::from_millis(50);
 
 /// What a guard has decided about a request.
 #[derive(Default)]
@@ -89,7 +94,7 @@ impl GeneralLane {
     fn in_world<T>(&self, act: impl FnOnce(&mut World<'_>) -> T) -> Option<T> {
         let table = self.shared.view.load();
         let table = table.as_ref()?;
-        let (now, gold_age) = (self.shared.clock.now(), std::time::Duration::ZERO);
+        let (now, gold_age) = (self.shared.clock.now(), Duration::ZERO);
         Some(act(&mut World { table, hints: &self.shared.hints, now, gold_age, rng: &mut fastrand::Rng::new() }))
     }
 
@@ -105,6 +110,17 @@ impl GeneralLane {
             session.set_keepalive(None);
         }
         Ok(())
+    }
+
+    /// A call that has begun to answer is a stream, which no move waits for: it ends with its permit, unless it does so by itself at that time.
+    pub(super) fn end_call_when_recalled(ctx: &Request) {
+        if let Some(permit) = &ctx.guarded.permit {
+            let recalled = permit.recalled(Served::Stream);
+            ctx.deadline.ending().set(async move {
+                recalled.await;
+                tokio::time::sleep(CALL_GRACE).await;
+            });
+        }
     }
 
     /// From now on it ends when its permit is recalled for what it is.

@@ -5,11 +5,21 @@ use pingora_proxy::Session;
 use waypost_policy::Body;
 
 use super::{DRAINED_BYTES, REPLAY_BYTES};
-use crate::transport::{deadline::Deadline, headers};
+use crate::transport::{deadline::Deadline, grpc, headers};
 
 /// Whether an answer has begun; an interim one is none.
 pub(super) fn has_answered(session: &Session) -> bool {
     session.response_written().is_some_and(|head| !head.status.is_informational() || head.status == http::StatusCode::SWITCHING_PROTOCOLS)
+}
+
+/// Whether the client speaks HTTP/2.
+pub(super) fn is_http2(session: &Session) -> bool {
+    session.req_header().version == http::Version::HTTP_2
+}
+
+/// Whether it is a call of gRPC.
+pub(super) fn is_call(session: &Session) -> bool {
+    is_http2(session) && grpc::is_call(&session.req_header().headers)
 }
 
 /// Whether nothing of a body has been read that would not fit in what is kept for a repeat.
@@ -19,8 +29,9 @@ pub(super) fn is_too_large_to_replay(session: &mut Session) -> bool {
 }
 
 /// Whether nobody knows how long the body is.
-fn is_streamed(session: &Session) -> bool {
-    session.req_header().headers.contains_key(http::header::TRANSFER_ENCODING)
+fn is_streamed(session: &mut Session) -> bool {
+    let is_framed_by_stream = is_http2(session) && headers::content_length(&session.req_header().headers).is_none();
+    session.req_header().headers.contains_key(http::header::TRANSFER_ENCODING) || (is_framed_by_stream && !session.is_body_done())
 }
 
 /// Whether a refusal is read to its end soon, and its connection then of use: the request has been sent whole, and the answer is short or may be.

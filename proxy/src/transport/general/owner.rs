@@ -1,0 +1,127 @@
+//! How the general transport reaches an owner: by which protocol, within which time, over which connection.
+//!
+//! What always holds: only an address of the table is dialled; a connection that was made for an upgrade is used for nothing else; of a connection of
+//! HTTP/2 no answer can take the room of the others, and requests that come at once share it.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use http::Version;
+use pingora_core::{
+    Error, ErrorType, RetryType,
+    upstreams::peer::{HttpPeer, Peer},
+};
+use pingora_proxy::Session;
+use waypost_conf::Protocol;
+use waypost_policy::{Failure, Lease};
+
+use super::{GeneralLane, Request, millis};
+use crate::transport::upgrade::UpgradeConnector;
+
+/// How long a connection to an upstream may lie idle in the pool.
+const IDLE: Duration = Duration::from_secs(55);
+/// And how long one that was made for an upgrade which the owner refused.
+const UPGRADE_IDLE: Duration = Duration::from_secs(1);
+/// Requests on one connection of HTTP/2 at once; its owner may allow fewer.
+const STREAMS: u32 = 128;
+/// What of one answer may come ahead of its client. The connection has room for as much of each.
+const STREAM_WINDOW: u32 = 512 << 10;
+/// A connection of HTTP/2 is shared by many, and dead ones are found by nobody else.
+const PING_EVERY: Duration = Duration::from_secs(10);
+
+/// Beyond so many owners those that nobody connects to are forgotten.
+const REMEMBERED: usize = 1024;
+
+/// Who is looking for a connection of HTTP/2: one at a time for each owner, so that those who come while it is being made share it. pingora would
+/// make one for each.
+#[derive(Default)]
+pub(super) struct Connections(Mutex<HashMap<u64, Turn>>);
+
+type Turn = Arc<tokio::sync::Mutex<()>>;
+
+/// The turn of one request, until it has found its connection.
+pub(super) type Connecting = tokio::sync::OwnedMutexGuard<()>;
+
+impl Connections {
+    /// Waits for its turn; `None` where there is nothing to share.
+    pub(super) async fn turn(&self, peer: &HttpPeer) -> Option<Connecting> {
+        if peer.options.alpn.get_max_http_version() == 1 {
+            return None;
+        }
+        let turn = {
+            // A poisoned lock guards plain data that is valid after any panic.
+            let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if turns.len() > REMEMBERED {
+                turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+            }
+            Arc::clone(turns.entry(peer.reuse_hash()).or_default())
+        };
+        Some(turn.lock_owned().await)
+    }
+}
+
+impl GeneralLane {
+    /// The next attempt's peer.
+    pub(super) fn peer(&self, session: &Session, ctx: &Request, lease: &Lease) -> Box<HttpPeer> {
+        let timeouts = &ctx.exchange.policy().timeouts;
+        let mut peer = HttpPeer::new(lease.socket_addr(), false, String::new());
+        let options = &mut peer.options;
+        let connect = (timeouts.connect_ms > 0).then(|| millis(timeouts.connect_ms));
+        options.connection_timeout = connect;
+        options.total_connection_timeout = connect;
+        options.idle_timeout = Some(IDLE);
+        // First byte and idle are watched by the downstream's deadline: pingora has one time-out for both.
+        options.read_timeout = None;
+        options.write_timeout = (timeouts.idle_ms > 0).then(|| millis(timeouts.idle_ms));
+        let (highest, lowest) = self.versions(session, lease);
+        options.set_http_version(highest, lowest);
+        options.max_h2_streams = STREAMS as usize;
+        options.h2_stream_window_size = Some(STREAM_WINDOW);
+        options.h2_connection_window_size = Some(STREAM_WINDOW * STREAMS);
+        options.h2_ping_interval = Some(PING_EVERY);
+        if session.as_downstream().is_upgrade_req() {
+            options.set_http_version(1, 1);
+            options.custom_l4 = Some(Arc::new(UpgradeConnector { deadline: Arc::clone(&ctx.deadline) }));
+            options.idle_timeout = Some(UPGRADE_IDLE);
+            // A group of its own: it is made for this request and not used again.
+            peer.group_key = fastrand::u64(1..);
+        }
+        Box::new(peer)
+    }
+
+    /// The highest and the lowest version to be spoken. A guard speaks to its backend as it was spoken to.
+    fn versions(&self, session: &Session, lease: &Lease) -> (u8, u8) {
+        let is_http2 = session.req_header().version == Version::HTTP_2;
+        match lease.upstream().protocol {
+            _ if self.shared.guard.is_some() => {
+                if is_http2 {
+                    (2, 2)
+                } else {
+                    (1, 1)
+                }
+            }
+            Protocol::Http1 => (1, 1),
+            Protocol::H2 => (2, 2),
+            Protocol::Auto => (2, 1),
+        }
+    }
+}
+
+/// Why there is no connection.
+pub(super) fn why_unconnected(error: &Error) -> Failure {
+    match error.etype() {
+        ErrorType::ConnectTimedout => Failure::ConnectTimeout,
+        ErrorType::TLSHandshakeFailure | ErrorType::TLSHandshakeTimedout | ErrorType::TLSWantX509Lookup | ErrorType::InvalidCert => {
+            Failure::Tls
+        }
+        _ => Failure::Connect,
+    }
+}
+
+/// Whether an owner has said that nothing of the request was processed (RFC 9113, section 8.7): it may be sent again, whatever its method.
+pub(super) fn is_unprocessed(error: &Error) -> bool {
+    matches!(error.etype(), ErrorType::H2Error | ErrorType::H2Downgrade) && matches!(error.retry, RetryType::Decided(true))
+}

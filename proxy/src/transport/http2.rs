@@ -1,0 +1,228 @@
+//! HTTP/2 from clients: one connection, many requests at once, each a session of the general lane.
+//!
+//! The frames are the `h2` crate's; what is taken, how long it is waited for and what it may cost is decided here. The connection's own task
+//! moves all frames, each request is a task of its own. While the process drains the client is told (GOAWAY) and what it has asked for is
+//! answered. What always holds: what one request does costs no other of its connection; a connection without requests ends in time.
+
+mod admission;
+mod conduct;
+mod session;
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use h2::{
+    Reason, RecvStream,
+    server::{Builder, Connection, SendResponse},
+};
+use http::{Request, Response};
+use pingora_core::{apps::HttpServerApp, protocols::Stream, protocols::http::ServerSession, server::ShutdownWatch};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    task::JoinSet,
+    time::Instant,
+};
+use waypost_policy::Code;
+
+use super::{
+    General, answer,
+    connection::{ConnectionInfo, Handed, draining, limits},
+    deadline::Left,
+    downstream::limited,
+    framing::MAX_HEAD_BYTES,
+    grpc,
+    headers::new_request_id,
+};
+use crate::state::Shared;
+use conduct::Conduct;
+use session::{ClientStream, Http2Session, size_of_head};
+pub(super) use session::{Unanswered, take_handed};
+
+/// Requests of one connection at once.
+const STREAMS: u32 = 128;
+/// What a client may send ahead of what is read, for one request and for all of its connection.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+/// What of answers waits for the connection's own task, for one request.
+const SEND_BUFFER: usize = 256 << 10;
+/// How long a client may take to go once it was told and has nothing more to wait for.
+const LEAVING_LIMIT: Duration = Duration::from_secs(5);
+
+/// A client's connection, of which something may have been read already.
+pub(super) struct Opened {
+    read: BytesMut,
+    stream: Stream,
+    conduct: Arc<Conduct>,
+}
+
+impl Opened {
+    pub(super) fn new(stream: Stream, read: BytesMut) -> Self {
+        Self { read, stream, conduct: Arc::default() }
+    }
+}
+
+/// Serves a connection to its end.
+pub(super) async fn serve_http2(
+    shared: &Arc<Shared>,
+    lane: &Arc<General>,
+    opened: Opened,
+    connection: ConnectionInfo,
+    mut shutdown: ShutdownWatch,
+) {
+    let conduct = Arc::clone(&opened.conduct);
+    let (idle, header) = limits(shared);
+    let Some(Ok(mut h2)) = limited(header, builder().handshake(opened)).await else { return };
+    let mut streams = JoinSet::new();
+    let mut requests_left = shared.limits.requests_per_connection;
+    // Since when there is no request.
+    let mut idle_since = Instant::now();
+    let mut is_leaving = false;
+    loop {
+        let patience = if is_leaving { LEAVING_LIMIT } else { idle };
+        tokio::select! {
+            biased;
+            Some(_) = streams.join_next() => idle_since = Instant::now(),
+            accepted = h2.accept() => match accepted {
+                Some(Ok((request, respond))) => {
+                    if !conduct.asked() {
+                        tracing::warn!(client = %connection.client, "a connection was closed whose requests are cancelled as soon as they are made");
+                        h2.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                        continue;
+                    }
+                    let (lane, connection, shutdown) = (Arc::clone(lane), connection.clone(), shutdown.clone());
+                    streams.spawn(serve_stream(Arc::clone(shared), lane, request, respond, Arc::clone(&conduct), connection, shutdown));
+                    if requests_left == 1 {
+                        leave(&mut h2, &mut is_leaving);
+                    }
+                    requests_left = requests_left.saturating_sub(1);
+                }
+                Some(Err(_)) | None => break,
+            },
+            () = tokio::time::sleep_until(idle_since + patience), if streams.is_empty() && !patience.is_zero() => {
+                if is_leaving {
+                    break;
+                }
+                leave(&mut h2, &mut is_leaving);
+                idle_since = Instant::now();
+            }
+            () = draining(&mut shutdown), if !is_leaving => {
+                leave(&mut h2, &mut is_leaving);
+                idle_since = Instant::now();
+            }
+        }
+    }
+    drop(h2);
+    // They find their connection gone, and say so in the log.
+    while streams.join_next().await.is_some() {}
+}
+
+fn builder() -> Builder {
+    let mut builder = Builder::new();
+    builder
+        .max_concurrent_streams(STREAMS)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(MAX_HEAD_BYTES as u32)
+        .max_send_buffer_size(SEND_BUFFER);
+    builder
+}
+
+/// Tells the client that this connection takes no more requests.
+fn leave(h2: &mut Connection<Opened, Bytes>, is_leaving: &mut bool) {
+    *is_leaving = true;
+    h2.graceful_shutdown();
+}
+
+/// Serves one request, in as many sessions as it takes.
+async fn serve_stream(
+    shared: Arc<Shared>,
+    lane: Arc<General>,
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+    conduct: Arc<Conduct>,
+    connection: ConnectionInfo,
+    shutdown: ShutdownWatch,
+) {
+    let (parts, body) = request.into_parts();
+    conduct.useful(size_of_head(&parts.headers));
+    let is_call = grpc::is_call(&parts.headers);
+    let head = match admission::admit(parts, body.is_end_stream()) {
+        Ok(head) => head,
+        Err(code) => return refuse(&shared, respond, code, is_call, &connection),
+    };
+    let mut handed = Handed { connection: connection.clone(), deadline: Arc::default(), is_last: false, again: None };
+    let mut deadline = Arc::clone(&handed.deadline);
+    let mut session = Http2Session::new(head, ClientStream { body, respond, conduct }, handed);
+    loop {
+        lane.process_new_http(ServerSession::new_custom(Box::new(session)), &shutdown).await;
+        let Some((request, Some(Left::Stream(left)))) = deadline.take_again() else { return };
+        deadline.begin_again();
+        handed = Handed { connection: connection.clone(), deadline: Arc::clone(&deadline), is_last: false, again: Some(request) };
+        deadline = Arc::clone(&handed.deadline);
+        session = Http2Session::of(*left, handed);
+    }
+}
+
+/// Answers a request that no lane is to see.
+fn refuse(shared: &Shared, mut respond: SendResponse<Bytes>, code: Code, is_call: bool, connection: &ConnectionInfo) {
+    let request_id = new_request_id();
+    shared.note_refused_head(code, &request_id, connection);
+    let body = if is_call { Vec::new() } else { answer::problem_json(code, &request_id) };
+    let Ok(mut head) = answer::head(code, &request_id, None, body.len()) else { return };
+    if is_call && grpc::into_status(&mut head, code).is_err() {
+        return;
+    }
+    // A client that can't be answered has gone.
+    if let Ok(mut writer) = respond.send_response(Response::from_parts(head.as_owned_parts(), ()), body.is_empty())
+        && !body.is_empty()
+    {
+        let _ = writer.send_data(body.into(), true);
+    }
+}
+
+impl AsyncRead for Opened {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = into.filled().len();
+        if this.read.is_empty() {
+            ready!(Pin::new(&mut this.stream).poll_read(context, into))?;
+        } else {
+            let here = this.read.len().min(into.remaining());
+            into.put_slice(&this.read[..here]);
+            this.read.advance(here);
+        }
+        if this.conduct.read(into.filled().len() - before, std::time::Instant::now()) {
+            Poll::Ready(Ok(()))
+        } else {
+            Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the client sends too much that is of no use")))
+        }
+    }
+}
+
+impl AsyncWrite for Opened {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}

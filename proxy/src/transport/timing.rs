@@ -1,0 +1,98 @@
+//! How long a client's connection or stream is waited for: the [`Deadline`] of the hooks as whoever polls it sees it.
+//!
+//! One timer for whatever is waited for at the time: the present phase, or a client that does not read on. What always holds: a wait that the
+//! deadline limits ends by itself, and the deadline knows by which of its limits.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::time::{Instant, Sleep};
+
+use super::deadline::{Deadline, Phase};
+
+/// The waits of one request after the other.
+#[derive(Debug)]
+pub(super) struct Timing {
+    deadline: Arc<Deadline>,
+    timer: Pin<Box<Sleep>>,
+    /// Ends the time for which a body is withheld; made when one is.
+    withholding: Option<Pin<Box<Sleep>>>,
+    /// What the timer is set for, and by which limits.
+    armed: Option<(Instant, Phase)>,
+    armed_generation: u64,
+    /// Since when something waits to be read by the client.
+    unread_since: Option<Instant>,
+}
+
+impl Timing {
+    pub(super) fn new(deadline: Arc<Deadline>) -> Self {
+        Self {
+            deadline,
+            timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
+            withholding: None,
+            armed: None,
+            armed_generation: 0,
+            unread_since: None,
+        }
+    }
+
+    /// What the hooks share with whoever polls this.
+    pub(super) fn deadline(&self) -> &Arc<Deadline> {
+        &self.deadline
+    }
+
+    /// Another request begins.
+    pub(super) fn begin(&mut self, deadline: Arc<Deadline>) {
+        self.deadline = deadline;
+        self.armed_generation = 0;
+    }
+
+    /// Ready when the present phase has taken too long.
+    pub(super) fn poll_late(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
+        let wait = self.deadline.wait();
+        if self.armed_generation != wait.generation {
+            self.armed_generation = wait.generation;
+            self.armed = wait.end(Instant::now());
+            if let Some((at, _)) = self.armed {
+                self.timer.as_mut().reset(at);
+            }
+        }
+        let Some((_, phase)) = self.armed else { return Poll::Pending };
+        ready!(self.timer.as_mut().poll(context));
+        self.deadline.fire(phase);
+        Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "the deadline of the present phase has passed"))
+    }
+
+    /// What a write came to. One that waits for the client to read ends with the time that it may take.
+    pub(super) fn written<T>(&mut self, context: &mut Context<'_>, write: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if write.is_ready() {
+            self.unread_since = None;
+            return write;
+        }
+        let since = *self.unread_since.get_or_insert_with(Instant::now);
+        let Some((at, phase)) = self.deadline.wait().end_of_write(since) else { return Poll::Pending };
+        // The present phase is timed anew when it is waited for again.
+        self.armed_generation = 0;
+        self.timer.as_mut().reset(at);
+        ready!(self.timer.as_mut().poll(context));
+        self.deadline.fire(phase);
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client has not read on in time")))
+    }
+
+    /// Ready when the body may be read: at once, at its release, or when its time has passed.
+    pub(super) fn poll_released(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let Some(until) = self.deadline.withheld_from(context.waker()) else { return Poll::Ready(()) };
+        let timer = self.withholding.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+        if timer.deadline() != until {
+            timer.as_mut().reset(until);
+        }
+        ready!(timer.as_mut().poll(context));
+        self.deadline.release_body();
+        Poll::Ready(())
+    }
+}
