@@ -39,6 +39,7 @@ mod refusals;
 mod requests;
 mod routing;
 mod scene;
+mod smuggling;
 mod snapshot;
 mod stage;
 mod stale;
