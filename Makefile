@@ -10,6 +10,11 @@ PYTHON := target/python
 REQUIREMENTS := tests/real/python/requirements.txt
 # An etcd of the next line, for the soak; ETCD_BIN names any other.
 ETCD_3_5 := $(CURDIR)/target/etcd-3.5
+# Cargo's own tools, built without optimisation: that takes a minute, and they have little to do.
+TOOLS := $(CURDIR)/target/tools
+DENY_VERSION := 0.20.2
+DENY := $(TOOLS)/bin/cargo-deny
+INSTALL_TOOL := CARGO_PROFILE_DEV_DEBUG=0 $(CARGO) install -q --locked --debug --root $(TOOLS)
 # Where Debian has nginx, which is not in every user's path.
 export PATH := $(PATH):/usr/sbin
 
@@ -17,18 +22,22 @@ export PATH := $(PATH):/usr/sbin
 KNOWS_STANDARD_TYPES := printf 'syntax = "proto3"; import "google/protobuf/struct.proto";' | \
 	protoc --proto_path=/dev --descriptor_set_out=/dev/null /dev/stdin >/dev/null 2>&1
 
-.PHONY: demo test soak bench bench-haproxy bench-gold bench-stale bench-table setup setup-build setup-tests setup-soak setup-bench build
+.PHONY: demo test deny soak bench bench-haproxy bench-gold bench-stale bench-table setup setup-build setup-tests setup-deny setup-soak setup-bench build
 
 demo: setup-build
 	$(CARGO) build --release --locked -p waypost
 	./target/release/waypost demo
 
-test: setup
+test: setup deny
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
 	$(CARGO) build --locked -p waypost
 	$(CARGO) test --workspace --locked
+
+# Licences, bans and sources of all that Waypost is built of, by deny.toml.
+deny: setup-deny
+	$(DENY) --locked check licenses bans sources
 
 # The same tests again and again, the properties with many more cases, the long courses of troubles, and all that concerns the store
 # with etcd 3.5 too.
@@ -82,6 +91,11 @@ setup-tests:
 	echo "Installing $(REQUIREMENTS) into $(PYTHON)"; \
 	rm -rf $(PYTHON) && python3 -m venv $(PYTHON) && \
 	$(PYTHON)/bin/python -m pip install -q --disable-pip-version-check -r $(REQUIREMENTS) && cp $(REQUIREMENTS) $(PYTHON)/requirements.txt
+
+setup-deny:
+	@if [ "$$($(DENY) --version 2>/dev/null)" = "cargo-deny $(DENY_VERSION)" ]; then exit 0; fi; \
+	echo "Installing cargo-deny into $(TOOLS)"; \
+	$(INSTALL_TOOL) --force --version $(DENY_VERSION) cargo-deny
 
 setup-soak: setup-tests
 	@if $(ETCD_3_5)/etcd --version >/dev/null 2>&1; then exit 0; fi; \

@@ -12,6 +12,7 @@ pub mod checks;
 pub mod endpoint;
 pub mod exchange;
 pub mod explain;
+pub mod framing;
 pub mod handover;
 pub mod head;
 pub mod hints;

@@ -40,6 +40,7 @@ mod refusals;
 mod requests;
 mod routing;
 mod scene;
+mod smuggling;
 mod snapshot;
 mod stage;
 mod stale;

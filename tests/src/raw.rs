@@ -206,6 +206,16 @@ impl Peer {
         Some(self.take(bytes))
     }
 
+    /// Takes what has come, at least a byte; `None` if the other end closes before.
+    pub async fn some(&mut self) -> Option<Vec<u8>> {
+        while self.arrived() == self.taken {
+            if !self.more().await {
+                return None;
+            }
+        }
+        Some(self.take(self.arrived() - self.taken))
+    }
+
     fn arrived(&self) -> usize {
         self.received.lock().unwrap().bytes.len()
     }

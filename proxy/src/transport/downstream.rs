@@ -1,7 +1,7 @@
 //! The client's connection as the general transport sees it: one request at a time, and never a byte more.
 //!
 //! pingora reads as much as it gets and has no deadline of its own for a head or between the parts of an answer. So its stream is
-//! this one: the head is read here under a deadline and checked ([`super::framing`]); then exactly the head and the framed body are
+//! this one: the head is read here under a deadline and checked ([`waypost_policy::framing`]); then exactly the head and the framed body are
 //! handed over, and what a client pipelines stays here for the next round. The [`Deadline`] that the hooks set for the
 //! present phase ends the wait by an error of the read that pingora always has pending. A client that closes its half behind a whole
 //! request is answered all the same (RFC 9112, section 9.6); one that closes it inside a request has gone.
@@ -21,12 +21,15 @@ use pingora_core::protocols::{
     raw_connect::ProxyDigest, tls::SslDigest,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
-use waypost_policy::Code;
+use waypost_policy::{
+    Code,
+    framing::{Chunks, Framing, MAX_HEAD_BYTES, end_of_head},
+};
 
 use super::{
     deadline::{self, Deadline, Phase},
     ending::{CLOSE_FRAME, Frames},
-    framing::{Chunks, Framing, MAX_HEAD_BYTES, check_head, end_of_head},
+    framing::check_head,
     general::REPLAY_BYTES,
     timing::Timing,
 };

@@ -37,7 +37,7 @@ use super::{
 use crate::{access_log::Line, metrics::InFlight, state::Shared};
 use guarding::Guarded;
 use owner::{Connecting, Connections, is_unprocessed, why_unconnected};
-use session::{body_of, can_be_followed, has_answered, is_call, is_http2, is_soon_read, is_too_large_to_replay};
+use session::{blame, body_of, can_be_followed, has_answered, is_call, is_http2, is_soon_read, is_too_large_to_replay};
 
 /// The general lane as the front door calls it.
 pub(crate) type General = HttpProxy<GeneralLane>;
@@ -551,30 +551,6 @@ impl ProxyHttp for GeneralLane {
             user_agent: head.headers.get(http::header::USER_AGENT).map(|agent| agent.as_bytes()),
         };
         self.shared.finished(&line);
-    }
-}
-
-/// Why a request broke off: what the owner failed in, or the code where it is not the owner's fault; neither if the client has gone.
-fn blame(session: &mut Session, ctx: &Request, error: &Error, reused: bool) -> (Option<Failure>, Option<Code>) {
-    match (ctx.deadline.fired(), error.esource()) {
-        (Some(Phase::Client), _) => (None, Some(Code::ClientTimeout)),
-        (Some(Phase::Lost), _) if ctx.deadline.is_raw() => (None, Some(Code::Misdirected)),
-        (Some(Phase::Lost), _) => (Some(Failure::Reset { reused: false }), None),
-        (Some(Phase::Total), _) if !session.is_body_done() => (None, Some(Code::ClientTimeout)),
-        (Some(Phase::Total), _) => (None, Some(Code::UpstreamTimeout)),
-        (Some(Phase::FirstByte | Phase::Idle), _) => (Some(Failure::FirstByteTimeout), None),
-        (None, _) if ctx.deadline.is_broken() => (None, Some(Code::BadRequest)),
-        (None, ErrorSource::Downstream) => (None, None),
-        (None, _) => {
-            let failure = match error.etype() {
-                ErrorType::ReadTimedout | ErrorType::WriteTimedout => Failure::FirstByteTimeout,
-                ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError | ErrorType::H2Error => {
-                    Failure::Reset { reused }
-                }
-                _ => Failure::BadResponse,
-            };
-            (Some(failure), None)
-        }
     }
 }
 

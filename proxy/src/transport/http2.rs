@@ -28,14 +28,13 @@ use tokio::{
     task::JoinSet,
     time::Instant,
 };
-use waypost_policy::Code;
+use waypost_policy::{Code, framing::MAX_HEAD_BYTES};
 
 use super::{
     General, answer,
     connection::{ConnectionInfo, Handed, draining, limits},
     deadline::Left,
     downstream::limited,
-    framing::MAX_HEAD_BYTES,
     grpc,
     headers::new_request_id,
 };

@@ -1,11 +1,15 @@
-//! What the general transport asks of pingora's session: what has been read of the request's body, and what has been said.
+//! What the general transport asks of pingora's session: what has been read of the request's body, what has been said, and why it broke off.
 
+use pingora_core::{Error, ErrorSource, ErrorType};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
-use waypost_policy::Body;
+use waypost_policy::{Body, Code, Failure};
 
-use super::{DRAINED_BYTES, REPLAY_BYTES};
-use crate::transport::{deadline::Deadline, grpc, headers};
+use super::{DRAINED_BYTES, REPLAY_BYTES, Request};
+use crate::transport::{
+    deadline::{Deadline, Phase},
+    grpc, headers,
+};
 
 /// Whether an answer has begun; an interim one is none.
 pub(super) fn has_answered(session: &Session) -> bool {
@@ -59,5 +63,29 @@ pub(super) fn body_of(session: &mut Session) -> Body {
         Body::Withheld
     } else {
         Body::Buffered
+    }
+}
+
+/// Why a request broke off: what the owner failed in, or the code where it is not the owner's fault; neither if the client has gone.
+pub(super) fn blame(session: &mut Session, ctx: &Request, error: &Error, reused: bool) -> (Option<Failure>, Option<Code>) {
+    match (ctx.deadline.fired(), error.esource()) {
+        (Some(Phase::Client), _) => (None, Some(Code::ClientTimeout)),
+        (Some(Phase::Lost), _) if ctx.deadline.is_raw() => (None, Some(Code::Misdirected)),
+        (Some(Phase::Lost), _) => (Some(Failure::Reset { reused: false }), None),
+        (Some(Phase::Total), _) if !session.is_body_done() => (None, Some(Code::ClientTimeout)),
+        (Some(Phase::Total), _) => (None, Some(Code::UpstreamTimeout)),
+        (Some(Phase::FirstByte | Phase::Idle), _) => (Some(Failure::FirstByteTimeout), None),
+        (None, _) if ctx.deadline.is_broken() => (None, Some(Code::BadRequest)),
+        (None, ErrorSource::Downstream) => (None, None),
+        (None, _) => {
+            let failure = match error.etype() {
+                ErrorType::ReadTimedout | ErrorType::WriteTimedout => Failure::FirstByteTimeout,
+                ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError | ErrorType::H2Error => {
+                    Failure::Reset { reused }
+                }
+                _ => Failure::BadResponse,
+            };
+            (Some(failure), None)
+        }
     }
 }

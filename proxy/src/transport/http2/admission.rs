@@ -8,9 +8,9 @@ use std::fmt::Write;
 
 use http::{HeaderMap, HeaderValue, header, request::Parts};
 use pingora_http::RequestHeader;
-use waypost_policy::Code;
+use waypost_policy::{Code, framing::Framing};
 
-use super::super::framing::{Framing, check_head};
+use super::super::framing::check_head;
 
 /// The head of a request, with one `Host` and one `Cookie`; `ends`: nothing comes behind it.
 ///
@@ -20,8 +20,7 @@ pub(super) fn admit(mut parts: Parts, ends: bool) -> Result<RequestHeader, Code>
     name_host(&mut parts)?;
     join_cookies(&mut parts.headers)?;
     let target = parts.uri.path_and_query().ok_or(Code::BadRequest)?.clone();
-    let checked = check_head(&as_written(&parts, target.as_str()))?;
-    match checked.framing {
+    match check_head(&as_written(&parts, target.as_str()))?.framing {
         // Its owner would wait for a body that does not come, and take the next request for it.
         Framing::Length(1..) if ends => return Err(Code::BadRequest),
         Framing::Length(_) => {}

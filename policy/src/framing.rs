@@ -1,0 +1,311 @@
+//! What a request's head must look like before anything else reads it, and how its body is framed.
+//!
+//! Strict where parsers differ (RFC 9112; request smuggling lives in the differences): every line ends in CRLF, no bare CR, LF or
+//! NUL, no obs-fold, no space before a colon, one Host, one framing. What passes means the same to every parser
+//! behind; what does not is answered 400 and the connection closed, never forwarded as a guess. Bytes in, a verdict out: whoever
+//! holds the connection adds what its own parser behind can't carry.
+
+use std::net::Ipv6Addr;
+
+use crate::{Code, head::Target};
+
+/// The largest request head, in bytes.
+pub const MAX_HEAD_BYTES: usize = 64 * 1024;
+/// The most header fields a request may have. Below what the general transport can parse (256).
+const MAX_FIELDS: usize = 200;
+/// The most options that all `Connection` fields together may have. Below what the general transport takes (10).
+const MAX_CONNECTION_OPTIONS: usize = 8;
+/// What a `Connection` field may not name as meant for this hop alone: the message's framing and its address rest on it (RFC 9110,
+/// section 7.6.1), and so does what the owner is told of the client.
+const NOT_FOR_ONE_HOP: [&[u8]; 6] =
+    [b"host", b"content-length", b"transfer-encoding", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"];
+/// The most digits of a chunk's size: what is longer is no size but an attempt to overflow one.
+const MAX_CHUNK_SIZE_DIGITS: u8 = 15;
+/// The longest line of a chunk's size with its extensions.
+const MAX_CHUNK_LINE_BYTES: usize = 4096;
+
+/// How the request's body is framed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// So many bytes; 0 where there is no body.
+    Length(u64),
+    /// Chunked.
+    Chunked,
+}
+
+/// What is known of a checked head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CheckedHead<'a> {
+    /// Its length with the empty line.
+    pub len: usize,
+    /// The request target, byte for byte.
+    pub target: &'a [u8],
+    /// How its body is framed.
+    pub framing: Framing,
+    /// The client wants the connection closed behind the answer.
+    pub closes: bool,
+}
+
+/// Where the head ends: the offset behind the first empty line, if it has arrived. `from`: how much was searched before.
+pub fn end_of_head(bytes: &[u8], from: usize) -> Option<usize> {
+    let from = from.saturating_sub(3);
+    bytes[from..].windows(4).position(|four| four == b"\r\n\r\n").map(|at| from + at + 4)
+}
+
+/// Checks a whole head, its empty line included.
+///
+/// # Errors
+/// The code to answer with: `BadRequest`, or `HeaderTooLarge` for too many fields.
+pub fn check_head(head: &[u8]) -> Result<CheckedHead<'_>, Code> {
+    let len = head.len();
+    if len > MAX_HEAD_BYTES {
+        return Err(Code::HeaderTooLarge);
+    }
+    let mut lines = Lines(head);
+    let (target, version) = request_line(lines.next().ok_or(Code::BadRequest)??)?;
+    let mut host: &[u8] = b"";
+    let mut fields = 0usize;
+    let mut hosts = 0usize;
+    let mut length = None;
+    let mut chunked = false;
+    let mut options = 0usize;
+    let mut closes = false;
+    for line in lines {
+        let line = line?;
+        if line.is_empty() {
+            break;
+        }
+        fields += 1;
+        if fields > MAX_FIELDS {
+            return Err(Code::HeaderTooLarge);
+        }
+        let (name, value) = field(line)?;
+        if name.eq_ignore_ascii_case(b"host") {
+            hosts += 1;
+            host = value;
+            if !is_host(value) {
+                return Err(Code::BadRequest);
+            }
+        } else if name.eq_ignore_ascii_case(b"content-length") {
+            if length.replace(content_length(value)?).is_some() {
+                return Err(Code::BadRequest);
+            }
+        } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
+            if chunked || !value.eq_ignore_ascii_case(b"chunked") {
+                return Err(Code::BadRequest);
+            }
+            chunked = true;
+        } else if name.eq_ignore_ascii_case(b"connection") {
+            options += connection_options(value, &mut closes)?;
+        } else if is_taken_for_framing(name) {
+            return Err(Code::BadRequest);
+        }
+    }
+    if options > MAX_CONNECTION_OPTIONS {
+        return Err(Code::BadRequest);
+    }
+    let one_host = hosts == 1 || (hosts == 0 && version == Version::Http10);
+    // An absolute-form target overrules Host, and a client sends the same in both (RFC 9112, section 3.2.2): another one is a trick.
+    let named = Target::parse(target).and_then(|target| target.authority);
+    let contradicts = named.is_some_and(|named| !is_host(named) || (hosts == 1 && named != host));
+    let one_framing = !chunked || (length.is_none() && version == Version::Http11);
+    if !one_host || contradicts || !one_framing {
+        return Err(Code::BadRequest);
+    }
+    let framing = if chunked { Framing::Chunked } else { Framing::Length(length.unwrap_or(0)) };
+    Ok(CheckedHead { len, target, framing, closes })
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Version {
+    Http10,
+    Http11,
+}
+
+/// Lines that end in CRLF and hold no other control character than HTAB.
+struct Lines<'a>(&'a [u8]);
+
+impl<'a> Iterator for Lines<'a> {
+    type Item = Result<&'a [u8], Code>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let Some(end) = self.0.iter().position(|&b| (b < 0x20 && b != b'\t') || b == 0x7f) else {
+            self.0 = b"";
+            return Some(Err(Code::BadRequest));
+        };
+        if self.0.get(end..end + 2) != Some(b"\r\n") {
+            self.0 = b"";
+            return Some(Err(Code::BadRequest));
+        }
+        let line = &self.0[..end];
+        self.0 = &self.0[end + 2..];
+        Some(Ok(line))
+    }
+}
+
+fn request_line(line: &[u8]) -> Result<(&[u8], Version), Code> {
+    let mut parts = line.split(|b| *b == b' ');
+    let (Some(method), Some(target), Some(version), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+        return Err(Code::BadRequest);
+    };
+    let is_of_another_form = method == b"CONNECT" || (target == b"*" && method != b"OPTIONS");
+    if !is_token(method) || target.is_empty() || target.contains(&b'\t') || is_of_another_form {
+        return Err(Code::BadRequest);
+    }
+    match version {
+        b"HTTP/1.1" => Ok((target, Version::Http11)),
+        b"HTTP/1.0" => Ok((target, Version::Http10)),
+        _ => Err(Code::BadRequest),
+    }
+}
+
+/// Name and trimmed value; a line that starts with white space (obs-fold) has no token for a name.
+fn field(line: &[u8]) -> Result<(&[u8], &[u8]), Code> {
+    let colon = line.iter().position(|b| *b == b':').ok_or(Code::BadRequest)?;
+    let name = &line[..colon];
+    if !is_token(name) {
+        return Err(Code::BadRequest);
+    }
+    Ok((name, line[colon + 1..].trim_ascii()))
+}
+
+/// RFC 9110, section 5.6.2.
+fn is_token(bytes: &[u8]) -> bool {
+    let is_tchar = |b: &u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b);
+    !bytes.is_empty() && bytes.iter().all(is_tchar)
+}
+
+/// `Content_Length` and the like: another field, but not to every backend (CGI and WSGI know one name for both).
+fn is_taken_for_framing(name: &[u8]) -> bool {
+    let spelt = || name.iter().map(|b| if *b == b'_' { b'-' } else { b.to_ascii_lowercase() });
+    name.contains(&b'_') && (spelt().eq(b"content-length".iter().copied()) || spelt().eq(b"transfer-encoding".iter().copied()))
+}
+
+/// `uri-host [":" port]` without userinfo; may be empty (RFC 9112, section 3.2).
+fn is_host(value: &[u8]) -> bool {
+    let (name, port) = match value.iter().rposition(|b| *b == b':') {
+        Some(at) if !value[at..].contains(&b']') => (&value[..at], &value[at + 1..]),
+        _ => (value, &b""[..]),
+    };
+    if let Some(literal) = name.strip_prefix(b"[") {
+        let literal = literal.strip_suffix(b"]").and_then(|literal| std::str::from_utf8(literal).ok());
+        return literal.is_some_and(|literal| literal.parse::<Ipv6Addr>().is_ok()) && port.iter().all(u8::is_ascii_digit);
+    }
+    let is_allowed = |b: &u8| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(b);
+    let is_escaped = name.split(|b| *b == b'%').skip(1).all(|rest| rest.len() >= 2 && rest[..2].iter().all(u8::is_ascii_hexdigit));
+    let is_named = !name.is_empty() || port.is_empty();
+    is_named && is_escaped && name.iter().all(is_allowed) && port.iter().all(u8::is_ascii_digit)
+}
+
+/// How many options a `Connection` field has; `closes` is set if one of them is `close`.
+fn connection_options(value: &[u8], closes: &mut bool) -> Result<usize, Code> {
+    let options = value.split(|b| *b == b',').map(<[u8]>::trim_ascii).filter(|option| !option.is_empty());
+    let mut count = 0;
+    for option in options {
+        if !is_token(option) || NOT_FOR_ONE_HOP.iter().any(|name| option.eq_ignore_ascii_case(name)) {
+            return Err(Code::BadRequest);
+        }
+        *closes |= option.eq_ignore_ascii_case(b"close");
+        count += 1;
+    }
+    Ok(count)
+}
+
+/// Digits only: no sign, no list, no white space inside.
+fn content_length(value: &[u8]) -> Result<u64, Code> {
+    let digits = std::str::from_utf8(value).ok().filter(|value| !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()));
+    digits.and_then(|digits| digits.parse().ok()).ok_or(Code::BadRequest)
+}
+
+/// Follows chunked framing byte by byte, so that nothing behind the body is taken for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Chunks {
+    /// In a chunk's size; the value so far, and how many digits.
+    Size {
+        /// So far.
+        value: u64,
+        /// How many were read.
+        digits: u8,
+    },
+    /// In a chunk's extensions; how many bytes of them.
+    Extension {
+        /// The chunk's size.
+        value: u64,
+        /// How many were read.
+        bytes: usize,
+    },
+    /// At the LF of the size line.
+    SizeLf {
+        /// The chunk's size.
+        value: u64,
+    },
+    /// In data.
+    Data {
+        /// How much of it is still to come.
+        left: u64,
+    },
+    /// Behind data, at its CR.
+    DataCr,
+    /// At the LF behind data.
+    DataLf,
+    /// Behind the last chunk: at the CR of the empty line. A trailer field here is refused: it could not be carried.
+    EndCr,
+    /// At the last LF.
+    EndLf,
+    /// The body is over.
+    Done,
+}
+
+impl Chunks {
+    /// At the start of a body.
+    pub const START: Self = Self::Size { value: 0, digits: 0 };
+
+    /// How many of these bytes belong to the body; moves on by as many.
+    ///
+    /// # Errors
+    /// `BadRequest` if the framing is broken, or has trailers.
+    pub fn take(&mut self, bytes: &[u8]) -> Result<usize, Code> {
+        let mut at = 0;
+        while at < bytes.len() && *self != Self::Done {
+            if let Self::Data { left } = *self {
+                let here = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len() - at);
+                let left = left - here as u64;
+                *self = if left == 0 { Self::DataCr } else { Self::Data { left } };
+                at += here;
+                continue;
+            }
+            *self = self.after(bytes[at]).ok_or(Code::BadRequest)?;
+            at += 1;
+        }
+        Ok(at)
+    }
+
+    fn after(self, byte: u8) -> Option<Self> {
+        match (self, byte) {
+            (Self::Size { digits: 0, .. }, byte) if !byte.is_ascii_hexdigit() => None,
+            (Self::Size { value, .. }, b'\r') => Some(Self::SizeLf { value }),
+            (Self::Size { value, .. }, b';') => Some(Self::Extension { value, bytes: 0 }),
+            (Self::Size { value, digits }, byte) if digits < MAX_CHUNK_SIZE_DIGITS => {
+                let digit = char::from(byte).to_digit(16)?;
+                Some(Self::Size { value: value << 4 | u64::from(digit), digits: digits + 1 })
+            }
+            (Self::Extension { value, .. }, b'\r') => Some(Self::SizeLf { value }),
+            (Self::Extension { value, bytes }, byte) if bytes < MAX_CHUNK_LINE_BYTES && (byte >= 0x20 || byte == b'\t') && byte != 0x7f => {
+                Some(Self::Extension { value, bytes: bytes + 1 })
+            }
+            (Self::SizeLf { value: 0 }, b'\n') => Some(Self::EndCr),
+            (Self::SizeLf { value }, b'\n') => Some(Self::Data { left: value }),
+            (Self::DataCr, b'\r') => Some(Self::DataLf),
+            (Self::DataLf, b'\n') => Some(Self::START),
+            (Self::EndCr, b'\r') => Some(Self::EndLf),
+            (Self::EndLf, b'\n') => Some(Self::Done),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
