@@ -354,3 +354,33 @@ async fn prior_knowledge_can_be_switched_off() {
     assert!(said.starts_with("HTTP/1.1 400"), "{said}");
     assert_eq!(Client::connect(waypost.listen).await.get("/", &[]).await.status, 200);
 }
+
+#[tokio::test]
+async fn an_owner_that_can_not_be_reached_costs_each_request_its_own_time_and_no_other() {
+    // A listener whose backlog is full answers nobody.
+    let full = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    full.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+    full.listen(0).unwrap();
+    let address = full.local_addr().unwrap().as_socket().unwrap();
+    let mut waiting = Vec::new();
+    while let Ok(Ok(connection)) = tokio::time::timeout(Duration::from_millis(300), tokio::net::TcpStream::connect(address)).await {
+        waiting.push(connection);
+    }
+    let upstream = json!({ "endpoints": [{ "address": address.to_string() }], "protocol": "h2" });
+    let (waypost, _records) = proxy(upstream, json!({ "timeouts": { "connect_ms": 1000 } })).await;
+    let client = Http2Client::connect(waypost.listen).await;
+    let began = std::time::Instant::now();
+    let answers = futures_util::future::join_all((0..30).map(|_| client.get("/", &[]))).await;
+    assert!(answers.iter().all(|answer| answer.header("waypost-reason") == "connect_timeout"), "{answers:?}");
+    assert!(began.elapsed() < Duration::from_secs(15), "30 requests waited for one another: {:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn an_owner_that_does_not_speak_it_is_a_bad_one() {
+    let backend = Backend::start(echo).await;
+    let upstream = json!({ "endpoints": [{ "address": backend.address.to_string() }], "protocol": "h2" });
+    let (waypost, _records) = over(upstream).await;
+    let answer = Http2Client::connect(waypost.listen).await.get("/", &[]).await;
+    assert_eq!(answer.status, 502, "{answer:?}");
+    assert_eq!(Client::connect(waypost.listen).await.get("/", &[]).await.status, 502);
+}

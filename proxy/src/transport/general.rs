@@ -450,6 +450,9 @@ impl ProxyHttp for GeneralLane {
     }
 
     fn fail_to_connect(&self, session: &mut Session, _peer: &HttpPeer, ctx: &mut Self::CTX, error: Box<Error>) -> Box<Error> {
+        if let Some(connecting) = ctx.connecting.take() {
+            connecting.fail();
+        }
         let failure = why_unconnected(&error);
         self.after_failure(session, ctx, error, failure, Sent::Nothing)
     }

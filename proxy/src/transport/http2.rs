@@ -49,7 +49,9 @@ const STREAMS: u32 = 128;
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 /// What of answers waits for the connection's own task, for one request.
-const SEND_BUFFER: usize = 256 << 10;
+const SEND_BUFFER: usize = 64 << 10;
+/// So many requests may be under way, those included that were cancelled and whose end their owners hold up.
+const UNDER_WAY: usize = 2 * STREAMS as usize;
 /// How long a client may take to go once it was told and has nothing more to wait for.
 const LEAVING_LIMIT: Duration = Duration::from_secs(5);
 
@@ -89,7 +91,7 @@ pub(super) async fn serve_http2(
             Some(_) = streams.join_next() => idle_since = Instant::now(),
             accepted = h2.accept() => match accepted {
                 Some(Ok((request, respond))) => {
-                    if !conduct.asked() {
+                    if !conduct.asked() || streams.len() >= UNDER_WAY {
                         tracing::warn!(client = %connection.client, "a connection was closed whose requests are cancelled as soon as they are made");
                         h2.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
                         continue;

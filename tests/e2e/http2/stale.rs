@@ -1,7 +1,7 @@
 //! Stale routes met over HTTP/2: healed for clients of either version, with bodies sent again and connections kept.
 
 use serde_json::json;
-use waypost_tests::{Backend, Etcd, Guard, Http2Backend, Http2Client, Reply, Seen, Waypost, until_true};
+use waypost_tests::{Backend, Client, Etcd, Guard, Http2Backend, Http2Client, Reply, Seen, Waypost, until_true};
 
 use crate::scene::{route, service};
 
@@ -42,6 +42,11 @@ async fn a_request_goes_to_the_new_owner_with_all_of_its_body() {
             assert_eq!((answer.status, answer.text()), (200, format!("POST {body} 6")), "{a} {b}");
             assert!(!answer.headers.keys().any(|name| name.as_str().starts_with("route-")));
             assert_eq!(waypost.json("/routes/orders/t1").await["source"], "hint");
+            etcd.delete("routes/orders/t1").await;
+            let revision = etcd.put("routes/orders/t1", route("a", 5)).await;
+            waypost.at(revision).await;
+            let answer = Client::connect(waypost.listen).await.request("POST", "/", &[("x-tenant", "t1")], &vec![b'x'; body]).await;
+            assert_eq!((answer.status, answer.text()), (200, format!("POST {body} 6")), "{a} {b}");
             epoch += 1;
         }
     }

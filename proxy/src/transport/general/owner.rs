@@ -15,6 +15,7 @@ use pingora_core::{
     upstreams::peer::{HttpPeer, Peer},
 };
 use pingora_proxy::Session;
+use tokio::sync::{Notify, OwnedMutexGuard};
 use waypost_conf::Protocol;
 use waypost_policy::{Failure, Lease};
 
@@ -38,28 +39,50 @@ const REMEMBERED: usize = 1024;
 /// Who is looking for a connection of HTTP/2: one at a time for each owner, so that those who come while it is being made share it. pingora would
 /// make one for each.
 #[derive(Default)]
-pub(super) struct Connections(Mutex<HashMap<u64, Turn>>);
+pub(super) struct Connections(Mutex<HashMap<u64, Arc<Turns>>>);
 
-type Turn = Arc<tokio::sync::Mutex<()>>;
+#[derive(Default)]
+struct Turns {
+    turn: Arc<tokio::sync::Mutex<()>>,
+    /// Tells those who wait that there was no connection.
+    failed: Notify,
+}
 
 /// The turn of one request, until it has found its connection.
-pub(super) type Connecting = tokio::sync::OwnedMutexGuard<()>;
+pub(super) struct Connecting {
+    turns: Arc<Turns>,
+    _turn: OwnedMutexGuard<()>,
+}
 
 impl Connections {
-    /// Waits for its turn; `None` where there is nothing to share.
+    /// Waits for its turn; `None` where there is nothing to share, or nothing was made that could be: then all try at once, since an owner that
+    /// can't be reached must not cost them their times one after the other.
     pub(super) async fn turn(&self, peer: &HttpPeer) -> Option<Connecting> {
         if peer.options.alpn.get_max_http_version() == 1 {
             return None;
         }
-        let turn = {
-            // A poisoned lock guards plain data that is valid after any panic.
-            let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            if turns.len() > REMEMBERED {
-                turns.retain(|_, turn| Arc::strong_count(turn) > 1);
-            }
-            Arc::clone(turns.entry(peer.reuse_hash()).or_default())
-        };
-        Some(turn.lock_owned().await)
+        let turns = self.of(peer.reuse_hash());
+        tokio::select! {
+            biased;
+            turn = Arc::clone(&turns.turn).lock_owned() => Some(Connecting { turns, _turn: turn }),
+            () = turns.failed.notified() => None,
+        }
+    }
+
+    fn of(&self, peer: u64) -> Arc<Turns> {
+        // A poisoned lock guards plain data that is valid after any panic.
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() > REMEMBERED {
+            known.retain(|_, turns| Arc::strong_count(turns) > 1);
+        }
+        Arc::clone(known.entry(peer).or_default())
+    }
+}
+
+impl Connecting {
+    /// There is no connection.
+    pub(super) fn fail(self) {
+        self.turns.failed.notify_waiters();
     }
 }
 
