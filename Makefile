@@ -3,8 +3,8 @@
 CARGO ?= cargo
 NEEDED := cmake protoc etcd etcdctl
 PACKAGES := cmake protobuf-compiler libprotobuf-dev etcd-server etcd-client
-TEST_NEEDED := nginx wrk ab curl prlimit python3
-TEST_PACKAGES := nginx wrk apache2-utils curl util-linux python3 python3-venv
+TEST_NEEDED := h2load nghttp nghttpd nginx wrk ab curl prlimit python3
+TEST_PACKAGES := nghttp2-client nghttp2-server nginx wrk apache2-utils curl util-linux python3 python3-venv
 # The tests' Python servers and clients, in an environment of their own.
 PYTHON := target/python
 REQUIREMENTS := tests/real/python/requirements.txt
