@@ -2,7 +2,7 @@
 //!
 //! Reads and checks a head under its deadline, hands the request to a lane, takes the connection back and goes on with what the client has
 //! pipelined. Malformed heads end here with an answer and a closed connection. While the process drains, a connection
-//! ends as soon as its present request has been answered; idle ones end at once.
+//! ends as soon as its present request has been answered; idle ones end a moment later, if they bring no other.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -57,12 +57,17 @@ pub(crate) async fn serve_connection(
     mut shutdown: ShutdownWatch,
 ) {
     let mut downstream = Box::new(Downstream::new(stream));
-    let mut requests_left = shared.limits.requests_per_connection;
+    let mut requests_left = shared.limits().requests_per_connection;
     loop {
         let (idle, header) = limits(shared);
         let read = tokio::select! {
             read = downstream.read_head(idle, header) => read,
-            () = draining(&mut shutdown) => return,
+            () = drained(shared, &mut shutdown) => {
+                if !downstream.has_begun() {
+                    return;
+                }
+                downstream.read_head(idle, header).await
+            }
         };
         let deadline = downstream.deadline();
         match read {
@@ -143,8 +148,10 @@ async fn refuse(shared: &Shared, mut downstream: Box<Downstream>, code: Code, co
     downstream.answer(&answer::raw(code, &request_id)).await;
 }
 
-/// Ends when the process begins to drain.
-async fn draining(shutdown: &mut ShutdownWatch) {
+/// Ends when the process drains and an idle connection has had its time to bring one more request: closed at once, it could meet one that
+/// is on its way.
+async fn drained(shared: &Shared, shutdown: &mut ShutdownWatch) {
     // An error means that the sender has gone, which is the process's end as well.
     let _ = shutdown.wait_for(|draining| *draining).await;
+    tokio::time::sleep(Duration::from_millis(shared.drain().idle_ms.into())).await;
 }
