@@ -26,6 +26,8 @@ pub const DEFAULT_PREFIX: &str = "/waypost/v1";
 pub const DEFAULT_DIGEST_CHECK_MS: u32 = 3_600_000;
 /// How many records are taken at most unless it is configured. Ten million routes take some 1.3 GB.
 const DEFAULT_RECORDS: NonZeroU32 = NonZeroU32::new(10_000_000).expect("ten million is not zero");
+/// How long a handover of the sockets may take unless it is configured: enough to list a large store.
+const DEFAULT_UPGRADE_LIMIT_MS: NonZeroU32 = NonZeroU32::new(60_000).expect("a minute is not zero");
 
 /// What the file says, with defaults filled in.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -44,6 +46,10 @@ pub struct Bootstrap {
     pub log: Log,
     /// What the process as a whole may hold.
     pub limits: ProcessLimits,
+    /// How the process ends what is under way.
+    pub drain: Drain,
+    /// How the process hands its sockets to another one.
+    pub upgrade: Upgrade,
     /// What this version does not act on yet.
     #[serde(skip)]
     pub inactive: Vec<Diagnostic>,
@@ -193,6 +199,40 @@ impl Default for ProcessLimits {
     }
 }
 
+/// How the process ends what is under way, after SIGTERM and after it has handed its sockets over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Drain {
+    /// For so long after SIGTERM readiness fails while connections are still accepted, so that balancers look elsewhere first; milliseconds.
+    pub ready_delay_ms: u32,
+    /// For so long an idle connection may still bring a request, which is answered as its last, before it is closed; milliseconds.
+    pub idle_ms: u32,
+    /// What is still under way after so long is cut; milliseconds.
+    pub limit_ms: u32,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self { ready_delay_ms: 0, idle_ms: 1000, limit_ms: 300_000 }
+    }
+}
+
+/// How the process hands its sockets to another one.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Upgrade {
+    /// Where the two meet; `None`: beside the snapshot, or in the state directory.
+    pub socket: Option<PathBuf>,
+    /// How long the new process waits for the sockets, and how long the old one for the new to be ready; milliseconds.
+    pub limit_ms: NonZeroU32,
+}
+
+impl Default for Upgrade {
+    fn default() -> Self {
+        Self { socket: None, limit_ms: DEFAULT_UPGRADE_LIMIT_MS }
+    }
+}
+
 /// `[gold]` as it is written.
 #[derive(Deserialize)]
 struct GoldWire {
@@ -277,6 +317,8 @@ impl Default for Bootstrap {
             snapshot: Snapshot::default(),
             log: Log::default(),
             limits: ProcessLimits::default(),
+            drain: Drain::default(),
+            upgrade: Upgrade::default(),
             inactive: Vec::new(),
         }
     }

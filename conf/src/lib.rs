@@ -23,8 +23,8 @@ mod suggest;
 mod upstream;
 
 pub use bootstrap::{
-    AccessTarget, Admin, Bootstrap, ClientCert, DEFAULT_DIGEST_CHECK_MS, DEFAULT_PREFIX, Gold, GoldSource, Listener, Log, LogFormat,
-    ProcessLimits, Snapshot, check_endpoint, check_prefix, not_an_address, parse_bootstrap,
+    AccessTarget, Admin, Bootstrap, ClientCert, DEFAULT_DIGEST_CHECK_MS, DEFAULT_PREFIX, Drain, Gold, GoldSource, Listener, Log, LogFormat,
+    ProcessLimits, Snapshot, Upgrade, check_endpoint, check_prefix, not_an_address, parse_bootstrap,
 };
 pub use certificate::{CertSource, Certificate, PrivateKeySource};
 pub use difference::{FieldChange, difference, same_value, without_secrets};

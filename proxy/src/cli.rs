@@ -35,9 +35,11 @@ pub(crate) enum Command {
     /// Run the proxy.
     #[command(after_help = "\
 Without flags: ./waypost.toml, else /etc/waypost/waypost.toml, else etcd at http://127.0.0.1:2379.
-SIGTERM drains and exits 0; SIGINT stops at once.
+SIGTERM drains and exits 0; SIGINT stops at once; SIGHUP rereads logging and limits. SIGQUIT hands the sockets
+to a new process, started before with --upgrade, and drains: no connection is refused or reset.
 
 Examples:
+  waypost run --config waypost.toml --upgrade      then, elsewhere: kill -QUIT of the old process
   waypost run --gold file:conf/examples/orders.yaml --listen 127.0.0.1:8080
   waypost run --gold http://10.0.0.1:2379,http://10.0.0.2:2379 --id edge-1
   WAYPOST_LISTEN=127.0.0.1:8080 waypost run --config waypost.toml")]
@@ -182,6 +184,12 @@ pub(crate) struct RunArgs {
     /// The access log: stdout, off, or a file; stdout by default
     #[arg(long, env = "WAYPOST_ACCESS_LOG", value_name = "WHERE")]
     pub(crate) access_log: Option<String>,
+    /// Take the sockets of the running process of the same --id over; it gives them when it gets SIGQUIT
+    #[arg(long)]
+    pub(crate) upgrade: bool,
+    /// Where an old and a new process meet; by default where the snapshot is, ending in .upgrade
+    #[arg(long, env = "WAYPOST_UPGRADE_SOCKET", value_name = "PATH")]
+    pub(crate) upgrade_socket: Option<PathBuf>,
     // Last, as everywhere: its heading would stand over what follows.
     #[command(flatten)]
     pub(crate) gold: GoldArgs,

@@ -25,6 +25,7 @@ mod state;
 mod tls;
 mod transport;
 mod until;
+mod upgrade;
 
 use std::process::ExitCode;
 

@@ -42,6 +42,11 @@ pub(crate) async fn keep_resolved(shared: Arc<Shared>) {
     }
 }
 
+/// Whether there is an address for every name.
+pub(crate) fn is_resolved(shared: &Shared) -> bool {
+    named_endpoints(shared).iter().all(|(_, state)| state.socket_addr().is_some())
+}
+
 /// Endpoints whose address is no literal, one a name and state.
 fn named_endpoints(shared: &Shared) -> Vec<(String, Arc<EndpointState>)> {
     let table = shared.view.load_full();

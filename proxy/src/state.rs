@@ -10,8 +10,9 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use tokio::sync::Notify;
-use waypost_conf::{Name, ProcessLimits};
+use waypost_conf::{Drain, Name, ProcessLimits};
 use waypost_policy::{
     Code, Found, Hints, Moment, Table, World,
     handover::Freezes,
@@ -57,15 +58,40 @@ pub(crate) struct Shared {
     pub(crate) watchers: Arc<tokio::sync::Semaphore>,
     /// A place for each that may read all records.
     pub(crate) record_readers: Arc<tokio::sync::Semaphore>,
-    /// With `connections` filled in.
-    pub(crate) limits: ProcessLimits,
+    /// What can be changed while it runs.
+    pub(crate) tunable: ArcSwap<Tunable>,
     /// What the bootstrap file says that this version does not act on.
     pub(crate) bootstrap_warnings: Vec<String>,
     /// In a guard: what it stands before. Requests are then judged instead of routed.
     pub(crate) guard: Option<Guard>,
 }
 
+/// What the bootstrap file says of how much, and how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tunable {
+    /// With `connections` filled in.
+    pub(crate) limits: ProcessLimits,
+    pub(crate) drain: Drain,
+    /// How long a handover of the sockets may take.
+    pub(crate) upgrade_limit: Duration,
+}
+
 impl Shared {
+    /// What the process may hold, now.
+    pub(crate) fn limits(&self) -> ProcessLimits {
+        self.tunable.load().limits
+    }
+
+    /// How what is under way is ended.
+    pub(crate) fn drain(&self) -> Drain {
+        self.tunable.load().drain
+    }
+
+    /// How long a handover of the sockets may take.
+    pub(crate) fn upgrade_limit(&self) -> Duration {
+        self.tunable.load().upgrade_limit
+    }
+
     /// Takes note of a request that has ended.
     pub(crate) fn finished(&self, line: &Line<'_>) {
         self.metrics.finished(line);

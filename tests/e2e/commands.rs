@@ -111,7 +111,7 @@ async fn sigterm_finishes_what_is_under_way_and_then_ends() {
     let slow = tokio::spawn(async move { busy.get("/slow", &[("x-tenant", "t1")]).await });
     until_true("the slow request has arrived", async || backend.heads() == 2).await;
     waypost.terminate();
-    assert!(idle.is_closed().await, "an idle connection is closed at once");
+    assert!(idle.is_closed().await, "an idle connection is closed soon");
     until_true("readiness says that it drains", async || {
         waypost_tests::Client::fetch(waypost.admin, "/readyz").await.is_ok_and(|answer| answer.reason() == "draining")
     })

@@ -38,6 +38,7 @@ mod pool;
 mod quarantine;
 mod refusals;
 mod requests;
+mod restarts;
 mod routing;
 mod scene;
 mod smuggling;

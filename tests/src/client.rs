@@ -50,7 +50,8 @@ impl Client {
         Self::try_connect(to).await.unwrap()
     }
 
-    async fn try_connect(to: SocketAddr) -> Result<Self, String> {
+    /// Connects; an error says why that could not be.
+    pub async fn try_connect(to: SocketAddr) -> Result<Self, String> {
         let stream = TcpStream::connect(to).await.map_err(|error| error.to_string())?;
         stream.set_nodelay(true).map_err(|error| error.to_string())?;
         Ok(Self { stream, buffer: Vec::new() })
@@ -111,6 +112,11 @@ impl Client {
             read.map_err(|_| format!("nothing within {LIMIT:?}"))?.map_err(|error| error.to_string())?;
         }
         Ok(std::mem::take(&mut self.buffer))
+    }
+
+    /// Whether nothing has come that was not taken.
+    pub fn has_nothing(&self) -> bool {
+        self.buffer.is_empty()
     }
 
     /// Whether the other end closes within the limit.

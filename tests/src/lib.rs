@@ -47,7 +47,7 @@ pub use records::RecordFile;
 pub use secure::{SecureClient, SecurePeer};
 pub use steady::Steady;
 pub use usage::{Sampler, open_files, raise_open_files, resident_bytes};
-pub use waypost::{Waypost, command};
+pub use waypost::{Replaced, Waypost, command};
 
 /// How long anything may take to be seen. Generous: it is only used up by a failure.
 pub const LIMIT: Duration = Duration::from_secs(40);

@@ -26,6 +26,38 @@ pub struct Waypost {
     process: Option<Process>,
 }
 
+/// A process whose place another one takes.
+pub struct Replaced {
+    process: Process,
+}
+
+impl Replaced {
+    /// SIGQUIT.
+    pub fn quit(&self) {
+        self.process.signal("QUIT");
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.process.has_ended()
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self, limit: Duration) -> ExitStatus {
+        self.process.wait(limit)
+    }
+
+    /// Kills it as a power cut would.
+    pub fn kill(mut self) {
+        self.process.kill();
+    }
+}
+
 /// The binary with these arguments, without what the environment would add.
 pub fn command(args: &[&str]) -> Command {
     let mut command = Command::new(binary());
@@ -72,6 +104,11 @@ impl Waypost {
         Self { folder: tempfile::tempdir().unwrap(), gold: gold.to_owned(), command, extra, listen, admin, process: None }
     }
 
+    /// The gold copy that it follows.
+    pub fn gold(&self) -> &str {
+        &self.gold
+    }
+
     /// From its next start on it follows this gold copy, with the snapshot that it has.
     pub fn follow(&mut self, gold: &str) {
         gold.clone_into(&mut self.gold);
@@ -84,6 +121,42 @@ impl Waypost {
         command.args(["--listen", &self.listen.to_string(), "--admin", &self.admin.to_string()]);
         command.args(&self.extra).current_dir(self.folder.path());
         self.process = Some(Process::start(&mut command, &self.folder.path().join("waypost.log")));
+    }
+
+    /// Starts a process that is to take the running one's sockets over, without waiting. The one before is given back: it has to be
+    /// [told](Replaced::quit), and is killed when dropped.
+    pub fn spawn_upgrade(&mut self) -> Replaced {
+        let before = Replaced { process: self.process.take().unwrap() };
+        self.extra.push("--upgrade".to_owned());
+        self.spawn();
+        self.extra.pop();
+        before
+    }
+
+    /// Replaces the process by another one, and waits until that serves.
+    pub async fn upgrade(&mut self) -> Replaced {
+        let before = self.spawn_upgrade();
+        before.quit();
+        self.serves().await;
+        before
+    }
+
+    /// Waits until the process started last is the one that answers.
+    pub async fn serves(&mut self) {
+        let (admin, pid) = (self.admin, self.pid());
+        let process = self.process.as_mut().unwrap();
+        until("the new process serves", async || {
+            assert!(!process.has_ended(), "the new process ended:\n{}", process.log());
+            let status = Client::fetch(admin, "/status").await?;
+            let status: Value = serde_json::from_slice(&status.body).map_err(|error| error.to_string())?;
+            if status["pid"] == pid { Ok(()) } else { Err(format!("process {} answers, not {pid}", status["pid"])) }
+        })
+        .await;
+    }
+
+    /// Undoes [`Self::spawn_upgrade`]: the process before is the one that counts again.
+    pub fn goes_on(&mut self, before: Replaced) -> Replaced {
+        Replaced { process: self.process.replace(before.process).unwrap() }
     }
 
     /// Waits until it is ready.
@@ -180,6 +253,16 @@ impl Waypost {
     /// SIGHUP.
     pub fn hang_up(&self) {
         self.process.as_ref().unwrap().signal("HUP");
+    }
+
+    /// SIGQUIT.
+    pub fn quit(&self) {
+        self.process.as_ref().unwrap().signal("QUIT");
+    }
+
+    /// Whether its process has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.process.as_mut().unwrap().has_ended()
     }
 
     /// SIGTERM.

@@ -91,7 +91,7 @@ impl EtcdSource {
         let mut rng = fastrand::Rng::with_seed(settings.seed);
         let mut applier = Applier::new(TableId::etcd(0, 0), Source::Watch, settings.allow_empty).with_limit(settings.most_records);
         let mut has_table = false;
-        let mut saver = settings.snapshot.clone().map(Saver::open).transpose()?;
+        let mut saver = settings.snapshot.clone().map(|path| Saver::open(path, settings.snapshot_inherited)).transpose()?;
         if let Some(path) = &settings.snapshot {
             let since = Instant::now();
             if let Some(loaded) = snapshot::load_or_set_aside(path, settings.allow_empty) {
@@ -137,14 +137,15 @@ impl EtcdSource {
         Ok(source)
     }
 
-    /// Follows the store until stopped.
-    pub(crate) async fn run(mut self, mut asks: mpsc::Receiver<Ask>, mut stopped: watch::Receiver<bool>) {
+    /// Follows the store until stopped. From when `leave` is true the snapshot is another process's.
+    pub(crate) async fn run(mut self, mut asks: mpsc::Receiver<Ask>, mut stopped: watch::Receiver<bool>, mut leave: watch::Receiver<bool>) {
         self.feed(Input::Start, Instant::now()).await;
         loop {
             self.machine.ask_every(self.publisher.freshness_wanted());
             // At least so often, so that it is seen to be at work.
             let wake = self.machine.wake_at().map_or(TURN_EVERY, |at| at.since(self.settings.now()).min(TURN_EVERY));
             self.publisher.turned();
+            let has_snapshot = self.saver.is_some();
             let save = self.saver.as_ref().and_then(Saver::due_in).unwrap_or(Duration::from_secs(3600));
             let tell =
                 if self.applier.has_news() { self.tell_at.saturating_duration_since(Instant::now()) } else { Duration::from_secs(3600) };
@@ -171,11 +172,18 @@ impl EtcdSource {
                 () = tokio::time::sleep(save) => self.save(),
                 () = tokio::time::sleep(tell) => self.report_records(),
                 () = written(&mut self.saver) => self.report_snapshot(),
+                () = leaving(&mut leave, has_snapshot) => self.leave_snapshot().await,
             }
         }
+        self.leave_snapshot().await;
+    }
+
+    /// Writes what is due, and leaves the file to whoever claims it next.
+    async fn leave_snapshot(&mut self) {
         if let Some(saver) = &mut self.saver {
             saver.save_last(&self.applier).await;
         }
+        self.saver = None;
     }
 
     /// `arrived` is when the input came from the store.
@@ -535,6 +543,14 @@ fn say_empty(routes: usize) {
 /// Ends when the watcher is to stop, or its handle has gone.
 async fn stopping(stopped: &mut watch::Receiver<bool>) {
     let _ = stopped.wait_for(|stopped| *stopped).await;
+}
+
+/// Ends when the snapshot is to be left; never ends where there is none, or none any more.
+async fn leaving(leave: &mut watch::Receiver<bool>, has_one: bool) {
+    // The handle's going means the process's end, which is seen elsewhere.
+    if !has_one || leave.wait_for(|leave| *leave).await.is_err() {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// The end of the snapshot's writing; never ends while there is none.

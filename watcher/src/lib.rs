@@ -82,6 +82,8 @@ pub struct Settings {
     pub most_watch_bytes: usize,
     /// Where the table is kept for a start without the store; only for etcd.
     pub snapshot: Option<PathBuf>,
+    /// Whether another process may still have the snapshot: it is then read, and written from when that process has left it.
+    pub snapshot_inherited: bool,
     /// The seed of the backoff's jitter.
     pub seed: u64,
     /// The origin of the process's moments.
@@ -106,6 +108,7 @@ impl Settings {
             digest_check_every: Duration::ZERO,
             most_watch_bytes: 64 << 20,
             snapshot: None,
+            snapshot_inherited: false,
             seed,
             origin,
             on_publish: None,
@@ -126,11 +129,17 @@ pub struct Watcher {
     /// How a check is asked for.
     pub asker: Asker,
     stop: watch::Sender<bool>,
+    leave_snapshot: watch::Sender<bool>,
     task: JoinHandle<()>,
     _threads: Threads,
 }
 
 impl Watcher {
+    /// Leaves the snapshot to another process, when what is due of it has been written; watching goes on.
+    pub fn leave_snapshot(&self) {
+        let _ = self.leave_snapshot.send(true);
+    }
+
     /// Stops watching; a snapshot that is due is written first.
     pub async fn stop(self) {
         let _ = self.stop.send(true);
@@ -155,6 +164,7 @@ pub fn start_behind(settings: Settings, first: impl Future<Output = ()> + Send +
     let (publisher, view) = publish::channel(settings.origin, settings.on_publish.clone());
     let (asker, asks) = ask::channel();
     let (stop, stopped) = watch::channel(false);
+    let (leave_snapshot, leave) = watch::channel(false);
     let threads = Threads::start()?;
     let task = match settings.place.clone() {
         GoldPlace::File(path) => {
@@ -163,10 +173,10 @@ pub fn start_behind(settings: Settings, first: impl Future<Output = ()> + Send +
         }
         GoldPlace::Etcd(place) => {
             let source = etcd::EtcdSource::open(place, settings, publisher)?;
-            threads.spawn(behind(first, stopped.clone(), source.run(asks, stopped)))
+            threads.spawn(behind(first, stopped.clone(), source.run(asks, stopped, leave)))
         }
     };
-    Ok(Watcher { view, asker, stop, task, _threads: threads })
+    Ok(Watcher { view, asker, stop, leave_snapshot, task, _threads: threads })
 }
 
 /// Runs when `first` has ended, unless it is stopped before.

@@ -41,6 +41,8 @@ const PACE_FACTOR: u32 = 20;
 
 /// How soon after a failure it is tried again.
 const RETRY: Duration = Duration::from_secs(10);
+/// How often it is looked whether the process before this one has left the file.
+const CLAIM_AGAIN: Duration = Duration::from_millis(500);
 /// After so many bytes the writer pauses for as long as they took, but not longer than this.
 const PAUSE_EVERY_BYTES: usize = 1 << 20;
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
@@ -76,7 +78,9 @@ pub struct OnDisk {
 pub struct Saver {
     path: PathBuf,
     /// Held open and locked for as long as the process runs: a second process on the same file is refused.
-    _lock: File,
+    lock: File,
+    /// Whether it is locked. A process that takes over from another one waits for that, and writes nothing before.
+    is_claimed: bool,
     changed: bool,
     not_before: Instant,
     writing: Option<Writing>,
@@ -94,32 +98,47 @@ struct Writing {
 }
 
 impl Saver {
-    /// Claims the path.
+    /// Claims the path. Where it is `inherited`, another process may have claimed it, and is waited for: until it has left the file nothing is
+    /// written.
     ///
     /// # Errors
-    /// A sentence, if another process has claimed it or the directory can't be written.
-    pub fn open(path: PathBuf) -> Result<Self, String> {
+    /// A sentence, if another process has claimed it and is not to be waited for, or the directory can't be written.
+    pub fn open(path: PathBuf, inherited: bool) -> Result<Self, String> {
         let beside = with_ending(&path, "lock");
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&beside);
         let lock = lock.map_err(|error| {
             format!("the snapshot's lock {} can't be opened: {}; choose another place with --snapshot", beside.display(), why(&error))
         })?;
-        match lock.try_lock() {
-            Ok(()) => {
-                // What a process that was killed had begun.
-                let _ = fs::remove_file(with_ending(&path, BESIDE));
-                let (hurry, on_disk) = (Arc::default(), OnDisk::default());
-                Ok(Self { path, _lock: lock, changed: false, not_before: Instant::now(), writing: None, on_disk, hurry })
-            }
-            Err(TryLockError::Error(error)) => Err(format!(
+        let (hurry, on_disk) = (Arc::default(), OnDisk::default());
+        let mut saver = Self { path, lock, is_claimed: false, changed: false, not_before: Instant::now(), writing: None, on_disk, hurry };
+        match saver.claim() {
+            Ok(is_claimed) if is_claimed || inherited => Ok(saver),
+            Ok(_) => Err(format!(
+                "the snapshot {} belongs to another running proxy; give each its own with --snapshot or --id",
+                saver.path.display()
+            )),
+            Err(error) => Err(format!(
                 "the snapshot's lock {} can't be taken: {}; choose another place with --snapshot",
                 beside.display(),
                 why(&error)
             )),
-            Err(TryLockError::WouldBlock) => {
-                Err(format!("the snapshot {} belongs to another running proxy; give each its own with --snapshot or --id", path.display()))
+        }
+    }
+
+    /// Whether the file is this process's to write.
+    fn claim(&mut self) -> io::Result<bool> {
+        if !self.is_claimed {
+            match self.lock.try_lock() {
+                Ok(()) => {
+                    self.is_claimed = true;
+                    // What a process that was killed had begun.
+                    let _ = fs::remove_file(with_ending(&self.path, BESIDE));
+                }
+                Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::Error(error)) => return Err(error),
             }
         }
+        Ok(self.is_claimed)
     }
 
     /// The table has changed.
@@ -130,15 +149,22 @@ impl Saver {
         }
     }
 
-    /// When the next write is due; `None` if nothing has changed, or while one is under way.
+    /// When the next write, or the next look whether it is allowed, is due; `None` if nothing has changed, or while one is under way.
     pub fn due_in(&self) -> Option<Duration> {
-        (self.changed && self.writing.is_none()).then(|| self.not_before.saturating_duration_since(Instant::now()))
+        ((self.changed || !self.is_claimed) && self.writing.is_none()).then(|| self.not_before.saturating_duration_since(Instant::now()))
     }
 
     /// Begins to write what the applier holds now. Encoding, writing and syncing happen on a thread that stands back from those that apply changes
     /// and serve requests; [`Saver::written`] tells the end.
     pub fn save(&mut self, applier: &Applier) {
-        self.changed = false;
+        match self.claim() {
+            Ok(true) => {}
+            Ok(false) => return self.not_before = Instant::now() + CLAIM_AGAIN,
+            Err(error) => return self.failed(&error),
+        }
+        if !std::mem::take(&mut self.changed) {
+            return;
+        }
         let began = Instant::now();
         let content = Content::of(applier);
         let (path, hurry, revision) = (self.path.clone(), Arc::clone(&self.hurry), content.revision);
@@ -162,15 +188,17 @@ impl Saver {
                     tracing::info!(snapshot = %self.path.display(), "the snapshot is written again");
                 }
             }
-            Err(error) => {
-                if !had_failed {
-                    tracing::error!(snapshot = %self.path.display(), "the snapshot can't be written: {}; serving goes on, but a start without the store would be from an older table", why(&error));
-                }
-                self.on_disk.error = Some(why(&error));
-                self.changed = true;
-                self.not_before = Instant::now() + RETRY;
-            }
+            Err(error) => self.failed(&error),
         }
+    }
+
+    fn failed(&mut self, error: &io::Error) {
+        if self.on_disk.error.is_none() {
+            tracing::error!(snapshot = %self.path.display(), "the snapshot can't be written: {}; serving goes on, but a start without the store would be from an older table", why(error));
+        }
+        self.on_disk.error = Some(why(error));
+        self.changed = true;
+        self.not_before = Instant::now() + RETRY;
     }
 
     /// What is known of the file.
@@ -192,6 +220,8 @@ impl Saver {
         }
         if self.changed {
             self.save(applier);
+        }
+        if self.writing.is_some() {
             self.written().await;
         }
     }

@@ -119,5 +119,38 @@ pub const BOOTSTRAP: Kind = Kind {
             "10000000",
             "Records of the gold copy. A store that has more changes nothing: the last good table stays, and `/status` says so.",
         ),
+        table("drain", Same("{}"), "How the process ends what is under way, after SIGTERM and after it has handed its sockets over."),
+        whole(
+            "drain.ready_delay_ms",
+            (0, u32::MAX as u64, "milliseconds"),
+            "0",
+            "For so long after SIGTERM `/readyz` says `draining` while connections are still accepted, so that balancers look elsewhere first.",
+        ),
+        whole(
+            "drain.idle_ms",
+            (0, u32::MAX as u64, "milliseconds"),
+            "1000",
+            "For so long an idle connection may still bring a request, which is answered as its last; then it is closed.",
+        ),
+        whole(
+            "drain.limit_ms",
+            (0, u32::MAX as u64, "milliseconds"),
+            "300000",
+            "What is still under way after so long, such as streams and downloads, is cut, and the process ends.",
+        ),
+        table("upgrade", Same("{}"), "How the process hands its sockets to one that was started with `--upgrade`."),
+        form(
+            "upgrade.socket",
+            "a path",
+            &[r#""/run/waypost/edge-1.upgrade""#],
+            Means("where the snapshot is, or would be, ending in `.upgrade`"),
+            "The unix socket at which the two meet; the same for both.",
+        ),
+        whole(
+            "upgrade.limit_ms",
+            (1, u32::MAX as u64, "milliseconds"),
+            "60000",
+            "So long the new process waits for the sockets, and so long the old one for the new to be ready; then the old one goes on.",
+        ),
     ],
 };

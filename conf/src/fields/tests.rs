@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    Admin, Bootstrap, Certificate, Endpoint, Gold, Health, KeySource, Limits, Listener, Log, Match, Policy, ProcessLimits, RecordKey,
-    Retries, Route, Service, Snapshot, Timeouts, Upstream, UpstreamTls, decode_strict, parse_bootstrap,
+    Admin, Bootstrap, Certificate, Drain, Endpoint, Gold, Health, KeySource, Limits, Listener, Log, Match, Policy, ProcessLimits,
+    RecordKey, Retries, Route, Service, Snapshot, Timeouts, Upgrade, Upstream, UpstreamTls, decode_strict, parse_bootstrap,
 };
 
 /// The names that serde knows of a type's fields or variants.
@@ -73,6 +73,8 @@ fn types(kind: &Kind) -> Vec<(&'static str, Vec<&'static str>)> {
             ("snapshot", names::<Snapshot>()),
             ("log", names::<Log>()),
             ("limits", names::<ProcessLimits>()),
+            ("drain", names::<Drain>()),
+            ("upgrade", names::<Upgrade>()),
         ],
     }
 }

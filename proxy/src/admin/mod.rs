@@ -11,7 +11,7 @@ mod route;
 mod status;
 mod watch;
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
@@ -20,7 +20,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 use serde::Serialize;
 use serde_json::json;
-use tokio::net::TcpListener;
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::watch::Receiver,
+};
 use waypost_policy::Code;
 
 use crate::{exposition, state::Shared, transport::problem_json};
@@ -31,32 +34,53 @@ type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 pub(crate) use records::MAX_READERS;
 pub(crate) use watch::MAX_WATCHERS;
 
-/// Serves until the process ends.
-pub(crate) async fn serve_admin(shared: Arc<Shared>, listener: TcpListener) {
+/// Serves until the process ends, or another one serves on the same socket; then connections end as soon as they can.
+pub(crate) async fn serve_admin(shared: Arc<Shared>, listener: TcpListener, mut handed_over: Receiver<bool>) {
     loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = handed_over.wait_for(|handed_over| *handed_over) => return,
+        };
+        match accepted {
+            Ok((stream, _)) => drop(tokio::spawn(serve(Arc::clone(&shared), stream, handed_over.clone()))),
             Err(error) => {
                 tracing::warn!(%error, "an admin connection could not be accepted");
                 tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
             }
-        };
-        let shared = Arc::clone(&shared);
-        tokio::spawn(async move {
-            let service = service_fn(move |request| {
-                let shared = Arc::clone(&shared);
-                async move { Ok::<_, Infallible>(answer(&shared, request).await) }
-            });
-            let mut http = hyper::server::conn::http1::Builder::new();
-            let served = http.timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service).await;
-            if let Err(error) = served {
-                tracing::debug!(%error, "an admin connection ended early");
-            }
-        });
+        }
     }
 }
 
+async fn serve(shared: Arc<Shared>, stream: TcpStream, mut handed_over: Receiver<bool>) {
+    let service = service_fn(move |request| {
+        let shared = Arc::clone(&shared);
+        async move { Ok::<_, Infallible>(answer(&shared, request).await) }
+    });
+    let mut http = hyper::server::conn::http1::Builder::new();
+    let mut connection = pin!(http.timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service));
+    let leave = async {
+        // An error means that the process ends, and this with it.
+        if handed_over.wait_for(|handed_over| *handed_over).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    let mut served = tokio::select! {
+        served = &mut connection => Some(served),
+        () = leave => None,
+    };
+    if served.is_none() {
+        connection.as_mut().graceful_shutdown();
+        served = tokio::time::timeout(LEAVE_LIMIT, connection).await.ok();
+    }
+    if let Some(Err(error)) = served {
+        tracing::debug!(%error, "an admin connection ended early");
+    }
+}
+
+/// So long a connection may go on when another process has taken over; streams, as of changes, are then cut, and begun anew there.
+const LEAVE_LIMIT: Duration = Duration::from_secs(1);
+/// Connections that may wait to be accepted.
+const BACKLOG: u32 = 1024;
 /// When the loop that applies changes has not come round for so long, it is said to be stuck. The longest thing it does, comparing a list with a
 /// table of a million routes, takes a second or two.
 const STALLED: Duration = Duration::from_secs(10);
@@ -178,6 +202,9 @@ fn typed(status: StatusCode, media_type: &'static str, body: impl Into<Bytes>) -
 ///
 /// # Errors
 /// If it is in use or may not be bound.
-pub(crate) async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
-    TcpListener::bind(address).await
+pub(crate) fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }

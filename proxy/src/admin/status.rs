@@ -40,6 +40,7 @@ pub(super) fn status(shared: &Shared) -> Value {
     let mut status = json!({
         "proxy": shared.id,
         "version": env!("CARGO_PKG_VERSION"),
+        "pid": std::process::id(),
         "uptime_ms": millis(shared.clock.origin().elapsed()),
         "gold": [{
             "shard": "default",

@@ -23,7 +23,7 @@ use crate::{
     failure::{Failed, Outcome},
     gold::{self, BootstrapFile},
     guard::Guard,
-    server::{self, Bound, Ended},
+    server::{self, Background, Bound, Door, Ended, Process},
     state::Shared,
 };
 
@@ -52,14 +52,13 @@ pub(crate) fn run(args: GuardArgs) -> Outcome {
     let access_log = AccessLog::open(&access, bootstrap.log.format).map_err(|error| cannot_open_log(&access, &error))?;
     runtime.block_on(async move {
         let admin_address = args.admin.unwrap_or(bootstrap.admin.address);
-        let admin =
-            admin::bind(admin_address).await.map_err(|error| cannot_listen("the admin endpoints", "--admin", admin_address, &error))?;
+        let admin = admin::bind(admin_address).map_err(|error| cannot_listen("the admin endpoints", "--admin", admin_address, &error))?;
         let admin_address = admin.local_addr().unwrap_or(admin_address);
         // What it hears of clients comes from proxies.
         let everybody =
             [IpNet::from(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0)), IpNet::from(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0))];
-        let listener = Bound::bind(args.listen, &everybody, None, false, true)
-            .map_err(|error| cannot_listen("proxies", "--listen", args.listen, &error))?;
+        let door = Door { trusted: everybody.into(), tls: None, proxy_protocol: false, h2c: true };
+        let listener = Bound::bind(args.listen, door).map_err(|error| cannot_listen("proxies", "--listen", args.listen, &error))?;
         let listen = listener.address().unwrap_or(args.listen);
         if args.to.as_str() == listen.to_string() {
             return Err(Failed::unusable(format!("--to {} is where the guard itself listens; name the backend's address", args.to)));
@@ -90,7 +89,9 @@ pub(crate) fn run(args: GuardArgs) -> Outcome {
         eprintln!("waypost: listening on {listen} for {upstream} as {id}, before {}", args.to);
         eprintln!("waypost: admin on {admin_address}");
         let arriving = tokio::spawn(arrive(Arc::clone(&shared), begins, place, upstream));
-        let ended = server::run(Arc::clone(&shared), vec![listener], admin, threads).await;
+        let process = Process { place: None, taken: None, handed_over: Box::new(|| {}) };
+        let background = Background::start(&shared);
+        let ended = server::run(Arc::clone(&shared), background, vec![listener], admin, threads, process).await;
         arriving.abort();
         if let (Ok(Ended::Drained), Some(guard)) = (&ended, &shared.guard) {
             guard.withdraw().await;

@@ -11,8 +11,9 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::sync::Notify;
+use tokio::{net::TcpListener, sync::Notify};
 use tracing_subscriber::EnvFilter;
 use waypost_conf::{AccessTarget, Bootstrap, DEFAULT_DIGEST_CHECK_MS, LogFormat, Name, ProcessLimits};
 use waypost_policy::{Hints, parking::Parking, table::Example};
@@ -29,9 +30,10 @@ use crate::{
     guard::Guard,
     metrics::Metrics,
     recent::Recent,
-    server::{self, Bound, Ended},
-    state::Shared,
+    server::{self, Background, Bound, Door, Ended, Process},
+    state::{Shared, Tunable},
     tls::{Certificates, Handshake},
+    upgrade::{self, Place, Taken, Waiting},
 };
 
 /// How long the process's end waits for the last lines of the access log.
@@ -54,26 +56,28 @@ pub(crate) fn run(args: RunArgs) -> Outcome {
     let id = Name::try_from(id.as_str()).map_err(|fault| Failed::unusable(format!("--id: {fault}")))?;
     let access = access_target(args.access_log.as_deref(), &bootstrap.log.access);
     let is_file = matches!(place, GoldPlace::File(_));
-    let snapshot = match &place {
-        GoldPlace::File(_) => None,
-        GoldPlace::Etcd(_) => Some(snapshot_path(args.snapshot.clone().or_else(|| bootstrap.snapshot.path.clone()), &id)?),
-    };
+    let snapshot = args.snapshot.clone().or_else(|| bootstrap.snapshot.path.clone());
+    let snapshot = snapshot.unwrap_or_else(|| state_directory().join(format!("{id}.snapshot")));
+    let meeting = args.upgrade_socket.clone().or_else(|| bootstrap.upgrade.socket.clone());
+    let meeting = Place::at(meeting.unwrap_or_else(|| snapshot.with_extension("upgrade")));
+    if !is_file {
+        make_directory(&snapshot, "the snapshot", "--snapshot")?;
+    }
+    if args.upgrade {
+        make_directory(meeting.path(), "the socket of an upgrade", "--upgrade-socket")?;
+    }
+    let snapshot = (!is_file).then_some(snapshot);
     start_logging(bootstrap.log.format)?;
     let (runtime, threads) = runtime(args.threads)?;
     let access_log = AccessLog::open(&access, bootstrap.log.format).map_err(|error| cannot_open_log(&access, &error))?;
     runtime.block_on(async move {
         let admin_address = args.admin.unwrap_or(bootstrap.admin.address);
-        let admin =
-            admin::bind(admin_address).await.map_err(|error| cannot_listen("the admin endpoints", "--admin", admin_address, &error))?;
+        let mut taken = if args.upgrade { Some(take_over(&meeting, &id, &bootstrap).await?) } else { None };
+        let (listeners, admin, certificates) = match bind(&bootstrap, admin_address, taken.as_mut()) {
+            Ok(bound) => bound,
+            Err(failed) => return Err(decline(taken, failed).await),
+        };
         let admin_address = admin.local_addr().unwrap_or(admin_address);
-        let certificates = Arc::<Certificates>::default();
-        let mut listeners = Vec::new();
-        for listener in &bootstrap.listeners {
-            let tls = listener.tls.then(|| Handshake::new(Arc::clone(&certificates), listener)).transpose();
-            let tls = tls.map_err(|why| Failed::unusable(format!("the listener on {}: {why}", listener.address)))?;
-            let bound = Bound::bind(listener.address, &listener.trusted, tls, listener.proxy_protocol, listener.h2c);
-            listeners.push(bound.map_err(|error| cannot_listen("clients", "--listen", listener.address, &error))?);
-        }
         if let Some(path) = &path {
             eprintln!("waypost: settings from {}", path.display());
         }
@@ -89,22 +93,85 @@ pub(crate) fn run(args: RunArgs) -> Outcome {
             most_records: usize::try_from(bootstrap.limits.records.get()).unwrap_or(usize::MAX),
             digest_check_every: Duration::from_millis(gold.map_or(DEFAULT_DIGEST_CHECK_MS, |gold| gold.digest_check_ms).into()),
             snapshot,
+            snapshot_inherited: args.upgrade,
             on_publish: Some(Arc::new(move |report| {
                 if let Some(shared) = publishes.get() {
                     shared.metrics.published(report.took);
                 }
             })),
             ..Settings::new(place, fastrand::u64(..), clock.origin())
-        })
-        .map_err(|why| if is_file { Failed::unusable(why) } else { Failed::not_done(why) })?;
+        });
+        let watcher = match watcher.map_err(|why| if is_file { Failed::unusable(why) } else { Failed::not_done(why) }) {
+            Ok(watcher) => Arc::new(watcher),
+            Err(failed) => return Err(decline(taken, failed).await),
+        };
         let shared = shared(&id, clock, &watcher, access_log, certificates, &bootstrap, None);
         let _ = told.set(Arc::clone(&shared));
+        let background = Background::start(&shared);
+        if let Some(taken) = &mut taken {
+            taken.ready(upgrade::can_serve(&shared)).await.map_err(Failed::not_done)?;
+        }
         announce(&listeners, admin_address, &shared);
-        let ended = server::run(Arc::clone(&shared), listeners, admin, threads).await;
-        watcher.stop().await;
+        let leaves = Arc::clone(&watcher);
+        let process = Process { place: Some(meeting), taken, handed_over: Box::new(move || leaves.leave_snapshot()) };
+        let ended = server::run(Arc::clone(&shared), background, listeners, admin, threads, process).await;
+        if let Some(watcher) = Arc::into_inner(watcher) {
+            watcher.stop().await;
+        }
         shared.access_log.flush(LOG_FLUSH_LIMIT);
         outcome(ended)
     })
+}
+
+/// The sockets of the process that is to be replaced.
+async fn take_over(meeting: &Place, id: &Name, bootstrap: &Bootstrap) -> Result<Taken, Failed> {
+    let waiting = Waiting::at(meeting).map_err(Failed::not_done)?;
+    eprintln!("waypost: waiting at {} for the sockets of the running process; SIGQUIT makes it hand them over", meeting.path().display());
+    let taken = waiting.sockets(id.as_ref(), upgrade_limit(bootstrap)).await.map_err(Failed::not_done)?;
+    eprintln!("waypost: the sockets of process {} have come; it serves until this one can", taken.pid);
+    Ok(taken)
+}
+
+/// Tells the old process, where there is one, that nothing comes of it.
+async fn decline(taken: Option<Taken>, failed: Failed) -> Failed {
+    if let Some(taken) = taken {
+        taken.decline(&failed.message).await;
+    }
+    failed
+}
+
+/// Listens where the settings say: on the old process's sockets where it has them, on new ones elsewhere.
+fn bind(
+    bootstrap: &Bootstrap,
+    admin: SocketAddr,
+    mut taken: Option<&mut Taken>,
+) -> Result<(Vec<Bound>, TcpListener, Arc<Certificates>), Failed> {
+    let mut socket = |address| taken.as_mut().and_then(|taken| taken.socket(address)).map(TcpListener::from_std).transpose();
+    let handed = |what: &str, address, error: &std::io::Error| cannot_listen(what, "another address", address, error);
+    let admin = match socket(admin).map_err(|error| handed("the admin endpoints", admin, &error))? {
+        Some(taken) => taken,
+        None => admin::bind(admin).map_err(|error| cannot_listen("the admin endpoints", "--admin", admin, &error))?,
+    };
+    let certificates = Arc::<Certificates>::default();
+    let mut listeners = Vec::new();
+    for listener in &bootstrap.listeners {
+        let tls = listener.tls.then(|| Handshake::new(Arc::clone(&certificates), listener)).transpose();
+        let tls = tls.map_err(|why| Failed::unusable(format!("the listener on {}: {why}", listener.address)))?;
+        let door = Door { trusted: listener.trusted.as_slice().into(), tls, proxy_protocol: listener.proxy_protocol, h2c: listener.h2c };
+        listeners.push(match socket(listener.address).map_err(|error| handed("clients", listener.address, &error))? {
+            Some(taken) => Bound::on(taken, door),
+            None => Bound::bind(listener.address, door).map_err(|error| cannot_listen("clients", "--listen", listener.address, &error))?,
+        });
+    }
+    for address in taken.map(Taken::close_rest).unwrap_or_default() {
+        eprintln!("waypost: {address}, on which the old process listens, is none of this one's addresses: it is closed when that ends");
+    }
+    Ok((listeners, admin, certificates))
+}
+
+/// How long a handover of the sockets may take.
+fn upgrade_limit(bootstrap: &Bootstrap) -> Duration {
+    Duration::from_millis(bootstrap.upgrade.limit_ms.get().into())
 }
 
 /// What the command came to.
@@ -166,10 +233,15 @@ pub(super) fn shared(
         draining: false.into(),
         watchers: Arc::new(tokio::sync::Semaphore::new(admin::MAX_WATCHERS)),
         record_readers: Arc::new(tokio::sync::Semaphore::new(admin::MAX_READERS)),
-        limits: limits(bootstrap.limits),
+        tunable: ArcSwap::from_pointee(tunable(bootstrap)),
         bootstrap_warnings: bootstrap.inactive.iter().map(|said| said.message.clone()).collect(),
         guard,
     })
+}
+
+/// What can be changed while the process runs.
+pub(super) fn tunable(bootstrap: &Bootstrap) -> Tunable {
+    Tunable { limits: limits(bootstrap.limits), drain: bootstrap.drain, upgrade_limit: upgrade_limit(bootstrap) }
 }
 
 /// The limits with defaults filled in. The process may open as many files as it is ever allowed to: a proxy's files are its connections.
@@ -243,18 +315,13 @@ pub(super) fn host_name() -> Result<String, Failed> {
     Ok(if name.starts_with(|c: char| c.is_ascii_alphanumeric()) { name } else { "waypost".to_owned() })
 }
 
-/// The snapshot's path; its directory is made.
-fn snapshot_path(given: Option<PathBuf>, id: &Name) -> Result<PathBuf, Failed> {
-    let path = given.unwrap_or_else(|| state_directory().join(format!("{id}.snapshot")));
+/// Makes the directory that a path is in.
+fn make_directory(path: &Path, what: &str, flag: &str) -> Outcome {
     let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     std::fs::create_dir_all(directory).map_err(|error| {
-        Failed::not_done(format!(
-            "the directory {} for the snapshot can't be made: {}; choose another place with --snapshot",
-            directory.display(),
-            why(&error)
-        ))
-    })?;
-    Ok(path)
+        let (directory, why) = (directory.display(), why(&error));
+        Failed::not_done(format!("the directory {directory} for {what} can't be made: {why}; choose another place with {flag}"))
+    })
 }
 
 /// Where a process keeps its state: systemd's, the user's by XDG, the user's by habit.

@@ -2,7 +2,7 @@
 //!
 //! Reads and checks a head under its deadline, hands the request to a lane, takes the connection back and goes on with what the client has
 //! pipelined. Malformed heads end here with an answer and a closed connection. While the process drains, a connection
-//! ends as soon as its present request has been answered; idle ones end at once.
+//! ends as soon as its present request has been answered; idle ones end a moment later, if they bring no other.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -78,7 +78,7 @@ pub(crate) async fn serve_connection(
         let (idle, header) = limits(shared);
         let begins = tokio::select! {
             begins = downstream.begins_http2(idle, header) => begins,
-            () = draining(&mut shutdown) => return,
+            () = drained(shared, &mut shutdown) => return,
         };
         match begins {
             Ok(false) => {}
@@ -89,12 +89,17 @@ pub(crate) async fn serve_connection(
             Err(_) => return,
         }
     }
-    let mut requests_left = shared.limits.requests_per_connection;
+    let mut requests_left = shared.limits().requests_per_connection;
     loop {
         let (idle, header) = limits(shared);
         let read = tokio::select! {
             read = downstream.read_head(idle, header) => read,
-            () = draining(&mut shutdown) => return,
+            () = drained(shared, &mut shutdown) => {
+                if !downstream.has_begun() {
+                    return;
+                }
+                downstream.read_head(idle, header).await
+            }
         };
         let deadline = downstream.deadline();
         match read {
@@ -182,4 +187,11 @@ async fn refuse(shared: &Shared, mut downstream: Box<Downstream>, code: Code, co
 pub(super) async fn draining(shutdown: &mut ShutdownWatch) {
     // An error means that the sender has gone, which is the process's end as well.
     let _ = shutdown.wait_for(|draining| *draining).await;
+}
+
+/// Ends when the process drains and an idle connection has had its time to bring one more request: closed at once, it could meet one that
+/// is on its way.
+async fn drained(shared: &Shared, shutdown: &mut ShutdownWatch) {
+    draining(shutdown).await;
+    tokio::time::sleep(Duration::from_millis(shared.drain().idle_ms.into())).await;
 }

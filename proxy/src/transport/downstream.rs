@@ -198,7 +198,12 @@ impl Downstream {
         self.socket.is_some()
     }
 
-    /// Reads and checks the next head. `idle` limits the wait for its first byte, `header` the time from there to its end.
+    /// Whether something of the next head has come.
+    pub(crate) fn has_begun(&self) -> bool {
+        !self.buffer.is_empty()
+    }
+
+    /// Reads and checks the next head; may be dropped and called again. `idle` limits the wait for its first byte, `header` the time from there to its end.
     pub(crate) async fn read_head(&mut self, idle: Duration, header: Duration) -> Result<(), NoHead> {
         self.request.bytes = None;
         if self.buffer.is_empty() {

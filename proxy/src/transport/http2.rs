@@ -80,7 +80,7 @@ pub(super) async fn serve_http2(
     let (idle, header) = limits(shared);
     let Some(Ok(mut h2)) = limited(header, builder().handshake(opened)).await else { return };
     let mut streams = JoinSet::new();
-    let mut requests_left = shared.limits.requests_per_connection;
+    let mut requests_left = shared.limits().requests_per_connection;
     // Since when there is no request.
     let mut idle_since = Instant::now();
     let mut is_leaving = false;

@@ -87,17 +87,38 @@ fn a_newer_format_and_a_foreign_file_are_told_apart() {
 fn two_processes_never_share_a_snapshot() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("edge.snapshot");
-    let first = Saver::open(path.clone()).unwrap();
-    assert!(Saver::open(path.clone()).unwrap_err().contains("another running proxy"));
+    let first = Saver::open(path.clone(), false).unwrap();
+    assert!(Saver::open(path.clone(), false).unwrap_err().contains("another running proxy"));
     drop(first);
-    Saver::open(path).unwrap();
+    Saver::open(path, false).unwrap();
+}
+
+#[tokio::test]
+async fn a_process_that_takes_over_writes_nothing_before_the_other_has_left_the_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("edge.snapshot");
+    let mut first = Saver::open(path.clone(), false).unwrap();
+    first.changed();
+    first.save_last(&followed(&[])).await;
+    let before = fs::read(&path).unwrap();
+    let mut second = Saver::open(path.clone(), true).unwrap();
+    let newer = with_routes(1, "a", 9);
+    second.changed();
+    second.save_last(&newer).await;
+    assert_eq!(fs::read(&path).unwrap(), before);
+    assert!(second.due_in().is_some(), "it looks again");
+    assert!(Saver::open(path.clone(), false).is_err(), "it has not taken the lock in passing");
+    drop(first);
+    second.save_last(&newer).await;
+    assert_ne!(fs::read(&path).unwrap(), before);
+    assert!(Saver::open(path, false).is_err());
 }
 
 #[tokio::test]
 async fn a_snapshot_that_cannot_be_written_costs_nothing_else() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("edge.snapshot");
-    let mut saver = Saver::open(path.clone()).unwrap();
+    let mut saver = Saver::open(path.clone(), false).unwrap();
     // A directory in its place can't be renamed over.
     fs::create_dir(&path).unwrap();
     let applier = followed(&[]);
@@ -231,7 +252,7 @@ fn a_kill_at_any_moment_leaves_the_old_or_the_new_one() {
         assert_eq!((loaded.digest(), loaded.route_count()), (whole[revision - 1], WRITTEN_ROUTES));
     }
     assert!(begun > 0, "no kill came in the middle of a write");
-    drop(Saver::open(path.clone()).unwrap());
+    drop(Saver::open(path.clone(), false).unwrap());
     assert!(!with_ending(&path, BESIDE).exists(), "what was begun is removed");
 }
 

@@ -1,0 +1,234 @@
+//! Accepting connections: bound listeners, how many may be open at once, and what comes before a connection's first request.
+
+use std::{
+    io,
+    net::SocketAddr,
+    os::fd::{AsFd, OwnedFd},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use ipnet::IpNet;
+use pingora_core::protocols::{GetSocketDigest, SocketDigest, Stream, l4};
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::{Semaphore, mpsc, watch},
+};
+
+use crate::{
+    proxy_protocol::read_header,
+    state::Shared,
+    tls::Handshake,
+    transport::{ConnectionInfo, General, Speaks, head_limit, serve_connection, turn_away},
+};
+
+/// Connections that may wait to be accepted.
+const BACKLOG: u32 = 4096;
+/// Of the connections that are too many, how many are told so at once; the others are closed without a word.
+const TURNED_AWAY_AT_ONCE: usize = 64;
+
+/// A bound listener and what holds for its connections.
+pub(crate) struct Bound {
+    listener: TcpListener,
+    door: Arc<Door>,
+}
+
+/// What holds for a listener's connections. They keep it, and not the socket, which would stay open with them.
+pub(crate) struct Door {
+    /// From these, what a client says of itself is kept.
+    pub(crate) trusted: Arc<[IpNet]>,
+    /// Where connections are to be secure.
+    pub(crate) tls: Option<Handshake>,
+    /// Where each begins with a header of the PROXY protocol.
+    pub(crate) proxy_protocol: bool,
+    /// Where HTTP/2 is taken with prior knowledge.
+    pub(crate) h2c: bool,
+}
+
+impl Bound {
+    /// Binds an address.
+    ///
+    /// # Errors
+    /// If it is in use or may not be bound.
+    pub(crate) fn bind(address: SocketAddr, door: Door) -> io::Result<Self> {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        Ok(Self::on(socket.listen(BACKLOG)?, door))
+    }
+
+    /// Listens on a socket that is bound already.
+    pub(crate) fn on(listener: TcpListener, door: Door) -> Self {
+        Self { listener, door: Arc::new(door) }
+    }
+
+    /// Where it listens; the port is the real one where 0 was asked for.
+    pub(crate) fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// A copy of the socket.
+    pub(super) fn socket(&self) -> io::Result<OwnedFd> {
+        self.listener.as_fd().try_clone_to_owned()
+    }
+}
+
+impl Door {
+    /// What is known of a connection by where it comes from.
+    fn connection_from(&self, client: SocketAddr) -> ConnectionInfo {
+        let trusted = self.trusted.iter().any(|network| network.contains(&client.ip().to_canonical()));
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        ConnectionInfo { client, trusted, scheme, subject: None }
+    }
+
+    /// What comes before the first request: whom the connection is from, and a handshake. `None`: it came to nothing.
+    async fn open(
+        &self,
+        mut stream: TcpStream,
+        mut connection: ConnectionInfo,
+        shared: &Shared,
+    ) -> Option<(Stream, Speaks, ConnectionInfo)> {
+        if self.proxy_protocol {
+            match read_header(&mut stream, head_limit(shared)).await {
+                Ok(None) => {}
+                Ok(Some(client)) => connection = self.connection_from(client),
+                Err(why) => {
+                    tracing::debug!(from = %connection.client, why, "a connection was closed");
+                    return None;
+                }
+            }
+        }
+        let stream = as_pingora(stream);
+        let Some(tls) = &self.tls else {
+            let speaks = if self.h2c { Speaks::Either } else { Speaks::Http1 };
+            return Some((Box::new(stream), speaks, connection));
+        };
+        match tls.shake(stream, head_limit(shared)).await {
+            Ok(secured) => {
+                connection.subject = secured.subject().map(Into::into);
+                let speaks = if secured.is_http2() { Speaks::Http2 } else { Speaks::Http1 };
+                Some((Box::new(secured), speaks, connection))
+            }
+            Err(why) => {
+                shared.metrics.handshake_failed();
+                tracing::debug!(client = %connection.client, why, "a TLS handshake failed");
+                None
+            }
+        }
+    }
+}
+
+/// How many connections are open, over all listeners.
+#[derive(Clone)]
+pub(super) struct Room {
+    open: Arc<AtomicU32>,
+    turned_away: Arc<Semaphore>,
+}
+
+/// The place of one connection; free again when it is dropped.
+struct Place(Arc<AtomicU32>);
+
+impl Room {
+    pub(super) fn new() -> Self {
+        Self { open: Arc::default(), turned_away: Arc::new(Semaphore::new(TURNED_AWAY_AT_ONCE)) }
+    }
+
+    /// How many connections are open.
+    pub(super) fn open(&self) -> u32 {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// A place, if fewer than `most` are taken.
+    fn enter(&self, most: u32) -> Option<Place> {
+        let entered = self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |open| (open < most).then_some(open + 1));
+        entered.is_ok().then(|| Place(Arc::clone(&self.open)))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What the accept loops share.
+#[derive(Clone)]
+pub(super) struct Accepting {
+    pub(super) shared: Arc<Shared>,
+    pub(super) lane: Arc<General>,
+    pub(super) room: Room,
+    pub(super) draining: watch::Receiver<bool>,
+    /// True before `draining` is, where another process accepts from the same sockets.
+    pub(super) handed_over: watch::Receiver<bool>,
+    /// Each connection holds one; the other end sees when the last has gone.
+    pub(super) connection_ends: mpsc::Sender<()>,
+}
+
+/// Accepts until the process drains; then what waits in the socket's queue, unless another process takes that.
+pub(super) async fn accept(bound: Bound, mut accepting: Accepting) {
+    let Bound { listener, door } = bound;
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = accepting.draining.wait_for(|draining| *draining) => break,
+        };
+        match accepted {
+            Ok((stream, client)) => accepting.serve(&door, stream, client),
+            Err(error) => {
+                // Out of file descriptors, most likely: what is open goes on, and the pause lets some of it end.
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+    if *accepting.handed_over.borrow() {
+        return;
+    }
+    // Asked of the socket itself: the runtime may not have heard yet of who came last.
+    let Ok(listener) = listener.into_std() else { return };
+    while let Ok((stream, client)) = listener.accept() {
+        if stream.set_nonblocking(true).is_ok()
+            && let Ok(stream) = TcpStream::from_std(stream)
+        {
+            accepting.serve(&door, stream, client);
+        }
+    }
+}
+
+impl Accepting {
+    /// Serves a connection on a task of its own, or turns it away.
+    fn serve(&self, door: &Arc<Door>, stream: TcpStream, client: SocketAddr) {
+        let connection = door.connection_from(client);
+        let Self { shared, lane, room, draining, connection_ends, .. } = self.clone();
+        if let Some(place) = room.enter(shared.limits().connections) {
+            let door = Arc::clone(door);
+            tokio::spawn(async move {
+                if let Some((stream, speaks, connection)) = door.open(stream, connection, &shared).await {
+                    serve_connection(&shared, &lane, stream, speaks, connection, draining).await;
+                }
+                drop((place, connection_ends));
+            });
+        } else if door.tls.is_some() || door.proxy_protocol {
+            // Nothing can be said without a handshake, and that costs more than a request; nor before a header has been read.
+            drop(stream);
+        } else if let Ok(place) = Arc::clone(&room.turned_away).try_acquire_owned() {
+            tokio::spawn(async move {
+                turn_away(&shared, Box::new(as_pingora(stream)), &connection).await;
+                drop((place, connection_ends));
+            });
+        }
+    }
+}
+
+/// The stream as pingora wants it: without delay, and knowing its addresses.
+fn as_pingora(stream: TcpStream) -> l4::stream::Stream {
+    use std::os::fd::AsRawFd;
+    let _ = stream.set_nodelay(true);
+    let digest = SocketDigest::from_raw_fd(stream.as_raw_fd());
+    let mut stream = l4::stream::Stream::from(stream);
+    stream.set_socket_digest(digest);
+    stream
+}
