@@ -25,7 +25,7 @@ use crate::{
     proxy_protocol::read_header,
     resolver,
     state::{self, Shared},
-    tls::{Handshake, keep_certificates},
+    tls::{Handshake, keep_certificates, keep_upstreams},
     transport::{ConnectionInfo, General, Speaks, general_lane, head_limit, serve_connection, turn_away},
 };
 
@@ -139,6 +139,7 @@ pub(crate) async fn run(shared: Arc<Shared>, listeners: Vec<Bound>, admin: TcpLi
     background.spawn(state::keep_parking(Arc::clone(&shared)));
     background.spawn(state::keep_freezes(Arc::clone(&shared)));
     background.spawn(keep_certificates(Arc::clone(&shared)));
+    background.spawn(keep_upstreams(Arc::clone(&shared)));
     let mut accepting = JoinSet::new();
     let (connection_ends, mut all_ended) = tokio::sync::mpsc::channel::<()>(1);
     let room = Room::new(shared.limits.connections);

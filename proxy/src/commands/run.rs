@@ -31,7 +31,7 @@ use crate::{
     recent::Recent,
     server::{self, Bound, Ended},
     state::Shared,
-    tls::{Certificates, Handshake},
+    tls::{Certificates, Handshake, Upstreams},
 };
 
 /// How long the process's end waits for the last lines of the access log.
@@ -163,6 +163,7 @@ pub(super) fn shared(
         access_log,
         recent: Recent::default(),
         certificates,
+        upstreams: Upstreams::default(),
         draining: false.into(),
         watchers: Arc::new(tokio::sync::Semaphore::new(admin::MAX_WATCHERS)),
         record_readers: Arc::new(tokio::sync::Semaphore::new(admin::MAX_READERS)),

@@ -34,9 +34,9 @@ use super::{
     headers::{self, ReplyHead, RequestHead},
     http2,
 };
-use crate::{access_log::Line, metrics::InFlight, state::Shared};
+use crate::{access_log::Line, metrics::InFlight, state::Shared, tls};
 use guarding::Guarded;
-use owner::{Connecting, Connections, is_unprocessed, why_unconnected};
+use owner::{Connecting, Connections, is_unprocessed};
 use session::{blame, body_of, can_be_followed, has_answered, is_call, is_http2, is_soon_read, is_too_large_to_replay};
 
 /// The general lane as the front door calls it.
@@ -85,6 +85,8 @@ pub(crate) struct Request {
     /// The slot and stamp of the present attempt.
     attempt: Option<(Lease, Stamp)>,
     dispatched: Option<Instant>,
+    /// How far its connection has come, where it is a secure one.
+    reached: tls::Reached,
     /// Time spent waiting for owners, over all attempts.
     upstream_time: Duration,
     /// What the proxy answers by itself, in the end.
@@ -206,6 +208,7 @@ impl ProxyHttp for GeneralLane {
             place: None,
             attempt: None,
             dispatched: None,
+            reached: tls::Reached::default(),
             upstream_time: Duration::ZERO,
             answer: None,
             guarded: Guarded::default(),
@@ -280,7 +283,7 @@ impl ProxyHttp for GeneralLane {
         loop {
             match ctx.pending.take() {
                 Some(Next::Forward(lease, stamp)) => {
-                    let peer = self.peer(session, ctx, &lease);
+                    let peer = self.peer(session, ctx, &lease).await;
                     ctx.connecting = self.connections.turn(&peer).await;
                     ctx.attempt = Some((lease, stamp));
                     ctx.dispatched = Some(Instant::now());
@@ -453,7 +456,7 @@ impl ProxyHttp for GeneralLane {
         if let Some(connecting) = ctx.connecting.take() {
             connecting.fail();
         }
-        let failure = why_unconnected(&error);
+        let failure = self.why_unconnected(ctx, &error);
         self.after_failure(session, ctx, error, failure, Sent::Nothing)
     }
 
@@ -476,6 +479,7 @@ impl ProxyHttp for GeneralLane {
         }
         error.set_retry(false);
         let (failure, code) = blame(session, ctx, &error, reused);
+        failure.inspect(|failure| self.shared.upstreams.tell(&ctx.attempt, *failure, &error));
         if has_answered(session) {
             // Too late for another answer; the client sees it cut short, and the log why.
             Self::end_attempt(ctx);
