@@ -10,7 +10,9 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use waypost_tests::{Backend, Certificates, Etcd, Handshaking, Peer, RawBackend, Reply, SecureFront, Signed, Waypost, until, until_true};
+use waypost_tests::{
+    Backend, Certificates, Etcd, Handshaking, Http2Backend, Peer, RawBackend, Reply, SecureFront, Signed, Waypost, until, until_true,
+};
 
 use crate::{
     scene::{route, service},
@@ -182,6 +184,28 @@ async fn both_versions_are_spoken() {
         stage.serves("this version").await;
         let shaken = &front.shaken()[0];
         assert_eq!((shaken.version, shaken.protocol.as_deref()), (Some(version.version), Some(&b"http/1.1"[..])));
+    }
+}
+
+#[tokio::test]
+async fn the_handshake_agrees_on_http_2_or_not() {
+    let stage = Stage::start().await;
+    let newer = Http2Backend::start(|_| Reply::ok("secure")).await;
+    let signed = stage.certificates.sign("a");
+    let both = [&b"h2"[..], b"http/1.1"];
+    for (protocol, offered, agreed) in
+        [("h2", &both[..], "h2"), ("auto", &both, "h2"), ("auto", &both[1..], "http/1.1"), ("http1", &both, "http/1.1")]
+    {
+        let backend = if agreed == "h2" { newer.address } else { stage.backend.address };
+        let front = SecureFront::start(&Handshaking::by(&signed).offering(offered), backend).await;
+        let mut record = upstream(front.address, stage.trusting());
+        record["protocol"] = json!(protocol);
+        stage.put(record).await;
+        for _ in 0..3 {
+            stage.serves(protocol).await;
+        }
+        let shaken = front.shaken();
+        assert_eq!((shaken.len(), shaken[0].protocol.as_deref()), (1, Some(agreed.as_bytes())), "{protocol}");
     }
 }
 
