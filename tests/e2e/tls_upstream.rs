@@ -164,14 +164,22 @@ async fn whom_a_connection_may_trust() {
 
 #[tokio::test]
 async fn without_a_ca_the_system_s_authorities_count() {
-    let stage = Stage::with(|waypost, ours| waypost.env("SSL_CERT_FILE", ours.ca.to_str().unwrap()), |_| Reply::ok("secure")).await;
-    let (ours, others) = (&stage.certificates, Certificates::new());
-    let front = stage.front(&Handshaking::by(&ours.sign("a"))).await;
-    stage.put(upstream(front.address, json!({}))).await;
-    stage.serves("the system's authority").await;
-    let front = stage.front(&Handshaking::by(&others.sign("b"))).await;
-    stage.put(upstream(front.address, json!({}))).await;
-    stage.refuses("another authority", "UnknownIssuer").await;
+    // One of them that nobody can use costs no other, nor the process.
+    for beside in ["", "-----BEGIN CERTIFICATE-----\nbm90aGluZw==\n-----END CERTIFICATE-----\n"] {
+        let prepare = |waypost: &mut Waypost, ours: &Certificates| {
+            let all = std::fs::read_to_string(&ours.ca).unwrap() + beside;
+            std::fs::write(&ours.ca, all).unwrap();
+            waypost.env("SSL_CERT_FILE", ours.ca.to_str().unwrap());
+        };
+        let stage = Stage::with(prepare, |_| Reply::ok("secure")).await;
+        let (ours, others) = (&stage.certificates, Certificates::new());
+        let front = stage.front(&Handshaking::by(&ours.sign("a"))).await;
+        stage.put(upstream(front.address, json!({}))).await;
+        stage.serves("the system's authority").await;
+        let front = stage.front(&Handshaking::by(&others.sign("b"))).await;
+        stage.put(upstream(front.address, json!({}))).await;
+        stage.refuses("another authority", "UnknownIssuer").await;
+    }
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use pingora_core::utils::tls::{WrappedX509, parse_x509};
 use rustls::{
     RootCertStore,
     crypto::CryptoProvider,
@@ -74,13 +75,17 @@ pub(super) fn authorities(ca: &Read) -> Result<Vec<CertificateDer<'static>>, Str
     if list.is_empty() {
         return Err("no certificate is in the ca: nobody could be trusted".to_owned());
     }
-    let mut roots = RootCertStore::empty();
-    for certificate in &list {
-        if roots.add(certificate.clone()).is_err() || X509Certificate::from_der(certificate).is_err() {
-            return Err("the ca has a certificate that can't be an authority".to_owned());
-        }
-    }
-    Ok(list)
+    if list.iter().all(is_authority) { Ok(list) } else { Err("the ca has a certificate that can't be an authority".to_owned()) }
+}
+
+/// Whether a certificate can be an authority, to rustls and to pingora.
+pub(super) fn is_authority(certificate: &CertificateDer<'static>) -> bool {
+    RootCertStore::empty().add(certificate.clone()).is_ok() && X509Certificate::from_der(certificate).is_ok()
+}
+
+/// As pingora keeps one that is known to be X.509.
+pub(super) fn wrapped(certificate: CertificateDer<'static>) -> WrappedX509 {
+    WrappedX509::new(certificate.to_vec(), parse_x509)
 }
 
 fn certificates(pem: &Read) -> Result<Vec<CertificateDer<'static>>, ()> {

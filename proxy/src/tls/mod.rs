@@ -8,6 +8,7 @@ mod certificates;
 mod chosen;
 mod keeper;
 mod listener;
+mod roots;
 mod sources;
 mod upstreams;
 
@@ -16,6 +17,7 @@ use std::sync::Arc;
 pub(crate) use chosen::Certificates;
 pub(crate) use keeper::Told;
 pub(crate) use listener::Handshake;
+pub(crate) use roots::ca_file;
 pub(crate) use upstreams::{Reached, Upstreams, is_refusal, secure};
 
 use crate::state::Shared;

@@ -23,13 +23,9 @@ use pingora_core::{
         tls::CaType,
     },
     upstreams::peer::{HttpPeer, Scheme, Tracer, Tracing},
-    utils::tls::{CertKey, WrappedX509, parse_x509},
+    utils::tls::CertKey,
 };
-use rustls::{
-    AlertDescription,
-    crypto::CryptoProvider,
-    pki_types::{CertificateDer, PrivateKeyDer},
-};
+use rustls::{AlertDescription, crypto::CryptoProvider, pki_types::PrivateKeyDer};
 use tokio::sync::Notify;
 use waypost_conf::{Name, UpstreamTls};
 use waypost_policy::{Failure, Lease, Table, wire::Stamp};
@@ -37,6 +33,7 @@ use waypost_policy::{Failure, Lease, Table, wire::Stamp};
 use super::{
     certificates,
     keeper::{Kind, Records, Told},
+    roots,
     sources::{Material, Sources},
 };
 use crate::state::Shared;
@@ -285,7 +282,7 @@ impl Kind for OfUpstreams {
         now: SystemTime,
     ) -> std::result::Result<Arc<Usable>, String> {
         let ca = material.ca.as_ref().map(certificates::authorities).transpose()?;
-        let ca = ca.map(|list| list.into_iter().map(wrapped).collect());
+        let ca = ca.map(|list| list.into_iter().map(certificates::wrapped).collect()).or_else(roots::sifted);
         let shown = match &material.own {
             None => None,
             Some((chain, key)) => {
@@ -320,11 +317,6 @@ impl Kind for OfUpstreams {
         *upstreams.told.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(told);
         upstreams.changed.notify_waiters();
     }
-}
-
-/// As pingora keeps a certificate; it was parsed before.
-fn wrapped(certificate: CertificateDer<'static>) -> WrappedX509 {
-    WrappedX509::new(certificate.to_vec(), parse_x509)
 }
 
 #[cfg(test)]
