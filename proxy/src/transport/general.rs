@@ -59,13 +59,8 @@ const AFTER_ANSWER: Duration = Duration::from_secs(1);
 
 /// Makes the general lane; `threads` is the number of worker threads of its runtime.
 pub(crate) fn general_lane(shared: Arc<Shared>, threads: usize) -> General {
-    let settings = ServerConf {
-        threads,
-        max_retries: MAX_ATTEMPTS,
-        upstream_keepalive_pool_size: UPSTREAM_POOL,
-        ca_file: tls::ca_file(),
-        ..ServerConf::default()
-    };
+    let settings = ServerConf { threads, max_retries: MAX_ATTEMPTS, upstream_keepalive_pool_size: UPSTREAM_POOL, ..ServerConf::default() };
+    let settings = ServerConf { ca_file: tls::ca_file(), ..settings };
     pingora_proxy::http_proxy(&Arc::new(settings), GeneralLane { shared, connections: Connections::default() })
 }
 
