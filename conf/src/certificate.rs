@@ -42,7 +42,7 @@ impl<'de> Deserialize<'de> for CertSource {
         let text = String::deserialize(from)?;
         if text.contains("PRIVATE KEY") {
             return Err(de::Error::custom(
-                "a private key stands in \"cert\"; keys never belong into the store: replace it, it is known now",
+                "a private key stands where a certificate should; keys never belong into the store: replace it, it is known now",
             ));
         }
         match text.strip_prefix("file:") {

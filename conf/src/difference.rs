@@ -29,7 +29,12 @@ pub fn same_value(one: &[u8], other: &[u8]) -> bool {
 /// A value without what must not be shown: private keys that somebody put into the store although they never belong there.
 pub fn without_secrets(key: &RecordKey, mut value: Value) -> Value {
     let hidden = || Value::from("(a private key, not shown)");
-    if let (RecordKey::Certificate(_), Some(written)) = (key, value.get_mut("key"))
+    let written = match key {
+        RecordKey::Certificate(_) => value.get_mut("key"),
+        RecordKey::Upstream(_) => value.get_mut("tls").and_then(|tls| tls.get_mut("key")),
+        _ => None,
+    };
+    if let Some(written) = written
         && !written.as_str().is_some_and(|text| text.starts_with("file:") || text.starts_with("env:"))
     {
         *written = hidden();
@@ -144,6 +149,8 @@ mod tests {
         for value in [json!({ "key": "c2VjcmV0" }), json!({ "cert": "-----BEGIN PRIVATE KEY----- c2VjcmV0", "key": "env:K" })] {
             assert!(!without_secrets(&key, value).to_string().contains("c2VjcmV0"));
         }
+        let upstream = RecordKey::parse(b"upstreams/u").unwrap();
+        assert!(!without_secrets(&upstream, json!({ "tls": { "key": "c2VjcmV0" } })).to_string().contains("c2VjcmV0"));
         let fine = json!({ "cert": "file:/c.pem", "key": "env:K" });
         assert_eq!(without_secrets(&key, fine.clone()), fine);
         assert!(said(&json!({ "zone": "a" }), &json!({ "zone": "x".repeat(1000) }))[0].len() < 300);

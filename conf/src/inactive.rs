@@ -23,7 +23,6 @@ pub(crate) fn of_bootstrap(_: &Bootstrap) -> Vec<String> {
 fn of_upstream(upstream: &Upstream) -> Vec<&'static str> {
     of(&[
         (matches!(upstream.balance, Balance::LeastRequest | Balance::Hash), "balance"),
-        (upstream.tls.is_some(), "tls"),
         (upstream.health.is_some(), "health"),
         (upstream.endpoints.iter().any(|endpoint| endpoint.zone.is_some()), "endpoints.zone"),
     ])

@@ -40,7 +40,7 @@ pub use service::{
     TemplateSegment,
 };
 pub use suggest::did_you_mean;
-pub use upstream::{Address, Balance, Endpoint, Health, Protocol, PublicUrl, Upstream, UpstreamTls};
+pub use upstream::{Address, Balance, Endpoint, Health, Protocol, PublicUrl, ShownToUpstream, Upstream, UpstreamTls};
 
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,9 @@
 
 use proptest::prelude::*;
 
-use crate::{Diagnostic, Document, Names, Record, RecordKey, Severity, dangling, decode, decode_strict, parse_bootstrap};
+use crate::{
+    Address, Diagnostic, Document, Names, Record, RecordKey, Severity, UpstreamTls, dangling, decode, decode_strict, parse_bootstrap,
+};
 
 /// A document of one file.
 fn document(text: &str) -> Document {
@@ -71,6 +73,13 @@ fn faults_name_the_field_and_what_would_be_right() {
         ("upstreams/u", r#"{"endpoints":[{"address":"10.0.0.7"}]}"#, &["endpoints[0].address", "the port is missing"]),
         ("upstreams/u", r#"{"endpoints":[{"address":"::1:80"}]}"#, &["[ ]"]),
         ("upstreams/u", r#"{"tls":{"sni":""}}"#, &["tls.sni", "turn the check"]),
+        ("upstreams/u", r#"{"tls":{"sni":"a b"}}"#, &["tls.sni", "is no name to check"]),
+        ("upstreams/u", r#"{"tls":{"sni":"a.1"}}"#, &["tls.sni", "ends like an IP address"]),
+        ("upstreams/u", r#"{"tls":{"sni":"a_b.c.d"}}"#, &["tls.sni", "has a _"]),
+        ("upstreams/u", r#"{"tls":{"ca":"/ca.pem"}}"#, &["tls.ca", "file:PATH"]),
+        ("upstreams/u", r#"{"tls":{"cert":"file:/c"}}"#, &["tls", "needs a \"key\""]),
+        ("upstreams/u", r#"{"tls":{"key":"env:K"}}"#, &["tls", "needs a \"cert\""]),
+        ("upstreams/u", r#"{"tls":{"verify":false}}"#, &["field \"tls.verify\" is unknown"]),
         ("upstreams/u", r#"{"balance":"random"}"#, &["balance", "p2c"]),
         ("policies/p", r#"{"timeouts":{"header":1}}"#, &["field \"timeouts.header\" is unknown; did you mean \"header_ms\"?"]),
         ("policies/p", r#"{"retries":{"budget_percent":200}}"#, &["retries.budget_percent", "from 0 to 100"]),
@@ -88,9 +97,28 @@ fn a_private_key_is_never_repeated() {
     for value in [
         r#"{"hosts":["a"],"cert":"file:/c","key":"-----BEGIN PRIVATE KEY----- c2VjcmV0"}"#,
         r#"{"hosts":["a"],"cert":"-----BEGIN PRIVATE KEY----- c2VjcmV0","key":"env:K"}"#,
+        r#"{"tls":{"cert":"file:c","key":"-----BEGIN PRIVATE KEY----- c2VjcmV0"}}"#,
+        r#"{"tls":{"ca":"-----BEGIN PRIVATE KEY----- c2VjcmV0"}}"#,
     ] {
-        let said = fault("certificates/c", value);
+        let said = fault(if value.contains("tls") { "upstreams/u" } else { "certificates/c" }, value);
         assert!(!said.contains("c2VjcmV0"), "{said}");
+    }
+}
+
+#[test]
+fn the_name_that_a_certificate_must_carry_is_the_sni_or_the_host() {
+    let tls = |sni: Option<&str>| UpstreamTls { sni: sni.map(str::to_owned), ..UpstreamTls::default() };
+    for (sni, address, wanted) in [
+        (None, "cell-7.internal:8080", Ok("cell-7.internal")),
+        (None, "10.0.0.7:8080", Ok("10.0.0.7")),
+        (None, "[::1]:80", Ok("::1")),
+        (None, "my_cell:80", Ok("my_cell")),
+        (Some("cell-7"), "10.0.0.7:80", Ok("cell-7")),
+        (Some("::1"), "a:80", Ok("::1")),
+        (None, "my_cell.cells.internal:80", Err(())),
+        (None, "10.0.7:80", Err(())),
+    ] {
+        assert_eq!(tls(sni).name_for(&Address::try_from(address).unwrap()).map_err(|_| ()), wanted, "{address}");
     }
 }
 

@@ -1,10 +1,14 @@
 //! `upstreams/<upstream>` and `endpoints/<upstream>/<id>`: owners and where they are reached.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-use crate::{number::Whole, service::is_default};
+use crate::{
+    certificate::{CertSource, PrivateKeySource},
+    number::Whole,
+    service::is_default,
+};
 
 /// An owner: a group of interchangeable endpoints.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,7 +30,7 @@ pub struct Upstream {
     pub public_url: Option<PublicUrl>,
     /// TLS towards it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tls: Option<UpstreamTls>,
+    pub tls: Option<Arc<UpstreamTls>>,
     /// Health checks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<Health>,
@@ -77,21 +81,65 @@ pub enum Protocol {
     Auto,
 }
 
-/// TLS towards an upstream.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// TLS towards an upstream. Nothing in it turns the check of a certificate off.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "TlsWire")]
 pub struct UpstreamTls {
-    /// The name that its certificate must carry; never empty, since an empty one would turn verification off.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "sni")]
+    /// The name that its certificate must carry: a host or an IP address; left out: the host of the endpoint's address.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub sni: Option<String>,
-    /// The certificates that its own must be signed by: `file:PATH`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ca: Option<String>,
-    /// The certificate shown to it: `file:PATH`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cert: Option<String>,
-    /// The private key of that: `file:PATH` or `env:NAME`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub key: Option<String>,
+    /// The certificates that its own must be signed by; left out: the system's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca: Option<CertSource>,
+    /// What is shown to it.
+    #[serde(flatten)]
+    pub shown: Option<ShownToUpstream>,
+}
+
+/// The certificate that an upstream is shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ShownToUpstream {
+    /// The chain.
+    pub cert: CertSource,
+    /// Where the private key is.
+    pub key: PrivateKeySource,
+}
+
+#[derive(Deserialize)]
+struct TlsWire {
+    #[serde(default, deserialize_with = "sni")]
+    sni: Option<String>,
+    ca: Option<CertSource>,
+    cert: Option<CertSource>,
+    key: Option<PrivateKeySource>,
+}
+
+impl TryFrom<TlsWire> for UpstreamTls {
+    type Error = &'static str;
+
+    fn try_from(wire: TlsWire) -> Result<Self, Self::Error> {
+        let shown = match (wire.cert, wire.key) {
+            (None, None) => None,
+            (Some(cert), Some(key)) => Some(ShownToUpstream { cert, key }),
+            (Some(_), None) => return Err("\"cert\" needs a \"key\", where its private key is"),
+            (None, Some(_)) => return Err("\"key\" needs a \"cert\", the certificate that it is for"),
+        };
+        Ok(Self { sni: wire.sni, ca: wire.ca, shown })
+    }
+}
+
+impl UpstreamTls {
+    /// The name that an endpoint's certificate must carry, an IPv6 address without brackets.
+    ///
+    /// # Errors
+    /// A sentence, if it is one that can't be checked as it is written.
+    pub fn name_for<'a>(&'a self, address: &'a Address) -> Result<&'a str, String> {
+        // One that was parsed has been looked at.
+        let name = self.sni.as_deref().unwrap_or_else(|| address.host());
+        check_name(name)
+            .map_err(|why| format!("\"{name}\" can't be checked: {why}; write the name that its certificate carries as \"sni\""))?;
+        Ok(name)
+    }
 }
 
 /// Health checks.
@@ -139,6 +187,12 @@ impl Address {
     /// As written: `host:port`.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The host; an IPv6 address without its brackets.
+    pub fn host(&self) -> &str {
+        let host = self.0.rsplit_once(':').map_or(&*self.0, |(host, _)| host);
+        host.trim_start_matches('[').trim_end_matches(']')
     }
 
     /// What is wrong with a text as `host:port`, if anything is.
@@ -201,7 +255,35 @@ fn sni<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
     if sni.as_deref() == Some("") {
         return Err(de::Error::custom("an empty \"sni\" would turn the check of the name off; leave it out or write the name"));
     }
+    if let Some(name) = &sni {
+        let fault =
+            |why| de::Error::custom(format!("\"{name}\" is no name to check: {why}; \"cell-7.internal\" or \"10.0.0.7\" would be right"));
+        check_name(name).map_err(fault)?;
+    }
     Ok(sni)
+}
+
+/// What is wrong with a name that a certificate is to carry, if anything is.
+fn check_name(name: &str) -> Result<(), &'static str> {
+    if name.parse::<IpAddr>().is_ok() {
+        return Ok(());
+    }
+    let is_label = |label: &str| {
+        let is_edged = label.starts_with('-') || label.ends_with('-');
+        (1..=63).contains(&label.len()) && !is_edged && label.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
+    };
+    if name.len() > 253 || !name.split('.').all(is_label) {
+        return Err("a host has up to 253 bytes, its labels up to 63: letters, digits, -, _");
+    }
+    let mut labels = name.split('.');
+    if labels.clone().next_back().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit())) {
+        return Err("it ends like an IP address and is none");
+    }
+    // The transport checks such a name with hyphens in it, which is another one.
+    if labels.next().is_some_and(|first| first.contains('_')) && labels.count() > 1 {
+        return Err("the first of several labels has a _, which no host's name in a certificate has");
+    }
+    Ok(())
 }
 
 fn weight<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {

@@ -14,11 +14,11 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use waypost_conf::{Address, Balance, Name, Protocol, PublicUrl};
+use waypost_conf::{Address, Balance, Name, Protocol, PublicUrl, UpstreamTls};
 
 use crate::{Moment, table::UpstreamId};
 
-/// How long an endpoint that has refused a connection is passed over while the upstream has others.
+/// How long an endpoint that has refused a connection, or with which none could be made secure, is passed over while the upstream has others.
 pub const REFUSED_FOR: Duration = Duration::from_secs(1);
 
 /// An owner: a group of interchangeable endpoints, as the table in force has it.
@@ -36,6 +36,8 @@ pub struct Upstream {
     pub stale_aware: bool,
     /// Where a redirected client reaches it by itself.
     pub public_url: Option<PublicUrl>,
+    /// How connections to it are made secure, if they are.
+    pub tls: Option<Arc<UpstreamTls>>,
     /// Its endpoints, one an address, in the order of the record and then of the endpoint records.
     pub endpoints: Vec<Endpoint>,
     /// The round-robin position; carried over by publishes.
@@ -54,6 +56,7 @@ impl Upstream {
             protocol: Protocol::default(),
             stale_aware: false,
             public_url: None,
+            tls: None,
             endpoints: vec![Endpoint { address, weight: 1, orphaned: false, state }],
             turn: Arc::default(),
         }

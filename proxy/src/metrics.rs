@@ -328,13 +328,14 @@ impl Metrics {
         let revision = table.as_ref().map_or(0, |table| table.revision());
         self.table_revision.get_or_create(&SHARD).set(i64::try_from(revision).unwrap_or(i64::MAX));
         self.table_routes.set(table.map_or(0, |table| i64::try_from(table.route_count()).unwrap_or(i64::MAX)));
-        let certificates = shared.certificates.told();
+        let (certificates, upstreams) = (shared.certificates.told(), shared.upstreams.told());
         self.certificate_ends.clear();
-        for told in certificates.iter() {
+        for told in certificates.iter().chain(upstreams.iter().filter(|told| told.shows_certificate)) {
             let ends = told.not_after.and_then(|ends| ends.duration_since(std::time::UNIX_EPOCH).ok()).unwrap_or_default();
-            self.certificate_ends.get_or_create_owned(&CertificateLabel { certificate: told.name.to_string() }).set(ends.as_secs_f64());
+            self.certificate_ends.get_or_create_owned(&CertificateLabel { certificate: told.label().to_owned() }).set(ends.as_secs_f64());
         }
-        let quarantined = status.quarantined.len() + certificates.iter().filter(|told| told.fault.is_some()).count();
+        let quarantined =
+            status.quarantined.len() + certificates.iter().chain(upstreams.iter()).filter(|told| told.fault.is_some()).count();
         self.quarantined.set(i64::try_from(quarantined).unwrap_or(i64::MAX));
         self.held_back.set(i64::try_from(status.held_back_count).unwrap_or(i64::MAX));
         self.snapshot_failed.set(i64::from(status.snapshot.as_ref().is_some_and(|snapshot| snapshot.error.is_some())));

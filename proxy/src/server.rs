@@ -29,7 +29,7 @@ use tokio::{
 use crate::{
     admin, resolver,
     state::{self, Shared},
-    tls::keep_certificates,
+    tls::{keep_certificates, keep_upstreams},
     transport::general_lane,
     upgrade::{self, Place, Taken},
 };
@@ -65,6 +65,7 @@ impl Background {
         tasks.spawn(state::keep_parking(Arc::clone(shared)));
         tasks.spawn(state::keep_freezes(Arc::clone(shared)));
         tasks.spawn(keep_certificates(Arc::clone(shared)));
+        tasks.spawn(keep_upstreams(Arc::clone(shared)));
         Self(tasks)
     }
 }

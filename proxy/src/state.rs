@@ -28,7 +28,7 @@ use crate::{
     guard::Guard,
     metrics::Metrics,
     recent::Recent,
-    tls::Certificates,
+    tls::{Certificates, Upstreams},
     transport::ConnectionInfo,
 };
 
@@ -53,6 +53,8 @@ pub(crate) struct Shared {
     pub(crate) recent: Recent,
     /// For listeners with TLS.
     pub(crate) certificates: Arc<Certificates>,
+    /// For connections to upstreams with TLS.
+    pub(crate) upstreams: Upstreams,
     pub(crate) draining: AtomicBool,
     /// A place for each that may watch the table's changes.
     pub(crate) watchers: Arc<tokio::sync::Semaphore>,

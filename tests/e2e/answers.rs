@@ -28,7 +28,7 @@ const TABLE: [(u16, &str, Met); 28] = [
     (503, "overloaded", Met::Elsewhere("a_connection_too_many_is_overload")),
     (502, "connect_failed", Met::Here),
     (502, "upstream_reset", Met::Here),
-    (502, "upstream_tls", Met::Not("tls of upstreams is read and not acted on yet")),
+    (502, "upstream_tls", Met::Elsewhere("tls_upstream::whom_a_connection_may_trust")),
     (502, "bad_response", Met::Here),
     (504, "connect_timeout", Met::Here),
     (504, "upstream_timeout", Met::Here),

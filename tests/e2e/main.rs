@@ -48,6 +48,7 @@ mod stale;
 mod store;
 mod storms;
 mod tls;
+mod tls_upstream;
 mod upgrades;
 mod watch;
 mod writes;

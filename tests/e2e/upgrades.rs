@@ -3,6 +3,7 @@
 use waypost_tests::Peer;
 
 use crate::stage::{OK, Requests, Stage, answering, field, keeping, reason, statuses};
+use crate::tls_upstream::secured;
 
 const ASKS: &str = "GET /ws HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
 const SWITCHED: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
@@ -56,6 +57,18 @@ async fn no_upgrade_is_cut() {
             panic!("upgrade {number}: {why}");
         }
     }
+}
+
+/// The same where the first bytes of the connection are a handshake's.
+#[tokio::test]
+async fn no_upgrade_is_cut_that_goes_over_tls() {
+    let (stage, front, _certificates) = secured(|peer, _| granting(peer, false)).await;
+    for number in 0..500 {
+        if let Err(why) = upgraded(&stage).await {
+            panic!("upgrade {number}: {why}");
+        }
+    }
+    assert_eq!((front.shaken().len(), front.failed()), (500, Vec::new()));
 }
 
 #[tokio::test]

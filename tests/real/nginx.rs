@@ -1,6 +1,7 @@
 //! In front of nginx: static files, ranges, compression, conditional requests, its own pages and redirects, reuse of connections.
 
-use waypost_tests::{Client, Nginx};
+use serde_json::json;
+use waypost_tests::{Certificates, Client, Nginx, RecordFile, Waypost, free_address};
 
 use crate::stage::{Front, bytes};
 
@@ -151,4 +152,42 @@ async fn connections_to_the_server_are_used_again() {
     // One of these is the second question itself.
     let connections = nginx.accepted().await - before;
     assert!((1..=4).contains(&connections), "120 requests, one at a time, took {connections} connections");
+}
+
+#[tokio::test]
+async fn one_that_lets_in_only_who_shows_a_certificate_serves_over_tls() {
+    let certificates = Certificates::new();
+    let (server, edge) = (certificates.sign_for("nginx", &["files.internal"]), certificates.sign("edge"));
+    let secure = free_address();
+    let (cert, key, ca) = (server.cert.display(), server.key.display(), certificates.ca.display());
+    let nginx = Nginx::start(&format!(
+        "listen {secure} ssl; ssl_certificate {cert}; ssl_certificate_key {key}; ssl_protocols TLSv1.2 TLSv1.3;
+         ssl_client_certificate {ca}; ssl_verify_client on;
+         location = /who {{ return 200 \"$ssl_protocol $ssl_server_name $ssl_client_s_dn\"; }}"
+    ))
+    .await;
+    let content = bytes(5_000_000);
+    nginx.write("file", &content);
+    let file = |path: &std::path::Path| format!("file:{}", path.display());
+    let tls = json!({ "sni": "files.internal", "ca": file(&certificates.ca) });
+    let mut shown = tls.clone();
+    (shown["cert"], shown["key"]) = (json!(file(&edge.cert)), json!(file(&edge.key)));
+    for (tls, is_let_in) in [(shown, true), (tls, false)] {
+        let records = RecordFile::of(&json!({
+            "services/all": { "match": [{}], "default_owner": "server" },
+            "upstreams/server": { "endpoints": [{ "address": secure.to_string() }], "tls": tls },
+        }));
+        let waypost = Waypost::start(&records.gold(), &[]).await;
+        let mut client = waypost.client().await;
+        let answer = client.get("/who", &[]).await;
+        if is_let_in {
+            assert_eq!((answer.status, answer.text().as_str()), (200, "TLSv1.3 files.internal CN=edge"));
+            for _ in 0..3 {
+                assert!(client.get("/file", &[]).await.body == content);
+            }
+        } else {
+            // nginx lets anybody shake hands, and then says what it wants.
+            assert_eq!((answer.status, answer.text().contains("No required SSL certificate was sent")), (400, true));
+        }
+    }
 }

@@ -19,6 +19,7 @@ pub struct Waypost {
     /// The command that it runs, and what that needs beside where it listens.
     command: Vec<String>,
     extra: Vec<String>,
+    environment: Vec<(String, String)>,
     /// Where clients connect to.
     pub listen: SocketAddr,
     /// Where its admin endpoints are.
@@ -101,7 +102,21 @@ impl Waypost {
         let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
         let (listen, admin) = (free_address(), free_address());
         let (command, extra) = (texts(command), texts(extra));
-        Self { folder: tempfile::tempdir().unwrap(), gold: gold.to_owned(), command, extra, listen, admin, process: None }
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+            gold: gold.to_owned(),
+            command,
+            extra,
+            environment: Vec::new(),
+            listen,
+            admin,
+            process: None,
+        }
+    }
+
+    /// From its next start on it has this in its environment.
+    pub fn env(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
     }
 
     /// The gold copy that it follows.
@@ -119,6 +134,7 @@ impl Waypost {
         let mut command = command(&[]);
         command.args(&self.command).args(["--gold", &self.gold, "--access-log"]).arg(self.folder.path().join("access.log"));
         command.args(["--listen", &self.listen.to_string(), "--admin", &self.admin.to_string()]);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.args(&self.extra).current_dir(self.folder.path());
         self.process = Some(Process::start(&mut command, &self.folder.path().join("waypost.log")));
     }

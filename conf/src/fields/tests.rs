@@ -117,6 +117,8 @@ fn with(kind: &Kind, field: &Field, value: Option<&Value>) -> Value {
     let fill = match field.path {
         "target" => json!({ "state": "moving" }),
         "move" => json!({ "state": "frozen" }),
+        "tls.cert" => json!({ "tls": { "key": "env:K" } }),
+        "tls.key" => json!({ "tls": { "cert": "file:c" } }),
         "partition.slots" => json!({ "partition": { "hash": "crc16" } }),
         "partition.hash" => json!({ "partition": { "slots": 4 } }),
         "gold.file" | "gold.endpoints" | "gold" => json!({}),

@@ -368,8 +368,8 @@ impl Exchange {
         let code = failure.code();
         self.trace.dispatches.end_last(world.now, Outcome::Failed(failure));
         let again = match (failure, sent) {
-            (Failure::Connect | Failure::ConnectTimeout, _) => {
-                self.mark_refusing(&last, failure, world);
+            (Failure::Connect | Failure::ConnectTimeout, _) | (Failure::Tls, Sent::Nothing) => {
+                self.mark_refusing(&last, world);
                 self.tried.push(last.endpoint.clone());
                 self.tried.len() < MAX_CONNECT_TRIES
             }
@@ -390,16 +390,18 @@ impl Exchange {
         }
         // Perhaps the owner has gone because it is no longer the owner.
         match failure {
-            Failure::Connect | Failure::ConnectTimeout if self.key.is_some() => self.check(Why::Failed(code, body != Body::Spent), body),
+            Failure::Connect | Failure::ConnectTimeout | Failure::Tls if self.key.is_some() => {
+                self.check(Why::Failed(code, sent == Sent::Nothing && body != Body::Spent), body)
+            }
             Failure::FirstByteTimeout if self.key.is_some() => self.check(Why::Failed(code, false), body),
             _ => Err(code.into()),
         }
     }
 
-    fn mark_refusing(&self, last: &Dispatch, failure: Failure, world: &World<'_>) {
+    fn mark_refusing(&self, last: &Dispatch, world: &World<'_>) {
         let Some(upstream) = world.table.upstream(last.owner) else { return };
         let refused = upstream.endpoints.iter().find(|endpoint| endpoint.address == last.endpoint);
-        if let Some(endpoint) = refused.filter(|_| matches!(failure, Failure::Connect | Failure::ConnectTimeout)) {
+        if let Some(endpoint) = refused {
             endpoint.state.refuse(world.now);
         }
     }

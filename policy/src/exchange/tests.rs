@@ -276,6 +276,28 @@ fn a_refused_connection_is_tried_at_another_endpoint_and_then_answered() {
 }
 
 #[test]
+fn a_connection_that_could_not_be_made_secure_is_one_that_was_refused_unless_something_was_sent() {
+    let two = ("upstreams/a", r#"{"endpoints":[{"address":"127.0.0.1:1"},{"address":"127.0.0.1:9"}]}"#);
+    for (sent, repeats) in [(Sent::Nothing, true), (Sent::Something, false)] {
+        let mut scene = Scene::new(&[two]);
+        let (mut exchange, next) = scene.started();
+        let Next::Forward(first, _) = next else { panic!("{next:?}") };
+        let mut next = scene.step(&mut exchange, Input::Failed(Failure::Tls, sent, Body::Withheld));
+        if let Next::Forward(second, _) = &next {
+            assert_ne!(first.endpoint().address, second.endpoint().address);
+            assert!(first.endpoint().state.is_refusing(scene.now), "others pass it over");
+            next = scene.step(&mut exchange, Input::Failed(Failure::Tls, sent, Body::Withheld));
+        }
+        assert_eq!(exchange.trace().retries, u32::from(repeats));
+        assert!(matches!(next, Next::Check(_)), "perhaps it is the owner no more: {next:?}");
+        scene.put("routes/orders/t1", r#"{"owner":"b","epoch":6}"#, 11);
+        let next = scene.step(&mut exchange, Input::Found(answered(scene.now)));
+        assert_eq!(matches!(next, Next::Forward(..)), repeats, "{next:?}");
+        assert!(repeats || matches!(next, Next::Answer(Code::UpstreamTls)), "{next:?}");
+    }
+}
+
+#[test]
 fn another_owner_after_a_refused_connection_is_a_hop() {
     let mut scene = Scene::new(&[("policies/default", r#"{"max_hops":1}"#)]);
     let (mut exchange, _first) = scene.started();

@@ -16,8 +16,8 @@ use waypost_conf::{self as conf, Name, Record, RecordKey, RouteState};
 pub use many::Met;
 
 use super::{
-    CertificateRecord, Names, Read, ReadAhead, Records, RequestKey, Route, Routes, Service, ServiceId, Source, State, Table, TableId,
-    UpstreamId, records::record_of,
+    Names, Read, ReadAhead, Recorded, Records, RequestKey, Route, Routes, Service, ServiceId, Source, State, Table, TableId, UpstreamId,
+    records::record_of,
 };
 use crate::{
     Endpoint, Upstream,
@@ -89,6 +89,8 @@ pub struct Builder {
     services_touched: bool,
     upstreams_touched: BTreeSet<Name>,
     certificates_touched: bool,
+    /// What an upstream's record says of TLS.
+    secured_touched: bool,
 }
 
 /// The parts of the last table that the next one shares where nothing touched them.
@@ -99,7 +101,8 @@ struct Compiled {
     matcher: Arc<Matcher>,
     upstreams: Arc<Vec<Option<Arc<Upstream>>>>,
     policies: Arc<HashMap<Name, Arc<conf::Policy>>>,
-    certificates: Arc<BTreeMap<Name, CertificateRecord>>,
+    certificates: Arc<BTreeMap<Name, Recorded<conf::Certificate>>>,
+    secured: Arc<BTreeMap<Name, Recorded<Arc<conf::UpstreamTls>>>>,
     clashes: Vec<Clash>,
     warnings: Arc<Vec<Warning>>,
 }
@@ -116,7 +119,9 @@ impl Builder {
             (RecordKey::Route { service, key }, Record::Route(value)) => self.put_route(service, key, &value, meta),
             (RecordKey::Upstream(name), Record::Upstream(value)) => {
                 self.orphans.remove(name);
-                self.upstreams.insert(name.clone(), Kept { value, meta });
+                self.secured_touched |= value.tls.is_some();
+                let before = self.upstreams.insert(name.clone(), Kept { value, meta });
+                self.secured_touched |= is_secured(before.as_ref());
                 self.upstreams_touched.insert(name.clone());
             }
             (RecordKey::Endpoint { upstream, id }, Record::Endpoint(value)) => {
@@ -174,7 +179,10 @@ impl Builder {
                 self.services_touched = true;
                 set(self.services.get_mut(name), meta);
             }
-            RecordKey::Upstream(name) => set(self.upstreams.get_mut(name), meta),
+            RecordKey::Upstream(name) => {
+                self.secured_touched |= is_secured(self.upstreams.get(name));
+                set(self.upstreams.get_mut(name), meta);
+            }
             RecordKey::Endpoint { upstream, id } => {
                 self.upstreams_touched.insert(upstream.clone());
                 set(self.endpoints.get_mut(upstream).and_then(|ids| ids.get_mut(id)), meta);
@@ -202,7 +210,7 @@ impl Builder {
             }
             RecordKey::Upstream(name) => {
                 self.orphans.remove(name);
-                self.upstreams.remove(name);
+                self.secured_touched |= is_secured(self.upstreams.remove(name).as_ref());
                 self.upstreams_touched.insert(name.clone());
             }
             RecordKey::Endpoint { upstream, id } => self.remove_endpoint(upstream, id),
@@ -360,10 +368,14 @@ impl Builder {
             self.compile_services();
         }
         if std::mem::take(&mut self.certificates_touched) {
-            let certificates = self.certificates.iter().map(|(name, Kept { value, meta })| {
-                (name.clone(), CertificateRecord { value: value.clone(), revision: meta.mod_revision })
-            });
+            let certificates = self
+                .certificates
+                .iter()
+                .map(|(name, Kept { value, meta })| (name.clone(), Recorded { value: value.clone(), revision: meta.mod_revision }));
             self.compiled.certificates = Arc::new(certificates.collect());
+        }
+        if std::mem::take(&mut self.secured_touched) {
+            self.compiled.secured = Arc::new(self.secured());
         }
         if self.routes.settle() || touched {
             self.compiled.warnings = Arc::new(self.warnings());
@@ -383,6 +395,7 @@ impl Builder {
             upstreams: Arc::clone(&compiled.upstreams),
             policies: Arc::clone(&compiled.policies),
             certificates: Arc::clone(&compiled.certificates),
+            secured: Arc::clone(&compiled.secured),
             routes: self.routes.clone(),
             read_ahead: Arc::new(self.read_ahead.clone()),
             warnings: Arc::clone(&compiled.warnings),
@@ -468,9 +481,19 @@ impl Builder {
             protocol: record.protocol,
             stale_aware: record.stale_aware,
             public_url: record.public_url.clone(),
+            tls: record.tls.clone(),
             endpoints: endpoints.into_iter().map(|(endpoint, _)| endpoint).collect(),
             turn: last.map(|last| Arc::clone(&last.turn)).unwrap_or_default(),
         })
+    }
+
+    fn secured(&self) -> BTreeMap<Name, Recorded<Arc<conf::UpstreamTls>>> {
+        let upstreams = self.compiled.upstreams.iter().flatten();
+        let secured = upstreams.filter_map(|upstream| {
+            let revision = self.upstreams.get(&upstream.name)?.meta.mod_revision;
+            Some((upstream.name.clone(), Recorded { value: Arc::clone(upstream.tls.as_ref()?), revision }))
+        });
+        secured.collect()
     }
 
     fn compile_services(&mut self) {
@@ -550,6 +573,10 @@ impl Builder {
         });
         clashes.chain(services).chain(endpoints).chain(routes).collect()
     }
+}
+
+fn is_secured(upstream: Option<&Kept<conf::Upstream>>) -> bool {
+    upstream.is_some_and(|kept| kept.value.tls.is_some())
 }
 
 fn set<T>(kept: Option<&mut Kept<T>>, meta: Meta) {

@@ -17,7 +17,7 @@ use std::{
     sync::Arc,
 };
 
-use waypost_conf::{Certificate, KeySource, Match, Name, Policy};
+use waypost_conf::{Certificate, KeySource, Match, Name, Policy, UpstreamTls};
 
 pub use builder::{Builder, Met, Meta, Publication, Warning};
 pub use example::Example;
@@ -170,17 +170,18 @@ pub struct Table {
     /// By upstream number; `None` where something names an upstream without a record.
     upstreams: Arc<Vec<Option<Arc<Upstream>>>>,
     policies: Arc<HashMap<Name, Arc<Policy>>>,
-    certificates: Arc<BTreeMap<Name, CertificateRecord>>,
+    certificates: Arc<BTreeMap<Name, Recorded<Certificate>>>,
+    secured: Arc<BTreeMap<Name, Recorded<Arc<UpstreamTls>>>>,
     routes: Routes,
     read_ahead: Arc<ReadAhead>,
     warnings: Arc<Vec<Warning>>,
 }
 
-/// A certificate for listeners, as it was written.
+/// What a record says, as it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CertificateRecord {
-    /// The record.
-    pub value: Certificate,
+pub struct Recorded<T> {
+    /// The record, or the part of it.
+    pub value: T,
     /// Its revision in the store.
     pub revision: u64,
 }
@@ -216,8 +217,13 @@ impl Table {
     }
 
     /// The certificates for listeners, as written; the same `Arc` while none has changed.
-    pub fn certificates(&self) -> &Arc<BTreeMap<Name, CertificateRecord>> {
+    pub fn certificates(&self) -> &Arc<BTreeMap<Name, Recorded<Certificate>>> {
         &self.certificates
+    }
+
+    /// How connections to upstreams are made secure, by upstream; the same `Arc` while none has changed.
+    pub fn secured(&self) -> &Arc<BTreeMap<Name, Recorded<Arc<UpstreamTls>>>> {
+        &self.secured
     }
 
     /// The service that a request belongs to. `authority` and `path` as sent.

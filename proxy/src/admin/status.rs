@@ -28,13 +28,14 @@ pub(super) fn status(shared: &Shared) -> Value {
     let warnings =
         warnings.chain(table.into_iter().flat_map(Table::warnings).map(|warning| format!("{}: {}", warning.key, warning.message)));
     let warnings = warnings.chain(long_frozen(shared));
-    let certificates = shared.certificates.told();
-    let said = certificates.iter().flat_map(|told| told.warnings.iter().map(|said| format!("certificates/{}: {said}", told.name)));
+    let (certificates, upstreams) = (shared.certificates.told(), shared.upstreams.told());
+    let of_tls = || certificates.iter().chain(upstreams.iter());
+    let said = of_tls().flat_map(|told| told.warnings.iter().map(|said| format!("{}: {said}", told.key)));
     let warnings = warnings.chain(said);
     let quarantined = gold.quarantined.iter().map(|held| json!({ "key": held.key, "revision": held.revision, "reason": held.reason }));
-    let unusable = certificates.iter().filter_map(|told| {
+    let unusable = of_tls().filter_map(|told| {
         let reason = told.fault.as_ref()?;
-        Some(json!({ "key": format!("{}/certificates/{}", gold.prefix, told.name), "revision": told.revision, "reason": reason }))
+        Some(json!({ "key": format!("{}/{}", gold.prefix, told.key), "revision": told.revision, "reason": reason }))
     });
     let quarantined = quarantined.chain(unusable);
     let mut status = json!({
@@ -68,6 +69,7 @@ pub(super) fn status(shared: &Shared) -> Value {
             "digest": format!("{:032x}", table.map_or(0, Table::digest)),
         },
         "certificates": certificates.iter().map(certificate).collect::<Vec<_>>(),
+        "upstream_tls": upstreams.iter().map(upstream_tls).collect::<Vec<_>>(),
         "hints": { "count": shared.hints.len(), "refuted": shared.hints.refuted(), "newest": hints(shared, table) },
         "quarantined": quarantined.collect::<Vec<_>>(),
         "held_back": &*gold.held_back,
@@ -123,6 +125,12 @@ fn long_frozen(shared: &Shared) -> Vec<String> {
 /// A certificate: when what is in force of it ends, `null` if nothing is.
 fn certificate(told: &Told) -> Value {
     json!({ "name": told.name, "not_after": told.not_after.map(|ends| humantime::format_rfc3339_seconds(ends).to_string()) })
+}
+
+/// What an upstream's record names for TLS: whether all of it is in force, and when the certificate that it is shown ends, if there is one.
+fn upstream_tls(told: &Told) -> Value {
+    let ends = told.not_after.map(|ends| humantime::format_rfc3339_seconds(ends).to_string());
+    json!({ "name": told.name, "in_force": told.fault.is_none(), "not_after": ends })
 }
 
 /// The last comparison of the table with all that the store holds.

@@ -32,7 +32,7 @@ use crate::{
     recent::Recent,
     server::{self, Background, Bound, Door, Ended, Process},
     state::{Shared, Tunable},
-    tls::{Certificates, Handshake},
+    tls::{Certificates, Handshake, Upstreams},
     upgrade::{self, Place, Taken, Waiting},
 };
 
@@ -230,6 +230,7 @@ pub(super) fn shared(
         access_log,
         recent: Recent::default(),
         certificates,
+        upstreams: Upstreams::default(),
         draining: false.into(),
         watchers: Arc::new(tokio::sync::Semaphore::new(admin::MAX_WATCHERS)),
         record_readers: Arc::new(tokio::sync::Semaphore::new(admin::MAX_READERS)),

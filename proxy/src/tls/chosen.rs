@@ -9,10 +9,19 @@ use std::{
 
 use arc_swap::ArcSwap;
 use rustls::{
+    crypto::CryptoProvider,
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
 use waypost_conf::{Certificate, HostPattern, Name};
+use waypost_policy::Table;
+
+use super::{
+    certificates::{self, Loaded},
+    keeper::{Kind, Records, Told},
+    sources::{Material, Sources},
+};
+use crate::state::Shared;
 
 type ByHost = HashMap<Box<str>, Arc<CertifiedKey>, ahash::RandomState>;
 
@@ -23,18 +32,50 @@ pub(crate) struct Certificates {
     told: Mutex<Arc<Vec<Told>>>,
 }
 
-/// What is known of a record.
-#[derive(Clone, Debug)]
-pub(crate) struct Told {
-    pub(crate) name: Name,
-    /// The record's revision in the store.
-    pub(crate) revision: u64,
-    /// Of the certificate in force, if there is one.
-    pub(crate) not_after: Option<SystemTime>,
-    /// Why what the record names now is not in force, if it is not.
-    pub(crate) fault: Option<String>,
-    /// What a person should look at.
-    pub(crate) warnings: Vec<String>,
+/// The records of certificates for listeners.
+pub(super) struct OfListeners;
+
+impl Kind for OfListeners {
+    type Record = Certificate;
+    type Loaded = Loaded;
+    type InForce = Chosen;
+    const FOLDER: &'static str = "certificates";
+    const NONE: &'static str = "there is none to show";
+
+    fn records(table: &Table) -> &Records<Certificate> {
+        table.certificates()
+    }
+
+    fn read(record: &Certificate, sources: &mut Sources) -> Result<Material, String> {
+        let own = (sources.certificates("certificate", &record.cert)?, sources.private_key(&record.key)?);
+        Ok(Material { ca: None, own: Some(own) })
+    }
+
+    fn load(_: &Certificate, material: &Material, provider: &CryptoProvider, now: SystemTime) -> Result<Loaded, String> {
+        let (chain, key) = material.own.as_ref().ok_or("the record names no certificate")?;
+        certificates::load(chain, &certificates::private_key(key)?, provider, now)
+    }
+
+    fn not_after(loaded: &Loaded) -> Option<SystemTime> {
+        Some(loaded.not_after)
+    }
+
+    fn shows_certificate(_: &Certificate) -> bool {
+        true
+    }
+
+    fn add(to: &mut Chosen, _: &Name, record: &Certificate, loaded: Option<&Loaded>) -> Vec<String> {
+        let Some(loaded) = loaded else { return Vec::new() };
+        let (taken, unnamed) = (to.add(record, &loaded.key), loaded.unnamed(&record.hosts));
+        let taken = (!taken.is_empty()).then(|| format!("another certificate is used for {}", taken.join(", ")));
+        let unnamed =
+            (!unnamed.is_empty()).then(|| format!("the certificate does not name {}: clients refuse it there", unnamed.join(", ")));
+        taken.into_iter().chain(unnamed).collect()
+    }
+
+    fn put(shared: &Shared, in_force: Chosen, told: Vec<Told>) {
+        shared.certificates.set(in_force, told);
+    }
 }
 
 /// By name: an exact one beats a wildcard, a longer wildcard a shorter one, then the default.
@@ -84,7 +125,7 @@ impl Chosen {
 
 impl Certificates {
     /// From now on these are in force.
-    pub(super) fn set(&self, chosen: Chosen, told: Vec<Told>) {
+    fn set(&self, chosen: Chosen, told: Vec<Told>) {
         self.chosen.store(Arc::new(chosen));
         // A poisoned lock guards plain data.
         *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(told);

@@ -34,9 +34,9 @@ use super::{
     headers::{self, ReplyHead, RequestHead},
     http2,
 };
-use crate::{access_log::Line, metrics::InFlight, state::Shared};
+use crate::{access_log::Line, metrics::InFlight, state::Shared, tls};
 use guarding::Guarded;
-use owner::{Connecting, Connections, is_unprocessed, why_unconnected};
+use owner::{Connecting, Connections, is_unprocessed};
 use session::{blame, body_of, can_be_followed, has_answered, is_call, is_http2, is_soon_read, is_too_large_to_replay};
 
 /// The general lane as the front door calls it.
@@ -60,6 +60,7 @@ const AFTER_ANSWER: Duration = Duration::from_secs(1);
 /// Makes the general lane; `threads` is the number of worker threads of its runtime.
 pub(crate) fn general_lane(shared: Arc<Shared>, threads: usize) -> General {
     let settings = ServerConf { threads, max_retries: MAX_ATTEMPTS, upstream_keepalive_pool_size: UPSTREAM_POOL, ..ServerConf::default() };
+    let settings = ServerConf { ca_file: tls::ca_file(), ..settings };
     pingora_proxy::http_proxy(&Arc::new(settings), GeneralLane { shared, connections: Connections::default() })
 }
 
@@ -85,6 +86,8 @@ pub(crate) struct Request {
     /// The slot and stamp of the present attempt.
     attempt: Option<(Lease, Stamp)>,
     dispatched: Option<Instant>,
+    /// How far its connection has come, where it is a secure one.
+    reached: tls::Reached,
     /// Time spent waiting for owners, over all attempts.
     upstream_time: Duration,
     /// What the proxy answers by itself, in the end.
@@ -206,6 +209,7 @@ impl ProxyHttp for GeneralLane {
             place: None,
             attempt: None,
             dispatched: None,
+            reached: tls::Reached::default(),
             upstream_time: Duration::ZERO,
             answer: None,
             guarded: Guarded::default(),
@@ -280,7 +284,7 @@ impl ProxyHttp for GeneralLane {
         loop {
             match ctx.pending.take() {
                 Some(Next::Forward(lease, stamp)) => {
-                    let peer = self.peer(session, ctx, &lease);
+                    let peer = self.peer(session, ctx, &lease).await;
                     ctx.connecting = self.connections.turn(&peer).await;
                     ctx.attempt = Some((lease, stamp));
                     ctx.dispatched = Some(Instant::now());
@@ -307,7 +311,6 @@ impl ProxyHttp for GeneralLane {
         _digest: Option<&Digest>,
         ctx: &mut Self::CTX,
     ) -> Result<()> {
-        ctx.connecting = None;
         if let Some(dispatched) = ctx.dispatched.filter(|_| !reused) {
             self.shared.metrics.connect_seconds(dispatched.elapsed());
         }
@@ -315,6 +318,9 @@ impl ProxyHttp for GeneralLane {
     }
 
     async fn upstream_request_filter(&self, session: &mut Session, head: &mut RequestHeader, ctx: &mut Self::CTX) -> Result<()> {
+        if let Some(connecting) = ctx.connecting.take() {
+            connecting.found(head.version);
+        }
         let (Some(connection), Some((lease, stamp))) = (&ctx.connection, &ctx.attempt) else {
             return Error::e_explain(ErrorType::InternalError, "an attempt came without its lease");
         };
@@ -453,7 +459,7 @@ impl ProxyHttp for GeneralLane {
         if let Some(connecting) = ctx.connecting.take() {
             connecting.fail();
         }
-        let failure = why_unconnected(&error);
+        let failure = self.why_unconnected(ctx, &error);
         self.after_failure(session, ctx, error, failure, Sent::Nothing)
     }
 
@@ -476,6 +482,7 @@ impl ProxyHttp for GeneralLane {
         }
         error.set_retry(false);
         let (failure, code) = blame(session, ctx, &error, reused);
+        failure.inspect(|failure| self.shared.upstreams.tell(&ctx.attempt, *failure, &error));
         if has_answered(session) {
             // Too late for another answer; the client sees it cut short, and the log why.
             Self::end_attempt(ctx);

@@ -1,8 +1,9 @@
 //! Connections to owners for requests that ask to switch protocols.
 //!
 //! pingora takes such an exchange for ended if it sees the owner's 101 before it has seen the end of the request, which is empty and
-//! already waiting (its issue 946). It looks at both in random order, so a fast owner was cut off now and then. Here the first
-//! look for an answer finds none and is repeated at once; by then the end of the request has been seen.
+//! already waiting (its issue 946). It looks at both in random order, so a fast owner was cut off now and then. Here the first look
+//! behind whatever was written finds nothing and is repeated at once: so is the first look for an answer, and by then the end of the
+//! request has been seen. (What a handshake writes and reads before is none of it.)
 
 use std::{
     io,
@@ -54,6 +55,7 @@ impl Connect for UpgradeConnector {
 #[derive(Debug)]
 struct LateReader {
     socket: TcpStream,
+    /// Since the last write.
     has_looked: bool,
     deadline: Arc<Deadline>,
     /// A write has found the stream over.
@@ -102,6 +104,7 @@ impl AsyncWrite for LateReader {
             this.is_cut = true;
             return Poll::Ready(Err(over));
         }
+        this.has_looked = false;
         Pin::new(&mut this.socket).poll_write(context, bytes)
     }
 

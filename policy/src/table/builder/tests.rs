@@ -77,3 +77,22 @@ fn doubtful_names_are_warnings_and_the_default_policy_stands_in() {
         assert!(said.iter().any(|said| said.contains(wanted)), "{wanted}: {said:?}");
     }
 }
+
+#[test]
+fn what_secures_upstreams_is_kept_while_only_other_things_change() {
+    let mut builder = builder(&[("upstreams/u", r#"{"tls":{"sni":"a"}}"#), ("upstreams/v", "{}")]);
+    let first = publish(&mut builder, 1);
+    let names = |table: &Table| table.secured().iter().map(|(name, tls)| (name.to_string(), tls.value.sni.clone())).collect::<Vec<_>>();
+    let sni = |name: &str, sni: &str| (name.to_owned(), Some(sni.to_owned()));
+    assert_eq!(names(&first), [sni("u", "a")]);
+    announce(&mut builder, "one", "127.0.0.1:2", true);
+    put(&mut builder, "upstreams/v", r#"{"balance":"round_robin"}"#, 2);
+    let second = publish(&mut builder, 2);
+    assert!(Arc::ptr_eq(first.secured(), second.secured()));
+    put(&mut builder, "upstreams/v", r#"{"tls":{"sni":"b"}}"#, 3);
+    assert_eq!(names(&publish(&mut builder, 3)), [sni("u", "a"), sni("v", "b")]);
+    put(&mut builder, "upstreams/u", "{}", 4);
+    assert_eq!(names(&publish(&mut builder, 4)), [sni("v", "b")]);
+    builder.remove(&RecordKey::parse(b"upstreams/v").unwrap());
+    assert_eq!(names(&publish(&mut builder, 5)), []);
+}

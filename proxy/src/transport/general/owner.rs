@@ -5,7 +5,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -20,7 +23,7 @@ use waypost_conf::Protocol;
 use waypost_policy::{Failure, Lease};
 
 use super::{GeneralLane, Request, millis};
-use crate::transport::upgrade::UpgradeConnector;
+use crate::{tls, transport::upgrade::UpgradeConnector};
 
 /// How long a connection to an upstream may lie idle in the pool.
 const IDLE: Duration = Duration::from_secs(55);
@@ -46,6 +49,8 @@ struct Turns {
     turn: Arc<tokio::sync::Mutex<()>>,
     /// Tells those who wait that there was no connection.
     failed: Notify,
+    /// The owner has chosen HTTP/1.1, of which each request needs a connection of its own.
+    is_unshared: AtomicBool,
 }
 
 /// The turn of one request, until it has found its connection.
@@ -62,6 +67,9 @@ impl Connections {
             return None;
         }
         let turns = self.of(peer.reuse_hash());
+        if turns.is_unshared.load(Ordering::Relaxed) {
+            return None;
+        }
         tokio::select! {
             biased;
             turn = Arc::clone(&turns.turn).lock_owned() => Some(Connecting { turns, _turn: turn }),
@@ -80,6 +88,11 @@ impl Connections {
 }
 
 impl Connecting {
+    /// There is one of this version.
+    pub(super) fn found(self, version: Version) {
+        self.turns.is_unshared.store(version != Version::HTTP_2, Ordering::Relaxed);
+    }
+
     /// There is no connection.
     pub(super) fn fail(self) {
         self.turns.failed.notify_waiters();
@@ -88,7 +101,7 @@ impl Connecting {
 
 impl GeneralLane {
     /// The next attempt's peer.
-    pub(super) fn peer(&self, session: &Session, ctx: &Request, lease: &Lease) -> Box<HttpPeer> {
+    pub(super) async fn peer(&self, session: &mut Session, ctx: &mut Request, lease: &Lease) -> Box<HttpPeer> {
         let timeouts = &ctx.exchange.policy().timeouts;
         let mut peer = HttpPeer::new(lease.socket_addr(), false, String::new());
         let options = &mut peer.options;
@@ -112,7 +125,19 @@ impl GeneralLane {
             // A group of its own: it is made for this request and not used again.
             peer.group_key = fastrand::u64(1..);
         }
+        ctx.reached = tls::secure(&self.shared, &mut peer, lease).await;
         Box::new(peer)
+    }
+
+    /// Why there is no connection.
+    pub(super) fn why_unconnected(&self, ctx: &Request, error: &Error) -> Failure {
+        let failure = match error.etype() {
+            _ if ctx.reached.fails_by(error) => Failure::Tls,
+            ErrorType::ConnectTimedout => Failure::ConnectTimeout,
+            _ => Failure::Connect,
+        };
+        self.shared.upstreams.tell(&ctx.attempt, failure, error);
+        failure
     }
 
     /// The highest and the lowest version to be spoken. A guard speaks to its backend as it was spoken to.
@@ -130,17 +155,6 @@ impl GeneralLane {
             Protocol::H2 => (2, 2),
             Protocol::Auto => (2, 1),
         }
-    }
-}
-
-/// Why there is no connection.
-pub(super) fn why_unconnected(error: &Error) -> Failure {
-    match error.etype() {
-        ErrorType::ConnectTimedout => Failure::ConnectTimeout,
-        ErrorType::TLSHandshakeFailure | ErrorType::TLSHandshakeTimedout | ErrorType::TLSWantX509Lookup | ErrorType::InvalidCert => {
-            Failure::Tls
-        }
-        _ => Failure::Connect,
     }
 }
 

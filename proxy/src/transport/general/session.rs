@@ -6,9 +6,12 @@ use pingora_proxy::Session;
 use waypost_policy::{Body, Code, Failure};
 
 use super::{DRAINED_BYTES, REPLAY_BYTES, Request};
-use crate::transport::{
-    deadline::{Deadline, Phase},
-    grpc, headers,
+use crate::{
+    tls,
+    transport::{
+        deadline::{Deadline, Phase},
+        grpc, headers,
+    },
 };
 
 /// Whether an answer has begun; an interim one is none.
@@ -79,6 +82,7 @@ pub(super) fn blame(session: &mut Session, ctx: &Request, error: &Error, reused:
         (None, ErrorSource::Downstream) => (None, None),
         (None, _) => {
             let failure = match error.etype() {
+                _ if tls::is_refusal(error) => Failure::Tls,
                 ErrorType::ReadTimedout | ErrorType::WriteTimedout => Failure::FirstByteTimeout,
                 ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError | ErrorType::H2Error => {
                     Failure::Reset { reused }
