@@ -136,6 +136,10 @@ pub struct Admin {
     /// The address; loopback by default.
     #[serde(deserialize_with = "address")]
     pub address: SocketAddr,
+    /// A file with the token that has to be shown; `None`: nobody has to.
+    pub token_file: Option<PathBuf>,
+    /// Whether other machines may ask without one.
+    pub insecure: bool,
 }
 
 /// The snapshot on disk.
@@ -324,6 +328,50 @@ impl Default for Bootstrap {
     }
 }
 
+impl Bootstrap {
+    /// What another version of the file says otherwise that a running process can't take up: settings, or whole sections.
+    pub fn fixed_differences(&self, other: &Self) -> Vec<&'static str> {
+        let differs = [
+            ("gold", self.gold != other.gold),
+            ("listener", self.listeners != other.listeners),
+            ("admin.address", self.admin.address != other.admin.address),
+            ("admin.insecure", self.admin.insecure != other.admin.insecure),
+            ("snapshot.path", self.snapshot != other.snapshot),
+            ("limits.records", self.limits.records != other.limits.records),
+            ("upgrade.socket", self.upgrade.socket != other.upgrade.socket),
+        ];
+        differs.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
+    }
+
+    /// What another version of the file says otherwise that a running process takes up.
+    pub fn tunable_differences(&self, other: &Self) -> Vec<&'static str> {
+        let (limits, drain) = (&self.limits, &self.drain);
+        let differs = [
+            ("log.access", self.log.access != other.log.access),
+            ("log.format", self.log.format != other.log.format),
+            ("limits.connections", limits.connections != other.limits.connections),
+            ("limits.requests_per_connection", limits.requests_per_connection != other.limits.requests_per_connection),
+            ("drain.ready_delay_ms", drain.ready_delay_ms != other.drain.ready_delay_ms),
+            ("drain.idle_ms", drain.idle_ms != other.drain.idle_ms),
+            ("drain.limit_ms", drain.limit_ms != other.drain.limit_ms),
+            ("upgrade.limit_ms", self.upgrade.limit_ms != other.upgrade.limit_ms),
+            ("admin.token_file", self.admin.token_file != other.admin.token_file),
+        ];
+        differs.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
+    }
+
+    /// This one with what a running process takes up of another version.
+    pub fn tuned_by(mut self, other: &Self) -> Self {
+        let records = self.limits.records;
+        self.log = other.log.clone();
+        self.limits = ProcessLimits { records, ..other.limits };
+        self.drain = other.drain;
+        self.upgrade.limit_ms = other.upgrade.limit_ms;
+        self.admin.token_file.clone_from(&other.admin.token_file);
+        self
+    }
+}
+
 impl Listener {
     /// A plain listener that trusts nobody.
     fn at(address: SocketAddr) -> Self {
@@ -333,7 +381,7 @@ impl Listener {
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { address: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9901) }
+        Self { address: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9901), token_file: None, insecure: false }
     }
 }
 

@@ -8,7 +8,10 @@ mod writer;
 use std::{
     io,
     net::IpAddr,
-    sync::mpsc::{SyncSender, sync_channel},
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc::{SyncSender, sync_channel},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -134,8 +137,9 @@ fn micros(duration: Duration) -> u64 {
 
 /// Where the lines go.
 pub(crate) struct AccessLog {
-    queue: Option<SyncSender<Message>>,
-    format: LogFormat,
+    queue: SyncSender<Message>,
+    is_on: AtomicBool,
+    is_text: AtomicBool,
     dropped: Counter,
 }
 
@@ -146,45 +150,54 @@ impl AccessLog {
     /// If the file cannot be opened, or the thread not be started.
     pub(crate) fn open(target: &AccessTarget, format: LogFormat) -> io::Result<Self> {
         let dropped = Counter::default();
-        let queue = match Place::open(target)? {
-            None => None,
-            Some(place) => {
-                let (queue, lines) = sync_channel(QUEUE_LINES);
-                let lost = dropped.clone();
-                std::thread::Builder::new().name("access-log".to_owned()).spawn(move || Writer::new(place, lost).run(&lines))?;
-                Some(queue)
-            }
-        };
-        Ok(Self { queue, format, dropped })
+        let place = Place::open(target)?;
+        let is_on = place.is_some();
+        let (queue, lines) = sync_channel(QUEUE_LINES);
+        let lost = dropped.clone();
+        std::thread::Builder::new().name("access-log".to_owned()).spawn(move || Writer::new(place, lost).run(&lines))?;
+        Ok(Self { queue, is_on: is_on.into(), is_text: (format == LogFormat::Text).into(), dropped })
+    }
+
+    /// From now on lines go there, in this format; those so far went where they belong.
+    ///
+    /// # Errors
+    /// If the file cannot be opened, or the writer is held up; then nothing has changed.
+    pub(crate) fn change(&self, target: &AccessTarget, format: LogFormat) -> io::Result<()> {
+        let place = Place::open(target)?;
+        let is_on = place.is_some();
+        let held_up = |_| io::Error::other("its present reader takes no lines");
+        self.queue.try_send(Message::Change(place)).map_err(held_up)?;
+        self.is_on.store(is_on, Ordering::Relaxed);
+        self.is_text.store(format == LogFormat::Text, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Queues a line.
     pub(crate) fn write(&self, line: &Line<'_>) {
-        let Some(queue) = &self.queue else { return };
+        if !self.is_on.load(Ordering::Relaxed) {
+            return;
+        }
         let fields = line.fields();
-        let mut bytes = match self.format {
-            LogFormat::Json => serde_json::to_vec(&fields).unwrap_or_default(),
-            LogFormat::Text => text_line(&fields).into_bytes(),
+        let mut bytes = if self.is_text.load(Ordering::Relaxed) {
+            text_line(&fields).into_bytes()
+        } else {
+            serde_json::to_vec(&fields).unwrap_or_default()
         };
         bytes.push(b'\n');
-        if queue.try_send(Message::Line(bytes)).is_err() {
+        if self.queue.try_send(Message::Line(bytes)).is_err() {
             self.dropped.inc();
         }
     }
 
     /// Has the file opened anew, after whoever rotates it has moved it away. A move is noticed without this too, within a second.
     pub(crate) fn reopen(&self) {
-        if let Some(queue) = &self.queue {
-            let _ = queue.try_send(Message::Reopen);
-        }
+        let _ = self.queue.try_send(Message::Reopen);
     }
 
     /// Waits until the lines so far are written, or for `limit` if nobody takes them.
     pub(crate) fn flush(&self, limit: Duration) {
         let (done, written) = sync_channel(1);
-        if let Some(queue) = &self.queue
-            && queue.try_send(Message::Flush(done)).is_ok()
-        {
+        if self.queue.try_send(Message::Flush(done)).is_ok() {
             let _ = written.recv_timeout(limit);
         }
     }

@@ -172,6 +172,9 @@ pub(crate) struct RunArgs {
     /// Where the admin endpoints are; 127.0.0.1:9901 by default
     #[arg(long, env = "WAYPOST_ADMIN", value_name = "ADDR", value_parser = address)]
     pub(crate) admin: Option<SocketAddr>,
+    /// A file with the token that the admin endpoints want; required if other machines can reach them
+    #[arg(long, env = "WAYPOST_ADMIN_TOKEN_FILE", value_name = "FILE")]
+    pub(crate) admin_token_file: Option<PathBuf>,
     /// Where the table is kept for a start without the store; by default in the state directory, named after --id
     #[arg(long, env = "WAYPOST_SNAPSHOT", value_name = "PATH")]
     pub(crate) snapshot: Option<PathBuf>,
@@ -221,6 +224,9 @@ pub(crate) struct GuardArgs {
     /// Where the admin endpoints are; 127.0.0.1:9901 by default
     #[arg(long, env = "WAYPOST_ADMIN", value_name = "ADDR", value_parser = address)]
     pub(crate) admin: Option<SocketAddr>,
+    /// A file with the token that the admin endpoints want; required if other machines can reach them
+    #[arg(long, env = "WAYPOST_ADMIN_TOKEN_FILE", value_name = "FILE")]
+    pub(crate) admin_token_file: Option<PathBuf>,
     /// Worker threads; one a core by default
     #[arg(long, env = "WAYPOST_THREADS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
@@ -265,6 +271,9 @@ pub(crate) struct CheckArgs {
     /// Prove that the table of the proxy with this admin address is what the store has, or list what differs
     #[arg(long, value_name = "ADMIN", conflicts_with = "files")]
     pub(crate) against: Option<String>,
+    /// With --against: a file with the token to show there
+    #[arg(long, env = "WAYPOST_ADMIN_TOKEN_FILE", value_name = "FILE")]
+    pub(crate) admin_token_file: Option<PathBuf>,
     /// For machines: one JSON object
     #[arg(long)]
     pub(crate) json: bool,
@@ -404,11 +413,21 @@ pub(crate) struct RouteSetArgs {
     pub(crate) gold: GoldArgs,
 }
 
-#[derive(Debug, Args)]
-pub(crate) struct StatusArgs {
+/// A running proxy's admin endpoints; the same for every command that asks them.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct AdminArgs {
     /// The proxy's admin address
     #[arg(long, env = "WAYPOST_ADMIN", value_name = "ADDR", default_value = "127.0.0.1:9901")]
     pub(crate) admin: String,
+    /// A file with the token to show there
+    #[arg(long, env = "WAYPOST_ADMIN_TOKEN_FILE", value_name = "FILE")]
+    pub(crate) admin_token_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
     /// For machines: /status as it is
     #[arg(long)]
     pub(crate) json: bool,
@@ -416,9 +435,8 @@ pub(crate) struct StatusArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct WatchArgs {
-    /// The proxy's admin address
-    #[arg(long, env = "WAYPOST_ADMIN", value_name = "ADDR", default_value = "127.0.0.1:9901")]
-    pub(crate) admin: String,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
     /// Only what concerns this service, and the whole table
     #[arg(long, value_name = "SERVICE")]
     pub(crate) service: Option<String>,
@@ -439,9 +457,8 @@ pub(crate) struct ExplainArgs {
     /// A header; may be given several times
     #[arg(long, short = 'H', value_name = "NAME: VALUE")]
     pub(crate) header: Vec<String>,
-    /// The proxy's admin address
-    #[arg(long, env = "WAYPOST_ADMIN", value_name = "ADDR", default_value = "127.0.0.1:9901")]
-    pub(crate) admin: String,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
     /// For machines: the answer of /explain as it is
     #[arg(long)]
     pub(crate) json: bool,

@@ -2,7 +2,10 @@
 //!
 //! This is the one place where the bootstrap file is found and read, and where conf's types become those of the other crates.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use waypost_conf::{Bootstrap, DEFAULT_PREFIX, Diagnostic, GoldSource, check_endpoint, check_prefix, parse_bootstrap};
 use waypost_watcher::{Credentials, EtcdPlace, GoldPlace, files::why};
@@ -34,11 +37,19 @@ pub(crate) fn bootstrap(args: &GoldArgs) -> Result<BootstrapFile, Failed> {
     let Some(path) = found else {
         return Ok(BootstrapFile { path: None, content: Bootstrap::default() });
     };
+    let content = read_bootstrap(&path)?;
+    Ok(BootstrapFile { path: Some(path), content })
+}
+
+/// Reads a bootstrap file.
+///
+/// # Errors
+/// Exit 2 if it can't be read, or has faults, each with its line.
+pub(crate) fn read_bootstrap(path: &Path) -> Result<Bootstrap, Failed> {
     let name = path.display().to_string();
     let text =
-        fs::read_to_string(&path).map_err(|error| Failed::unusable(format!("the bootstrap file {name} can't be read: {}", why(&error))))?;
-    let content = parse_bootstrap(&name, &text).map_err(|faults| Failed::unusable(lines(&faults)))?;
-    Ok(BootstrapFile { path: Some(path), content })
+        fs::read_to_string(path).map_err(|error| Failed::unusable(format!("the bootstrap file {name} can't be read: {}", why(&error))))?;
+    parse_bootstrap(&name, &text).map_err(|faults| Failed::unusable(lines(&faults)))
 }
 
 /// Where the gold copy is: flags and environment first, then the bootstrap file, then etcd on this machine.

@@ -68,13 +68,19 @@ async fn fetch_unlimited(address: &str, method: Method, path: &str, headers: &[(
 ///
 /// # Errors
 /// A few words, if the stream did not come or end, or a line was refused.
-pub(crate) async fn lines(address: &str, path: &str, mut each: impl FnMut(&[u8]) -> Result<(), String>) -> Result<(), String> {
+pub(crate) async fn lines(
+    address: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    mut each: impl FnMut(&[u8]) -> Result<(), String>,
+) -> Result<(), String> {
     let say = |error: hyper::Error| error.to_string();
     let slow = |_| format!("nothing more within {LIMIT:?}");
     let stream = tokio::time::timeout(LIMIT, TcpStream::connect(address)).await.map_err(slow)?.map_err(|error| not_connected(&error))?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(say)?;
     tokio::spawn(connection);
-    let request = Request::get(path).header("host", address).body(Full::<Bytes>::default()).map_err(|error| error.to_string())?;
+    let request = headers.iter().fold(Request::get(path).header("host", address), |request, (name, value)| request.header(*name, *value));
+    let request = request.body(Full::<Bytes>::default()).map_err(|error| error.to_string())?;
     let answer = tokio::time::timeout(LIMIT, sender.send_request(request)).await.map_err(slow)?.map_err(say)?;
     if answer.status() != StatusCode::OK {
         return Err(format!("it answers {} for {path}", answer.status()));

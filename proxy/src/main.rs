@@ -5,6 +5,7 @@
 
 mod access_log;
 mod admin;
+mod admin_client;
 mod cli;
 mod clock;
 mod commands;
@@ -19,6 +20,7 @@ mod local_etcd;
 mod metrics;
 mod proxy_protocol;
 mod recent;
+mod reload;
 mod resolver;
 mod server;
 mod state;

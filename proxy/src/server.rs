@@ -18,7 +18,7 @@ use std::{
 };
 
 use accept::{Accepting, Room, accept};
-pub(crate) use accept::{Bound, Door};
+pub(crate) use accept::{Bound, Terms};
 use signals::{Signal, Signals};
 use tokio::{
     net::TcpListener,
@@ -27,7 +27,9 @@ use tokio::{
 };
 
 use crate::{
-    admin, resolver,
+    admin,
+    reload::Reload,
+    resolver,
     state::{self, Shared},
     tls::{keep_certificates, keep_upstreams},
     transport::general_lane,
@@ -51,6 +53,8 @@ pub(crate) struct Process {
     pub(crate) taken: Option<Taken>,
     /// Called when another process has taken over.
     pub(crate) handed_over: Box<dyn FnOnce() + Send>,
+    /// What SIGHUP does.
+    pub(crate) reload: Reload,
 }
 
 /// What goes on without any request. Ends when dropped.
@@ -99,7 +103,7 @@ pub(crate) async fn run(
     if let Some(taken) = process.taken {
         taken.serving().await;
     }
-    match until_asked(&shared, &mut signals, sockets, process.place).await {
+    match until_asked(&shared, &mut signals, sockets, process.place.as_ref(), &process.reload).await {
         Asked::Interrupt => return Ok(Ended::Interrupted),
         Asked::HandedOver => {
             let _ = hand_over.send(true);
@@ -111,7 +115,7 @@ pub(crate) async fn run(
             // Answers say already that their connections end with them.
             tokio::select! {
                 () = take_leave(&shared) => {}
-                () = signals.interrupted(|| shared.access_log.reopen()) => return Ok(Ended::Interrupted),
+                () = signals.interrupted(|| process.reload.hang_up(&shared)) => return Ok(Ended::Interrupted),
             }
         }
     }
@@ -123,7 +127,7 @@ pub(crate) async fn run(
         () = tokio::time::sleep(limit) => {
             tracing::warn!(connections = room.open(), in_flight = shared.metrics.in_flight(), "what is still under way after {limit:?} is cut");
         }
-        () = signals.interrupted(|| shared.access_log.reopen()) => return Ok(Ended::Interrupted),
+        () = signals.interrupted(|| process.reload.hang_up(&shared)) => return Ok(Ended::Interrupted),
     }
     accept_loops.shutdown().await;
     background.0.shutdown().await;
@@ -141,7 +145,7 @@ enum Asked {
 type Giving = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 
 /// Waits for a signal that ends the process. `sockets` are copies of its listening sockets, closed when this returns.
-async fn until_asked(shared: &Shared, signals: &mut Signals, sockets: Vec<OwnedFd>, place: Option<Place>) -> Asked {
+async fn until_asked(shared: &Shared, signals: &mut Signals, sockets: Vec<OwnedFd>, place: Option<&Place>, reload: &Reload) -> Asked {
     let mut giving: Option<Giving> = None;
     loop {
         let signal = tokio::select! {
@@ -164,14 +168,9 @@ async fn until_asked(shared: &Shared, signals: &mut Signals, sockets: Vec<OwnedF
                 tracing::info!(in_flight = shared.metrics.in_flight(), "SIGTERM: waiting for requests under way");
                 return Asked::Terminate;
             }
-            Signal::HangUp => {
-                shared.access_log.reopen();
-                tracing::info!(
-                    "SIGHUP: the access log is opened anew; nothing in the bootstrap file can be reread yet, restart to change it"
-                );
-            }
+            Signal::HangUp => reload.hang_up(shared),
             Signal::Quit if giving.is_some() => tracing::warn!("SIGQUIT: the sockets are being handed over already"),
-            Signal::Quit => giving = hand_over(shared, &sockets, place.as_ref()),
+            Signal::Quit => giving = hand_over(shared, &sockets, place),
         }
     }
 }

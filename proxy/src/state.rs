@@ -24,6 +24,7 @@ use waypost_watcher::{Asker, Checked, View};
 
 use crate::{
     access_log::{AccessLog, Line},
+    admin::Door,
     clock::Clock,
     guard::Guard,
     metrics::Metrics,
@@ -55,6 +56,8 @@ pub(crate) struct Shared {
     pub(crate) certificates: Arc<Certificates>,
     /// For connections to upstreams with TLS.
     pub(crate) upstreams: Upstreams,
+    /// Who may ask the admin endpoints.
+    pub(crate) admin: Door,
     pub(crate) draining: AtomicBool,
     /// A place for each that may watch the table's changes.
     pub(crate) watchers: Arc<tokio::sync::Semaphore>,

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that can't go on ends with the reason")]
 
 mod access_log;
+mod admin_door;
 mod answers;
 mod atomic;
 mod commands;
@@ -41,6 +42,7 @@ mod requests;
 mod restarts;
 mod routing;
 mod scene;
+mod secrets;
 mod smuggling;
 mod snapshot;
 mod stage;

@@ -1,6 +1,7 @@
 //! Restarts: sockets that are handed to another process, and what a drain ends when.
 
 mod load;
+mod reload;
 
 use std::{net::SocketAddr, time::Duration};
 

@@ -9,7 +9,7 @@ use waypost_tests::{Peer, RawBackend, RawRequest, Waypost, until, until_true};
 pub(crate) struct Stage {
     pub(crate) waypost: Waypost,
     pub(crate) backend: RawBackend,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 /// Time-outs that a test can wait for: long enough for a busy machine, each another so that the one that fired shows.
@@ -50,7 +50,12 @@ impl Stage {
         std::fs::write(&bootstrap, format!("[[listener]]\naddress = \"127.0.0.1:1\"\n{bootstrap_lines}\n")).unwrap();
         let gold = format!("file:{}", records.display());
         let waypost = Waypost::start(&gold, &["--config", bootstrap.to_str().unwrap()]).await;
-        Self { waypost, backend, _folder: folder }
+        Self { waypost, backend, folder }
+    }
+
+    /// Its bootstrap file.
+    pub(crate) fn bootstrap(&self) -> std::path::PathBuf {
+        self.folder.path().join("waypost.toml")
     }
 
     /// A raw client.

@@ -20,6 +20,8 @@ pub struct Waypost {
     command: Vec<String>,
     extra: Vec<String>,
     environment: Vec<(String, String)>,
+    /// Whether a flag says where the access log is.
+    has_log_flag: bool,
     /// Where clients connect to.
     pub listen: SocketAddr,
     /// Where its admin endpoints are.
@@ -108,6 +110,7 @@ impl Waypost {
             command,
             extra,
             environment: Vec::new(),
+            has_log_flag: true,
             listen,
             admin,
             process: None,
@@ -117,6 +120,11 @@ impl Waypost {
     /// From its next start on it has this in its environment.
     pub fn env(&mut self, name: &str, value: &str) {
         self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// From its next start on the bootstrap file says where the access log is.
+    pub fn leave_access_log_to_settings(&mut self) {
+        self.has_log_flag = false;
     }
 
     /// The gold copy that it follows.
@@ -132,7 +140,10 @@ impl Waypost {
     /// Starts the process without waiting.
     pub fn spawn(&mut self) {
         let mut command = command(&[]);
-        command.args(&self.command).args(["--gold", &self.gold, "--access-log"]).arg(self.folder.path().join("access.log"));
+        command.args(&self.command).args(["--gold", &self.gold]);
+        if self.has_log_flag {
+            command.arg("--access-log").arg(self.folder.path().join("access.log"));
+        }
         command.args(["--listen", &self.listen.to_string(), "--admin", &self.admin.to_string()]);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.args(&self.extra).current_dir(self.folder.path());

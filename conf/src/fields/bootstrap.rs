@@ -83,6 +83,14 @@ pub const BOOTSTRAP: Kind = Kind {
         },
         table("admin", Same("{}"), "The admin endpoints."),
         form("admin.address", "`address:port`", &[r#""127.0.0.1:9900""#], Same(r#""127.0.0.1:9901""#), "Where they are."),
+        form(
+            "admin.token_file",
+            "a path",
+            &[r#""/etc/waypost/admin.token""#],
+            Means("no token has to be shown"),
+            "A file with the token that has to be shown (`Authorization: Bearer …`), but for `/healthz` and `/readyz`; several, one a line, open alike.",
+        ),
+        flag("admin.insecure", "Open the endpoints to other machines although no token has to be shown."),
         table("snapshot", Same("{}"), "The table on disk, for a start without the store."),
         form(
             "snapshot.path",

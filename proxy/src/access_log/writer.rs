@@ -27,6 +27,8 @@ pub(super) enum Message {
     Line(Vec<u8>),
     /// Open the file anew.
     Reopen,
+    /// Write there from now on; `None`: nowhere.
+    Change(Option<Place>),
     /// Tell when everything before this has been written.
     Flush(SyncSender<()>),
 }
@@ -77,7 +79,8 @@ fn append_to(path: &PathBuf) -> io::Result<File> {
 
 /// Writes lines to a place.
 pub(super) struct Writer {
-    place: Place,
+    /// `None`: no log is wanted.
+    place: Option<Place>,
     lost: Counter,
     batch: Vec<u8>,
     lines: u64,
@@ -88,7 +91,7 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(place: Place, lost: Counter) -> Self {
+    pub(super) fn new(place: Option<Place>, lost: Counter) -> Self {
         Self { place, lost, batch: Vec::with_capacity(BATCH_BYTES), lines: 0, looked: Instant::now(), is_torn: false, is_failing: false }
     }
 
@@ -114,7 +117,14 @@ impl Writer {
             }
             Message::Reopen => {
                 self.write();
-                self.place.reopen();
+                if let Some(place) = &mut self.place {
+                    place.reopen();
+                }
+            }
+            Message::Change(place) => {
+                self.write();
+                self.place = place;
+                (self.is_torn, self.is_failing) = (false, false);
             }
             Message::Flush(done) => {
                 self.write();
@@ -124,17 +134,20 @@ impl Writer {
     }
 
     fn write(&mut self) {
-        if self.lines == 0 {
+        let Some(place) = self.place.as_mut().filter(|_| self.lines > 0) else {
+            // Lines that were on their way when the log was turned off.
+            self.batch.clear();
+            self.lines = 0;
             return;
-        }
+        };
         if self.looked.elapsed() >= LOOK_EVERY {
             self.looked = Instant::now();
-            if self.place.was_moved() {
-                self.place.reopen();
+            if place.was_moved() {
+                place.reopen();
             }
         }
         let end = if self.is_torn { &b"\n"[..] } else { b"" };
-        let written = write_all(&mut self.place.file, end).and_then(|()| write_all(&mut self.place.file, &self.batch));
+        let written = write_all(&mut place.file, end).and_then(|()| write_all(&mut place.file, &self.batch));
         match written {
             Ok(()) => {
                 if std::mem::take(&mut self.is_failing) {
@@ -179,7 +192,7 @@ mod tests {
     fn a_full_disk_costs_lines_and_they_are_counted() {
         let full = Place { file: OpenOptions::new().write(true).open("/dev/full").unwrap(), path: None };
         let lost = Counter::default();
-        let mut writer = Writer::new(full, lost.clone());
+        let mut writer = Writer::new(Some(full), lost.clone());
         for _ in 0..3 {
             writer.take(Message::Line(b"a\n".to_vec()));
         }
@@ -187,7 +200,7 @@ mod tests {
         assert_eq!(lost.get(), 3);
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
-        writer.place = Place { file: append_to(&path).unwrap(), path: Some(path.clone()) };
+        writer.place = Some(Place { file: append_to(&path).unwrap(), path: Some(path.clone()) });
         writer.take(Message::Line(b"b\n".to_vec()));
         writer.write();
         assert_eq!(std::fs::read(&path).unwrap(), b"b\n", "what was lost is not written later");

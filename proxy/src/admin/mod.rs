@@ -1,9 +1,10 @@
-//! The admin endpoints: plain HTTP for the person and the machines that run the proxy, loopback unless configured.
+//! The admin endpoints: plain HTTP for the person and the machines that run the proxy, loopback unless configured ([`door`] says for whom).
 //!
 //! Here are the server, the choice of an endpoint and the ways to answer; an endpoint that has more to say is a file of its own.
 //! Everything is read from what requests themselves use: the table in force, the hints, the watcher's status. Nothing in here
 //! can change anything.
 
+mod door;
 mod explain;
 mod records;
 mod requests;
@@ -31,6 +32,7 @@ use crate::{exposition, state::Shared, transport::problem_json};
 /// An answer whose body may be whole or a stream.
 type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
+pub(crate) use door::{Door, Tokens, check_address};
 pub(crate) use records::MAX_READERS;
 pub(crate) use watch::MAX_WATCHERS;
 
@@ -102,6 +104,14 @@ POST /explain                  what would become of a request, and why
 ";
 
 async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Answer {
+    // Balancers have no token, and learn nothing but whether to come.
+    let is_open = matches!(request.uri().path(), "/healthz" | "/readyz");
+    if !is_open && !shared.admin.opens_to(request.headers()) {
+        let mut answer =
+            problem_saying(StatusCode::UNAUTHORIZED, "unauthorized", "a token has to be shown here: Authorization: Bearer <token>");
+        answer.headers_mut().insert(hyper::header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        return answer;
+    }
     if request.uri().path() == "/explain" {
         return match *request.method() {
             Method::POST => explain::explain(shared, request.into_body()).await,

@@ -18,10 +18,10 @@ use waypost_watcher::{
 
 use super::print;
 use crate::{
+    admin_client::Admin,
     cli::CheckArgs,
     failure::{Failed, Outcome},
     gold,
-    http_client::{fetch, lines},
 };
 
 /// How often a proxy or a store that has moved on meanwhile is followed.
@@ -82,11 +82,12 @@ pub(super) fn run(admin: &str, args: &CheckArgs) -> Outcome {
             )));
         }
     };
-    let compared = print::runtime()?.block_on(compare(admin, &place))?;
+    let admin = Admin::at(admin, args.admin_token_file.as_deref())?;
+    let compared = print::runtime()?.block_on(compare(&admin, &place))?;
     report(args, &place, &compared)
 }
 
-async fn compare(admin: &str, place: &EtcdPlace) -> Result<Compared, Failed> {
+async fn compare(admin: &Admin, place: &EtcdPlace) -> Result<Compared, Failed> {
     let status = ask_status(admin).await?;
     check_place(admin, &status, place)?;
     let mut table = Table::of(admin, &status)?;
@@ -115,7 +116,7 @@ async fn compare(admin: &str, place: &EtcdPlace) -> Result<Compared, Failed> {
 }
 
 /// What can't be compared is said before anything is read.
-fn check_place(admin: &str, status: &Value, place: &EtcdPlace) -> Result<(), Failed> {
+fn check_place(admin: &Admin, status: &Value, place: &EtcdPlace) -> Result<(), Failed> {
     let gold = &status["gold"][0];
     if gold["source"] == "file" {
         let file = gold["endpoint"].as_str().unwrap_or_default();
@@ -134,7 +135,7 @@ fn check_place(admin: &str, status: &Value, place: &EtcdPlace) -> Result<(), Fai
 }
 
 /// The store at the table's revision, or, if that has been compacted away, at the present one (then true).
-async fn list(store: &Store, table: &Table, admin: &str, place: &EtcdPlace) -> Result<(Listed, bool), Failed> {
+async fn list(store: &Store, table: &Table, admin: &Admin, place: &EtcdPlace) -> Result<(Listed, bool), Failed> {
     let endpoints = place.endpoints.join(",");
     let read = Listed::read(store, Some(table.revision)).await;
     let (listed, is_ahead) = match &read {
@@ -161,7 +162,7 @@ async fn list(store: &Store, table: &Table, admin: &str, place: &EtcdPlace) -> R
 }
 
 /// The table once it has reached a revision; `None` if it does not in time.
-async fn wait_for(admin: &str, table: &Table, revision: u64) -> Result<Option<Table>, Failed> {
+async fn wait_for(admin: &Admin, table: &Table, revision: u64) -> Result<Option<Table>, Failed> {
     if table.revision >= revision {
         return Ok(None);
     }
@@ -176,22 +177,22 @@ async fn wait_for(admin: &str, table: &Table, revision: u64) -> Result<Option<Ta
     Ok(None)
 }
 
-async fn ask_status(admin: &str) -> Result<Value, Failed> {
-    let answer = fetch(admin, Method::GET, "/status", &[], b"").await.map_err(|why| not_asked(admin, &why))?;
+async fn ask_status(admin: &Admin) -> Result<Value, Failed> {
+    let answer = admin.fetch(Method::GET, "/status", &[], b"").await.map_err(|why| not_asked(admin, &why))?;
     let body = Some(&answer.body).filter(|_| answer.status == StatusCode::OK);
     let status: Option<Value> = body.and_then(|body| serde_json::from_slice(body).ok()).filter(|status: &Value| status["gold"].is_array());
     status.ok_or_else(|| not_asked(admin, &format!("it answers {} for /status, as no proxy does", answer.status)))
 }
 
-fn not_asked(admin: &str, why: &str) -> Failed {
+fn not_asked(admin: &Admin, why: &str) -> Failed {
     Failed::not_done(format!("the proxy's admin endpoints at {admin} can't be asked: {why}; --against names them, as in 127.0.0.1:9901"))
 }
 
-async fn ask_records(admin: &str) -> Result<Table, Failed> {
+async fn ask_records(admin: &Admin) -> Result<Table, Failed> {
     let mut table = None;
     let mut keys = HashMap::new();
     let mut count = None;
-    let read = lines(admin, "/records", |line| {
+    let read = admin.lines("/records", |line| {
         let line: Value = serde_json::from_slice(line).map_err(|_| "a line is not JSON".to_owned())?;
         if let Some(key) = line["key"].as_str() {
             let digest = line["digest"].as_str().unwrap_or_default().to_owned();
@@ -211,7 +212,7 @@ async fn ask_records(admin: &str) -> Result<Table, Failed> {
 }
 
 impl Table {
-    fn of(admin: &str, status: &Value) -> Result<Self, Failed> {
+    fn of(admin: &Admin, status: &Value) -> Result<Self, Failed> {
         let gold = &status["gold"][0];
         Self::from_parts(&gold["table"], &gold["revision"], &status["table"]["digest"])
             .ok_or_else(|| Failed::not_done(format!("the proxy at {admin} has no table in force yet")))

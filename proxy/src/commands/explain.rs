@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 
 use super::print;
 use crate::{
+    admin_client::Admin,
     cli::ExplainArgs,
     failure::{Failed, Outcome},
-    http_client::fetch,
 };
 
 /// How many other services a person is shown; `--json` has all.
@@ -19,17 +19,18 @@ const OTHERS_SHOWN: usize = 20;
 pub(crate) fn run(args: &ExplainArgs) -> Outcome {
     let question = question(args)?.to_string();
     let headers = [("content-type", "application/json")];
-    let answer =
-        print::runtime()?.block_on(fetch(&args.admin, Method::POST, "/explain", &headers, question.as_bytes())).map_err(|why| {
-            Failed::not_done(format!("the proxy's admin endpoints at {} can't be asked: {why}; name them with --admin", args.admin))
-        })?;
+    let admin = Admin::of(&args.admin)?;
+    let asked = print::runtime()?.block_on(admin.fetch(Method::POST, "/explain", &headers, question.as_bytes()));
+    let answer = asked.map_err(|why| {
+        Failed::not_done(format!("the proxy's admin endpoints at {} can't be asked: {why}; name them with --admin", admin.address))
+    })?;
     let body: Option<Value> = serde_json::from_slice(&answer.body).ok();
     match (answer.status, body) {
         (StatusCode::OK, Some(_)) if args.json => print::line(answer.text()),
         (StatusCode::OK, Some(explained)) => show(&explained),
         (StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE, Some(problem)) => return Err(Failed::unusable(text(&problem["detail"]))),
         (status, _) => {
-            let message = format!("what answers at {} has no /explain: it answers {status}; name a Waypost's with --admin", args.admin);
+            let message = format!("what answers at {} has no /explain: it answers {status}; name a Waypost's with --admin", admin.address);
             return Err(Failed::not_done(message));
         }
     }

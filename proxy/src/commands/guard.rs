@@ -5,7 +5,7 @@
 
 use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock},
     time::Duration,
 };
 
@@ -14,7 +14,9 @@ use tokio::sync::Notify;
 use waypost_conf::{AccessTarget, Address, Name};
 use waypost_watcher::{EtcdPlace, GoldPlace, Settings};
 
-use super::run::{LOG_FLUSH_LIMIT, access_target, cannot_listen, cannot_open_log, host_name, outcome, runtime, shared, start_logging};
+use super::run::{
+    LOG_FLUSH_LIMIT, Opened, access_target, cannot_listen, cannot_open_log, door, host_name, outcome, runtime, shared, start_logging,
+};
 use crate::{
     access_log::AccessLog,
     admin,
@@ -23,13 +25,21 @@ use crate::{
     failure::{Failed, Outcome},
     gold::{self, BootstrapFile},
     guard::Guard,
-    server::{self, Background, Bound, Door, Ended, Process},
+    reload::Reload,
+    server::{self, Background, Bound, Ended, Process, Terms},
     state::Shared,
 };
 
 /// Runs the command.
 pub(crate) fn run(args: GuardArgs) -> Outcome {
-    let BootstrapFile { path, content: bootstrap } = gold::bootstrap(&args.gold)?;
+    let BootstrapFile { path, content: mut bootstrap } = gold::bootstrap(&args.gold)?;
+    let reload = Reload {
+        path: path.clone(),
+        in_force: Mutex::new(bootstrap.clone()),
+        access_log: args.access_log.clone(),
+        admin_token_file: args.admin_token_file.clone(),
+    };
+    let door = door(args.admin, args.admin_token_file.as_ref(), &mut bootstrap)?;
     let place = match gold::place(&args.gold, &bootstrap)? {
         GoldPlace::Etcd(place) => place,
         GoldPlace::File(path) => {
@@ -51,14 +61,14 @@ pub(crate) fn run(args: GuardArgs) -> Outcome {
     let (runtime, threads) = runtime(args.threads)?;
     let access_log = AccessLog::open(&access, bootstrap.log.format).map_err(|error| cannot_open_log(&access, &error))?;
     runtime.block_on(async move {
-        let admin_address = args.admin.unwrap_or(bootstrap.admin.address);
+        let admin_address = bootstrap.admin.address;
         let admin = admin::bind(admin_address).map_err(|error| cannot_listen("the admin endpoints", "--admin", admin_address, &error))?;
         let admin_address = admin.local_addr().unwrap_or(admin_address);
         // What it hears of clients comes from proxies.
         let everybody =
             [IpNet::from(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0)), IpNet::from(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0))];
-        let door = Door { trusted: everybody.into(), tls: None, proxy_protocol: false, h2c: true };
-        let listener = Bound::bind(args.listen, door).map_err(|error| cannot_listen("proxies", "--listen", args.listen, &error))?;
+        let terms = Terms { trusted: everybody.into(), tls: None, proxy_protocol: false, h2c: true };
+        let listener = Bound::bind(args.listen, terms).map_err(|error| cannot_listen("proxies", "--listen", args.listen, &error))?;
         let listen = listener.address().unwrap_or(args.listen);
         if args.to.as_str() == listen.to_string() {
             return Err(Failed::unusable(format!("--to {} is where the guard itself listens; name the backend's address", args.to)));
@@ -84,12 +94,13 @@ pub(crate) fn run(args: GuardArgs) -> Outcome {
         };
         let watcher = waypost_watcher::start_behind(settings, async move { may_begin.notified().await }).map_err(Failed::not_done)?;
         let guard = Guard::new(upstream.clone(), id.clone(), args.to.clone(), advertised, args.without_store);
-        let shared = shared(&id, clock, &watcher, access_log, Arc::default(), &bootstrap, Some(guard));
+        let shared =
+            shared(&id, clock, &watcher, Opened { access_log, admin: door, certificates: Arc::default() }, &bootstrap, Some(guard));
         let _ = told.set(Arc::clone(&shared));
         eprintln!("waypost: listening on {listen} for {upstream} as {id}, before {}", args.to);
         eprintln!("waypost: admin on {admin_address}");
         let arriving = tokio::spawn(arrive(Arc::clone(&shared), begins, place, upstream));
-        let process = Process { place: None, taken: None, handed_over: Box::new(|| {}) };
+        let process = Process { place: None, taken: None, handed_over: Box::new(|| {}), reload };
         let background = Background::start(&shared);
         let ended = server::run(Arc::clone(&shared), background, vec![listener], admin, threads, process).await;
         arriving.abort();

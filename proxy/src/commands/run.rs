@@ -14,7 +14,7 @@ use std::{
 use arc_swap::ArcSwap;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{net::TcpListener, sync::Notify};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 use waypost_conf::{AccessTarget, Bootstrap, DEFAULT_DIGEST_CHECK_MS, LogFormat, Name, ProcessLimits};
 use waypost_policy::{Hints, parking::Parking, table::Example};
 use waypost_watcher::{GoldPlace, Settings, Watcher, files::why};
@@ -22,7 +22,7 @@ use waypost_watcher::{GoldPlace, Settings, Watcher, files::why};
 use super::print;
 use crate::{
     access_log::AccessLog,
-    admin,
+    admin::{self, Door},
     cli::RunArgs,
     clock::Clock,
     failure::{Failed, Outcome},
@@ -30,7 +30,8 @@ use crate::{
     guard::Guard,
     metrics::Metrics,
     recent::Recent,
-    server::{self, Background, Bound, Door, Ended, Process},
+    reload::Reload,
+    server::{self, Background, Bound, Ended, Process, Terms},
     state::{Shared, Tunable},
     tls::{Certificates, Handshake, Upstreams},
     upgrade::{self, Place, Taken, Waiting},
@@ -40,10 +41,20 @@ use crate::{
 pub(super) const LOG_FLUSH_LIMIT: Duration = Duration::from_secs(2);
 /// What the process's own log says if `RUST_LOG` does not.
 const DEFAULT_LOG: &str = "info,pingora_core=error,pingora_proxy=error";
+/// Libraries that below `info` show the heads of requests, and with them what clients prove themselves by.
+const INDISCREET: [&str; 9] =
+    ["etcd_client", "h2", "hyper", "pingora_cache", "pingora_core", "pingora_http", "pingora_proxy", "rustls", "tonic"];
 
 /// Runs the command.
 pub(crate) fn run(args: RunArgs) -> Outcome {
     let BootstrapFile { path, content: mut bootstrap } = gold::bootstrap(&args.gold)?;
+    let reload = Reload {
+        path: path.clone(),
+        in_force: Mutex::new(bootstrap.clone()),
+        access_log: args.access_log.clone(),
+        admin_token_file: args.admin_token_file.clone(),
+    };
+    let door = door(args.admin, args.admin_token_file.as_ref(), &mut bootstrap)?;
     let place = gold::place(&args.gold, &bootstrap)?;
     if let Some(listen) = args.listen {
         // The flag replaces the addresses; what the file says of trust stays with the first listener.
@@ -71,13 +82,12 @@ pub(crate) fn run(args: RunArgs) -> Outcome {
     let (runtime, threads) = runtime(args.threads)?;
     let access_log = AccessLog::open(&access, bootstrap.log.format).map_err(|error| cannot_open_log(&access, &error))?;
     runtime.block_on(async move {
-        let admin_address = args.admin.unwrap_or(bootstrap.admin.address);
         let mut taken = if args.upgrade { Some(take_over(&meeting, &id, &bootstrap).await?) } else { None };
-        let (listeners, admin, certificates) = match bind(&bootstrap, admin_address, taken.as_mut()) {
+        let (listeners, admin, certificates) = match bind(&bootstrap, taken.as_mut()) {
             Ok(bound) => bound,
             Err(failed) => return Err(decline(taken, failed).await),
         };
-        let admin_address = admin.local_addr().unwrap_or(admin_address);
+        let admin_address = admin.local_addr().unwrap_or(bootstrap.admin.address);
         if let Some(path) = &path {
             eprintln!("waypost: settings from {}", path.display());
         }
@@ -105,7 +115,7 @@ pub(crate) fn run(args: RunArgs) -> Outcome {
             Ok(watcher) => Arc::new(watcher),
             Err(failed) => return Err(decline(taken, failed).await),
         };
-        let shared = shared(&id, clock, &watcher, access_log, certificates, &bootstrap, None);
+        let shared = shared(&id, clock, &watcher, Opened { access_log, admin: door, certificates }, &bootstrap, None);
         let _ = told.set(Arc::clone(&shared));
         let background = Background::start(&shared);
         if let Some(taken) = &mut taken {
@@ -113,7 +123,7 @@ pub(crate) fn run(args: RunArgs) -> Outcome {
         }
         announce(&listeners, admin_address, &shared);
         let leaves = Arc::clone(&watcher);
-        let process = Process { place: Some(meeting), taken, handed_over: Box::new(move || leaves.leave_snapshot()) };
+        let process = Process { place: Some(meeting), taken, handed_over: Box::new(move || leaves.leave_snapshot()), reload };
         let ended = server::run(Arc::clone(&shared), background, listeners, admin, threads, process).await;
         if let Some(watcher) = Arc::into_inner(watcher) {
             watcher.stop().await;
@@ -121,6 +131,15 @@ pub(crate) fn run(args: RunArgs) -> Outcome {
         shared.access_log.flush(LOG_FLUSH_LIMIT);
         outcome(ended)
     })
+}
+
+/// Who may ask the admin endpoints. What flags say of where they are is in the settings afterwards.
+pub(super) fn door(address: Option<SocketAddr>, token_file: Option<&PathBuf>, bootstrap: &mut Bootstrap) -> Result<Door, Failed> {
+    let admin = &mut bootstrap.admin;
+    admin.address = address.unwrap_or(admin.address);
+    let door = Door::new(token_file.or(admin.token_file.as_ref())).map_err(Failed::unusable)?;
+    admin::check_address(admin.address, door.is_guarded(), admin.insecure).map_err(Failed::unusable)?;
+    Ok(door)
 }
 
 /// The sockets of the process that is to be replaced.
@@ -141,11 +160,8 @@ async fn decline(taken: Option<Taken>, failed: Failed) -> Failed {
 }
 
 /// Listens where the settings say: on the old process's sockets where it has them, on new ones elsewhere.
-fn bind(
-    bootstrap: &Bootstrap,
-    admin: SocketAddr,
-    mut taken: Option<&mut Taken>,
-) -> Result<(Vec<Bound>, TcpListener, Arc<Certificates>), Failed> {
+fn bind(bootstrap: &Bootstrap, mut taken: Option<&mut Taken>) -> Result<(Vec<Bound>, TcpListener, Arc<Certificates>), Failed> {
+    let admin = bootstrap.admin.address;
     let mut socket = |address| taken.as_mut().and_then(|taken| taken.socket(address)).map(TcpListener::from_std).transpose();
     let handed = |what: &str, address, error: &std::io::Error| cannot_listen(what, "another address", address, error);
     let admin = match socket(admin).map_err(|error| handed("the admin endpoints", admin, &error))? {
@@ -157,10 +173,10 @@ fn bind(
     for listener in &bootstrap.listeners {
         let tls = listener.tls.then(|| Handshake::new(Arc::clone(&certificates), listener)).transpose();
         let tls = tls.map_err(|why| Failed::unusable(format!("the listener on {}: {why}", listener.address)))?;
-        let door = Door { trusted: listener.trusted.as_slice().into(), tls, proxy_protocol: listener.proxy_protocol, h2c: listener.h2c };
+        let terms = Terms { trusted: listener.trusted.as_slice().into(), tls, proxy_protocol: listener.proxy_protocol, h2c: listener.h2c };
         listeners.push(match socket(listener.address).map_err(|error| handed("clients", listener.address, &error))? {
-            Some(taken) => Bound::on(taken, door),
-            None => Bound::bind(listener.address, door).map_err(|error| cannot_listen("clients", "--listen", listener.address, &error))?,
+            Some(taken) => Bound::on(taken, terms),
+            None => Bound::bind(listener.address, terms).map_err(|error| cannot_listen("clients", "--listen", listener.address, &error))?,
         });
     }
     for address in taken.map(Taken::close_rest).unwrap_or_default() {
@@ -184,7 +200,7 @@ pub(super) fn outcome(ended: std::io::Result<Ended>) -> Outcome {
 }
 
 /// Where the access log goes: what the flag says, else the bootstrap file.
-pub(super) fn access_target(flag: Option<&str>, written: &AccessTarget) -> AccessTarget {
+pub(crate) fn access_target(flag: Option<&str>, written: &AccessTarget) -> AccessTarget {
     match flag {
         None => written.clone(),
         Some("stdout") => AccessTarget::Stdout,
@@ -206,16 +222,23 @@ pub(super) fn cannot_open_log(target: &AccessTarget, error: &std::io::Error) -> 
     Failed::not_done(format!("the access log {file} can't be opened: {why}; choose another with --access-log, or off"))
 }
 
+/// What is opened before anything runs.
+pub(super) struct Opened {
+    pub(super) access_log: AccessLog,
+    pub(super) admin: Door,
+    pub(super) certificates: Arc<Certificates>,
+}
+
 /// What the requests of a process share; nothing has been asked of it yet.
 pub(super) fn shared(
     id: &Name,
     clock: Clock,
     watcher: &Watcher,
-    access_log: AccessLog,
-    certificates: Arc<Certificates>,
+    opened: Opened,
     bootstrap: &Bootstrap,
     guard: Option<Guard>,
 ) -> Arc<Shared> {
+    let Opened { access_log, admin, certificates } = opened;
     Arc::new(Shared {
         cdn_id: format!("waypost-{id}"),
         id: id.to_string(),
@@ -231,6 +254,7 @@ pub(super) fn shared(
         recent: Recent::default(),
         certificates,
         upstreams: Upstreams::default(),
+        admin,
         draining: false.into(),
         watchers: Arc::new(tokio::sync::Semaphore::new(admin::MAX_WATCHERS)),
         record_readers: Arc::new(tokio::sync::Semaphore::new(admin::MAX_READERS)),
@@ -241,7 +265,7 @@ pub(super) fn shared(
 }
 
 /// What can be changed while the process runs.
-pub(super) fn tunable(bootstrap: &Bootstrap) -> Tunable {
+pub(crate) fn tunable(bootstrap: &Bootstrap) -> Tunable {
     Tunable { limits: limits(bootstrap.limits), drain: bootstrap.drain, upgrade_limit: upgrade_limit(bootstrap) }
 }
 
@@ -354,5 +378,30 @@ fn log_filter() -> Result<EnvFilter, Failed> {
     let wanted = std::env::var("RUST_LOG").ok().filter(|wanted| !wanted.is_empty());
     let Some(wanted) = wanted else { return Ok(EnvFilter::new(DEFAULT_LOG)) };
     let wrong = |error| Failed::unusable(format!("RUST_LOG={wanted}: {error}; info, debug or waypost_watcher=debug would be right"));
-    EnvFilter::try_new(&wanted).map_err(wrong)
+    EnvFilter::try_new(&wanted).map_err(wrong)?;
+    EnvFilter::try_new(discreet(&wanted)).map_err(wrong)
+}
+
+/// With those who would tell what they carry kept from it, unless they are named.
+fn discreet(wanted: &str) -> String {
+    let parts = || wanted.split(',').map(str::trim);
+    let is_verbose = parts().filter_map(|part| part.parse().ok()).next_back().is_some_and(|level: LevelFilter| level > LevelFilter::INFO);
+    let kept = INDISCREET.iter().filter(|name| is_verbose && !parts().any(|part| part.starts_with(**name)));
+    kept.fold(wanted.to_owned(), |all, name| format!("{all},{name}=info"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_that_show_what_they_carry_speak_only_when_they_are_named() {
+        for plain in ["info", "off", "waypost=trace", "waypost_watcher=debug,info"] {
+            assert_eq!(discreet(plain), plain);
+        }
+        let all = discreet("trace");
+        assert!(INDISCREET.iter().all(|name| all.contains(&format!(",{name}=info"))), "{all}");
+        let named = discreet("h2=trace, debug");
+        assert!(!named.contains("h2=info") && named.contains("pingora_proxy=info"), "{named}");
+    }
 }

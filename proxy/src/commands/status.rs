@@ -6,24 +6,25 @@ use waypost_conf::escaped;
 
 use super::print;
 use crate::{
+    admin_client::Admin,
     cli::StatusArgs,
     failure::{Failed, Outcome},
-    http_client::fetch,
 };
 
 /// Runs the command.
 pub(crate) fn run(args: &StatusArgs) -> Outcome {
-    let asked = print::runtime()?.block_on(fetch(&args.admin, Method::GET, "/status", &[], b""));
+    let admin = Admin::of(&args.admin)?;
+    let asked = print::runtime()?.block_on(admin.fetch(Method::GET, "/status", &[], b""));
     let answer = asked.map_err(|why| {
         Failed::not_done(format!(
             "the admin endpoints at {} can't be asked: {why}; is the proxy running, and is that its --admin?",
-            args.admin
+            admin.address
         ))
     })?;
     let body = Some(&answer.body).filter(|_| answer.status == StatusCode::OK);
     let status: Option<Value> = body.and_then(|body| serde_json::from_slice(body).ok()).filter(|status: &Value| status["gold"].is_array());
     let status = status.ok_or_else(|| {
-        let (admin, code) = (&args.admin, answer.status);
+        let (admin, code) = (&admin.address, answer.status);
         Failed::not_done(format!("what answers at {admin} is not a proxy's admin endpoints ({code} for /status); name those with --admin"))
     })?;
     if args.json {

@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 
 use super::print;
 use crate::{
+    admin_client::Admin,
     cli::WatchArgs,
     failure::{Failed, Outcome},
 };
@@ -46,17 +47,18 @@ pub(crate) fn run(args: &WatchArgs) -> Outcome {
 }
 
 async fn follow(args: &WatchArgs) -> Outcome {
-    let mut body = open(args).await?;
+    let admin = Admin::of(&args.admin)?;
+    let mut body = open(&admin, args).await?;
     loop {
         match show(&mut body, args.json).await {
             Ended::Unread => return Ok(()),
-            Ended::Lost(why) => eprintln!("waypost: the proxy at {} is away: {why}; watching goes on when it is back", args.admin),
+            Ended::Lost(why) => eprintln!("waypost: the proxy at {} is away: {why}; watching goes on when it is back", admin.address),
         }
         let mut pause = FIRST_PAUSE;
         body = loop {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
-            if let Ok(body) = open(args).await {
+            if let Ok(body) = open(&admin, args).await {
                 break body;
             }
         };
@@ -64,22 +66,27 @@ async fn follow(args: &WatchArgs) -> Outcome {
 }
 
 /// Opens the stream.
-async fn open(args: &WatchArgs) -> Result<Incoming, Failed> {
-    let opened = tokio::time::timeout(ANSWER_LIMIT, ask(args)).await;
+async fn open(admin: &Admin, args: &WatchArgs) -> Result<Incoming, Failed> {
+    let opened = tokio::time::timeout(ANSWER_LIMIT, ask(admin, args)).await;
     let opened = opened.unwrap_or_else(|_| Err(format!("no answer within {ANSWER_LIMIT:?}")));
     opened.map_err(|why| {
-        Failed::not_done(format!("the proxy's admin endpoints at {} can't be asked: {why}; name them with --admin", args.admin))
+        Failed::not_done(format!("the proxy's admin endpoints at {} can't be asked: {why}; name them with --admin", admin.address))
     })
 }
 
-async fn ask(args: &WatchArgs) -> Result<Incoming, String> {
+async fn ask(admin: &Admin, args: &WatchArgs) -> Result<Incoming, String> {
     let say = |error: hyper::Error| error.to_string();
-    let stream = TcpStream::connect(&args.admin).await.map_err(|error| error.to_string())?;
+    let stream = TcpStream::connect(&admin.address).await.map_err(|error| error.to_string())?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(say)?;
     tokio::spawn(connection);
-    let request = Request::get(path(args)).header("host", &args.admin).body(Empty::<Bytes>::new());
+    let request = Request::get(path(args)).header("host", &admin.address);
+    let request = admin.headers().into_iter().fold(request, |request, (name, value)| request.header(name, value));
+    let request = request.body(Empty::<Bytes>::new());
     let answer = sender.send_request(request.map_err(|error| error.to_string())?).await.map_err(say)?;
     let status = answer.status();
+    if status == StatusCode::UNAUTHORIZED {
+        return Err(admin.shut());
+    }
     if status == StatusCode::OK {
         return Ok(answer.into_body());
     }

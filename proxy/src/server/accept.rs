@@ -33,11 +33,11 @@ const TURNED_AWAY_AT_ONCE: usize = 64;
 /// A bound listener and what holds for its connections.
 pub(crate) struct Bound {
     listener: TcpListener,
-    door: Arc<Door>,
+    terms: Arc<Terms>,
 }
 
 /// What holds for a listener's connections. They keep it, and not the socket, which would stay open with them.
-pub(crate) struct Door {
+pub(crate) struct Terms {
     /// From these, what a client says of itself is kept.
     pub(crate) trusted: Arc<[IpNet]>,
     /// Where connections are to be secure.
@@ -53,16 +53,16 @@ impl Bound {
     ///
     /// # Errors
     /// If it is in use or may not be bound.
-    pub(crate) fn bind(address: SocketAddr, door: Door) -> io::Result<Self> {
+    pub(crate) fn bind(address: SocketAddr, terms: Terms) -> io::Result<Self> {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
-        Ok(Self::on(socket.listen(BACKLOG)?, door))
+        Ok(Self::on(socket.listen(BACKLOG)?, terms))
     }
 
     /// Listens on a socket that is bound already.
-    pub(crate) fn on(listener: TcpListener, door: Door) -> Self {
-        Self { listener, door: Arc::new(door) }
+    pub(crate) fn on(listener: TcpListener, terms: Terms) -> Self {
+        Self { listener, terms: Arc::new(terms) }
     }
 
     /// Where it listens; the port is the real one where 0 was asked for.
@@ -76,7 +76,7 @@ impl Bound {
     }
 }
 
-impl Door {
+impl Terms {
     /// What is known of a connection by where it comes from.
     fn connection_from(&self, client: SocketAddr) -> ConnectionInfo {
         let trusted = self.trusted.iter().any(|network| network.contains(&client.ip().to_canonical()));
@@ -169,14 +169,14 @@ pub(super) struct Accepting {
 
 /// Accepts until the process drains; then what waits in the socket's queue, unless another process takes that.
 pub(super) async fn accept(bound: Bound, mut accepting: Accepting) {
-    let Bound { listener, door } = bound;
+    let Bound { listener, terms } = bound;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             _ = accepting.draining.wait_for(|draining| *draining) => break,
         };
         match accepted {
-            Ok((stream, client)) => accepting.serve(&door, stream, client),
+            Ok((stream, client)) => accepting.serve(&terms, stream, client),
             Err(error) => {
                 // Out of file descriptors, most likely: what is open goes on, and the pause lets some of it end.
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -193,25 +193,25 @@ pub(super) async fn accept(bound: Bound, mut accepting: Accepting) {
         if stream.set_nonblocking(true).is_ok()
             && let Ok(stream) = TcpStream::from_std(stream)
         {
-            accepting.serve(&door, stream, client);
+            accepting.serve(&terms, stream, client);
         }
     }
 }
 
 impl Accepting {
     /// Serves a connection on a task of its own, or turns it away.
-    fn serve(&self, door: &Arc<Door>, stream: TcpStream, client: SocketAddr) {
-        let connection = door.connection_from(client);
+    fn serve(&self, terms: &Arc<Terms>, stream: TcpStream, client: SocketAddr) {
+        let connection = terms.connection_from(client);
         let Self { shared, lane, room, draining, connection_ends, .. } = self.clone();
         if let Some(place) = room.enter(shared.limits().connections) {
-            let door = Arc::clone(door);
+            let terms = Arc::clone(terms);
             tokio::spawn(async move {
-                if let Some((stream, speaks, connection)) = door.open(stream, connection, &shared).await {
+                if let Some((stream, speaks, connection)) = terms.open(stream, connection, &shared).await {
                     serve_connection(&shared, &lane, stream, speaks, connection, draining).await;
                 }
                 drop((place, connection_ends));
             });
-        } else if door.tls.is_some() || door.proxy_protocol {
+        } else if terms.tls.is_some() || terms.proxy_protocol {
             // Nothing can be said without a handshake, and that costs more than a request; nor before a header has been read.
             drop(stream);
         } else if let Ok(place) = Arc::clone(&room.turned_away).try_acquire_owned() {
