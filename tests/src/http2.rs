@@ -55,6 +55,13 @@ pub struct Http2Call {
     pub answer: ResponseFuture,
 }
 
+impl Http2Call {
+    /// The whole answer.
+    pub async fn answered(self) -> Result<Http2Answer, String> {
+        read_answer(self.answer).await
+    }
+}
+
 impl Http2Answer {
     /// The first value of a header; empty if absent.
     pub fn header(&self, name: &str) -> &str {

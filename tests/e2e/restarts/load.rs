@@ -6,6 +6,9 @@
 //! sends its request once more over another (RFC 9112, section 9.3.1). Connections that are refused or reset, answers that break off, and
 //! websockets that lose a word are failures without exception. A write is executed exactly once.
 //!
+//! Over HTTP/2 a request that can't be begun any more, or whose number is above the last one that the GOAWAY names, was not taken by the protocol's own
+//! word (RFC 9113, section 6.8) and is sent over another connection; that it was executed once is checked as for any other write.
+//!
 //! A client of another protocol is one more function beside [`kept`], started in [`Load::start`].
 
 use std::{
@@ -19,8 +22,8 @@ use std::{
 };
 
 use serde_json::json;
-use tokio::task::JoinSet;
-use waypost_tests::{Client, Peer, RawBackend, until_true};
+use tokio::{net::TcpStream, task::JoinSet};
+use waypost_tests::{Client, Http2Client, Peer, RawBackend, until_true};
 
 use crate::stage::Stage;
 
@@ -33,6 +36,8 @@ const IDLE: Duration = Duration::from_millis(400);
 const PARTS: usize = 40;
 const PART_BYTES: usize = 8 * 1024;
 const BETWEEN_PARTS: Duration = Duration::from_millis(30);
+/// What the client of HTTP/2 says of a request that the other end's GOAWAY leaves out.
+const UNTAKEN: &str = "connection error received: not a result of an error";
 /// How long old processes may keep their websockets.
 const STREAMS: Duration = Duration::from_secs(20);
 
@@ -46,6 +51,8 @@ struct Judge {
     found_closed: AtomicUsize,
     downloads: AtomicUsize,
     words: AtomicUsize,
+    streams: AtomicUsize,
+    untaken: AtomicUsize,
 }
 
 impl Judge {
@@ -82,10 +89,11 @@ impl Load {
         for number in 0..8 {
             clients.spawn(kept(context.clone(), number));
         }
-        for _ in 0..4 {
+        for number in 0..4 {
             clients.spawn(fresh(context.clone()));
             clients.spawn(rare(context.clone()));
             clients.spawn(downloads(context.clone()));
+            clients.spawn(http2(context.clone(), number));
         }
         Self { stop, judge, clients }
     }
@@ -186,6 +194,44 @@ async fn downloads(context: Context) {
     }
 }
 
+/// Writes side by side over one connection of HTTP/2, for as long as it takes them.
+async fn http2(context: Context, client: usize) {
+    let numbers = AtomicUsize::new(0);
+    while context.goes_on() {
+        let connection = match TcpStream::connect(context.to).await {
+            Ok(stream) => Http2Client::over(stream, "h").await,
+            Err(error) => return context.judge.failed(format!("a client of HTTP/2 can't connect: {error}")),
+        };
+        while context.goes_on() {
+            let write = || stream(&context, &connection, format!("h{client}-{}", numbers.fetch_add(1, Ordering::Relaxed)));
+            let (first, second, third) = tokio::join!(write(), write(), write());
+            if !(first && second && third) {
+                break;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
+
+/// One of them; false if the connection takes no more.
+async fn stream(context: &Context, connection: &Http2Client, number: String) -> bool {
+    let path = format!("/write?{number}");
+    let Ok(call) = connection.open("POST", &path, &[], true).await else { return false };
+    let mut answered = call.answered().await;
+    let is_untaken = matches!(&answered, Err(why) if why.contains(UNTAKEN));
+    if is_untaken {
+        context.judge.untaken.fetch_add(1, Ordering::Relaxed);
+        let another = Http2Client::over(TcpStream::connect(context.to).await.unwrap(), "h").await;
+        answered = another.request("POST", &path, &[], b"").await;
+    }
+    match answered {
+        Ok(answer) if answer.status == 200 && answer.text() == "written" => drop(context.judge.streams.fetch_add(1, Ordering::Relaxed)),
+        Ok(answer) => context.judge.failed(format!("stream {number}: {} {}", answer.status, answer.header("waypost-reason"))),
+        Err(why) => context.judge.failed(format!("stream {number}: {why}")),
+    }
+    !is_untaken
+}
+
 /// A websocket that says what it hears.
 struct Echo(Peer);
 
@@ -210,8 +256,10 @@ async fn owner(written: Arc<Mutex<Vec<String>>>) -> RawBackend {
         async move {
             while let Some(request) = peer.request().await {
                 let answer = match request.head.split(' ').nth(1).unwrap_or_default() {
-                    "/write" => {
-                        written.lock().unwrap().push(String::from_utf8_lossy(&request.body).into_owned());
+                    path if path.starts_with("/write") => {
+                        let number =
+                            path.split_once('?').map_or_else(|| String::from_utf8_lossy(&request.body), |(_, number)| number.into());
+                        written.lock().unwrap().push(number.into_owned());
                         "HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nwritten".to_owned()
                     }
                     "/read" => "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nread".to_owned(),
@@ -277,11 +325,12 @@ async fn ten_upgrades_in_a_row_fail_no_request() {
     let failures = judge.failures.lock().unwrap();
     let told: Vec<&String> = failures.iter().take(20).collect();
     assert!(failures.is_empty(), "{} failures: {told:#?}", failures.len());
-    let counts = [&judge.kept, &judge.fresh, &judge.rare, &judge.found_closed, &judge.downloads, &judge.words]
-        .map(|count| count.load(Ordering::Relaxed));
-    eprintln!("writes, new connections, rare, found closed, downloads, words: {counts:?}");
+    let counts =
+        [&judge.kept, &judge.fresh, &judge.rare, &judge.found_closed, &judge.downloads, &judge.words, &judge.streams, &judge.untaken]
+            .map(|count| count.load(Ordering::Relaxed));
+    eprintln!("writes, new connections, rare, found closed, downloads, words, streams of HTTP/2, untaken: {counts:?}");
     assert!(counts[3] > 0, "no rare client has found its connection closed");
     let written = written.lock().unwrap();
     let distinct: BTreeSet<&String> = written.iter().collect();
-    assert_eq!((written.len(), distinct.len()), (counts[0], counts[0]), "each write is executed once");
+    assert_eq!((written.len(), distinct.len()), (counts[0] + counts[6], counts[0] + counts[6]), "each write is executed once");
 }
