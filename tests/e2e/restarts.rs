@@ -96,6 +96,28 @@ async fn whoever_was_accepted_may_bring_a_last_request_while_it_drains() {
 }
 
 #[tokio::test]
+async fn who_waits_to_be_accepted_when_it_drains_is_served() {
+    let (mut stage, _) = stage("").await;
+    for _ in 0..5 {
+        stage.waypost.pause();
+        let mut clients = Vec::new();
+        for _ in 0..100 {
+            let mut client = stage.client().await;
+            client.send(GET).await;
+            clients.push(client);
+        }
+        stage.waypost.terminate();
+        stage.waypost.resume();
+        for client in &mut clients {
+            assert_eq!(statuses(&client.rest().await), [200]);
+        }
+        assert!(stage.waypost.wait(END).success());
+        stage.waypost.spawn();
+        stage.waypost.ready().await;
+    }
+}
+
+#[tokio::test]
 async fn without_a_process_that_waits_sigquit_is_answered_with_a_sentence_and_nothing_else() {
     let (mut stage, _) = stage("").await;
     stage.waypost.quit();
