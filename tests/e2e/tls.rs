@@ -195,13 +195,14 @@ async fn clients_show_who_they_are_and_nobody_else_can_say_it() {
         .await;
         let server = stage.certificates.sign_for("server", &["a.example.com"]);
         stage.etcd.put("certificates/a", record(&["a.example.com"], &server)).await;
-        let shown = stage.certificates.sign("tenant forty-two");
+        let shown = stage.certificates.sign("tenant forty-two, O=admins");
         let client = SecureClient::new(&stage.certificates.ca, Some(&shown));
         let connected = async || client.connect(stage.waypost.listen, "a.example.com").await;
         let mut connection = until("a client with a certificate is let in", connected).await;
-        let forged = "GET / HTTP/1.1\r\nHost: a.example.com\r\nX-Client-Cert-Subject: CN=root\r\nx_client_cert_subject: CN=root\r\n\r\n";
+        let forged = "GET / HTTP/1.1\r\nHost: a.example.com\r\nConnection: x-client-cert-subject\r\n\
+            X-Client-Cert-Subject: CN=root\r\nx_client_cert_subject: CN=root\r\n\r\n";
         assert!(connection.ask(forged).await.contains("secure"));
-        assert_eq!(stage.backend.last().header("x-client-cert-subject"), "CN=tenant forty-two");
+        assert_eq!(stage.backend.last().header("x-client-cert-subject"), r"CN=tenant forty-two\, O\=admins");
         assert_eq!(stage.backend.last().header("x_client_cert_subject"), "");
         let others = Certificates::new();
         let stranger = SecureClient::new(&stage.certificates.ca, Some(&others.sign("stranger")));

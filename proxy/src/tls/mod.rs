@@ -7,6 +7,7 @@ mod certificates;
 mod chosen;
 mod keeper;
 mod listener;
+mod subject;
 
 pub(crate) use chosen::{Certificates, Told};
 pub(crate) use keeper::keep_certificates;
