@@ -14,6 +14,11 @@ ETCD_3_5 := $(CURDIR)/target/etcd-3.5
 TOOLS := $(CURDIR)/target/tools
 DENY_VERSION := 0.20.2
 DENY := $(TOOLS)/bin/cargo-deny
+FUZZ_VERSION := 0.13.2
+FUZZ := $(TOOLS)/bin/cargo-fuzz
+# How long each fuzz target is run, and which.
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?= $(notdir $(basename $(wildcard fuzz/fuzz_targets/*.rs)))
 INSTALL_TOOL := CARGO_PROFILE_DEV_DEBUG=0 $(CARGO) install -q --locked --debug --root $(TOOLS)
 # Where Debian has nginx, which is not in every user's path.
 export PATH := $(PATH):/usr/sbin
@@ -22,7 +27,7 @@ export PATH := $(PATH):/usr/sbin
 KNOWS_STANDARD_TYPES := printf 'syntax = "proto3"; import "google/protobuf/struct.proto";' | \
 	protoc --proto_path=/dev --descriptor_set_out=/dev/null /dev/stdin >/dev/null 2>&1
 
-.PHONY: demo test deny soak bench bench-haproxy bench-gold bench-stale bench-table setup setup-build setup-tests setup-deny setup-soak setup-bench build
+.PHONY: demo test deny fuzz soak bench bench-haproxy bench-gold bench-stale bench-table setup setup-build setup-tests setup-deny setup-fuzz setup-soak setup-bench build
 
 demo: setup-build
 	$(CARGO) build --release --locked -p waypost
@@ -38,6 +43,16 @@ test: setup deny
 # Licences, bans and sources of all that Waypost is built of, by deny.toml.
 deny: setup-deny
 	$(DENY) --locked check licenses bans sources
+
+# What comes from outside against what holds for it (inputs/): each target from the corpus that is kept and from what it has found since. The
+# first build takes ten minutes. Coverage is all that is needed of the compiler, which a stable one gives if it is told that it may.
+fuzz: setup-fuzz
+	RUSTC_BOOTSTRAP=1 $(FUZZ) build --sanitizer none --fuzz-dir fuzz
+	for target in $(FUZZ_TARGETS); do \
+		mkdir -p fuzz/found/$$target && \
+		RUSTC_BOOTSTRAP=1 $(FUZZ) run --sanitizer none --fuzz-dir fuzz $$target fuzz/found/$$target fuzz/corpus/$$target -- \
+			-max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=10 -rss_limit_mb=1024 -print_final_stats=1 || exit 1; \
+	done
 
 # The same tests again and again, the properties with many more cases, the long courses of troubles, and all that concerns the store
 # with etcd 3.5 too.
@@ -96,6 +111,13 @@ setup-deny:
 	@if [ "$$($(DENY) --version 2>/dev/null)" = "cargo-deny $(DENY_VERSION)" ]; then exit 0; fi; \
 	echo "Installing cargo-deny into $(TOOLS)"; \
 	$(INSTALL_TOOL) --force --version $(DENY_VERSION) cargo-deny
+
+setup-fuzz: setup-build
+	@missing=; command -v c++ >/dev/null 2>&1 || missing=" c++"; \
+	$(MAKE) --no-print-directory install-if MISSING="$$missing" WANTED="g++"
+	@if [ "$$($(FUZZ) --version 2>/dev/null)" = "cargo-fuzz $(FUZZ_VERSION)" ]; then exit 0; fi; \
+	echo "Installing cargo-fuzz into $(TOOLS)"; \
+	$(INSTALL_TOOL) --force --version $(FUZZ_VERSION) cargo-fuzz
 
 setup-soak: setup-tests
 	@if $(ETCD_3_5)/etcd --version >/dev/null 2>&1; then exit 0; fi; \

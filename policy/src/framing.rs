@@ -106,7 +106,7 @@ pub fn check_head(head: &[u8]) -> Result<CheckedHead<'_>, Code> {
     }
     let one_host = hosts == 1 || (hosts == 0 && version == Version::Http10);
     // An absolute-form target overrules Host, and a client sends the same in both (RFC 9112, section 3.2.2): another one is a trick.
-    let named = Target::parse(target).and_then(|target| target.authority);
+    let named = Target::parse(target).ok_or(Code::BadRequest)?.authority;
     let contradicts = named.is_some_and(|named| !is_host(named) || (hosts == 1 && named != host));
     let one_framing = !chunked || (length.is_none() && version == Version::Http11);
     if !one_host || contradicts || !one_framing {

@@ -329,6 +329,8 @@ async fn a_target_has_one_of_the_four_forms() {
         (line("GET http://[::1/ HTTP/1.1"), Refused),
         (line("GET http://h\\a/ HTTP/1.1"), Refused),
         (line("GET h2://h/ HTTP/1.1"), Refused),
+        (line("GET ftp://g/ HTTP/1.1"), Refused),
+        (line("GET hptt://[/ HTTP/1.1"), Refused),
         (b"GET http://h/a HTTP/1.1\r\nHost: h\r\nHost: other\r\n\r\n".to_vec(), Refused),
         (line("GET http://h?a/b HTTP/1.1"), Seen("GET /?a/b HTTP/1.1\r\nHost: h\r\n", "")),
         (line("GET http://h/a?http://g/ HTTP/1.1"), Seen("GET /a?http://g/ HTTP/1.1\r\nHost: h\r\n", "")),

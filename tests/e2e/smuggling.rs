@@ -5,6 +5,7 @@
 //! the strictest reading, each once; and whoever asks next, over any connection, gets the answer to what it asked.
 
 mod cases;
+mod http2;
 mod readings;
 
 use std::collections::BTreeMap;

@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use serde_json::{Value, json};
-use waypost_tests::{Backend, Certificates, Etcd, Peer, Reply, SecureClient, Signed, Waypost, program, until, until_true};
+use waypost_tests::{Backend, Certificates, Etcd, Peer, RawBackend, Reply, SecureClient, Signed, Waypost, program, until, until_true};
 
 use crate::scene::service;
 
@@ -195,13 +195,14 @@ async fn clients_show_who_they_are_and_nobody_else_can_say_it() {
         .await;
         let server = stage.certificates.sign_for("server", &["a.example.com"]);
         stage.etcd.put("certificates/a", record(&["a.example.com"], &server)).await;
-        let shown = stage.certificates.sign("tenant forty-two");
+        let shown = stage.certificates.sign("tenant forty-two, O=admins");
         let client = SecureClient::new(&stage.certificates.ca, Some(&shown));
         let connected = async || client.connect(stage.waypost.listen, "a.example.com").await;
         let mut connection = until("a client with a certificate is let in", connected).await;
-        let forged = "GET / HTTP/1.1\r\nHost: a.example.com\r\nX-Client-Cert-Subject: CN=root\r\nx_client_cert_subject: CN=root\r\n\r\n";
+        let forged = "GET / HTTP/1.1\r\nHost: a.example.com\r\nConnection: x-client-cert-subject\r\n\
+            X-Client-Cert-Subject: CN=root\r\nx_client_cert_subject: CN=root\r\n\r\n";
         assert!(connection.ask(forged).await.contains("secure"));
-        assert_eq!(stage.backend.last().header("x-client-cert-subject"), "CN=tenant forty-two");
+        assert_eq!(stage.backend.last().header("x-client-cert-subject"), r"CN=tenant forty-two\, O\=admins");
         assert_eq!(stage.backend.last().header("x_client_cert_subject"), "");
         let others = Certificates::new();
         let stranger = SecureClient::new(&stage.certificates.ca, Some(&others.sign("stranger")));
@@ -232,4 +233,68 @@ async fn a_client_that_does_not_shake_hands_is_left() {
     plain.send(GET).await;
     assert!(!plain.rest().await.contains("HTTP/1.1"));
     until_true("both are counted", async || stage.waypost.metric("waypost_tls_handshakes_failed_total").await >= 2.0).await;
+}
+
+/// A client's first record for this host, as rustls writes it.
+async fn hello(stage: &Stage, host: &str) -> Vec<u8> {
+    let caught = RawBackend::start(|mut peer, _| async move { while peer.some().await.is_some() {} }).await;
+    let (client, address, host) = (stage.client(), caught.address, host.to_owned());
+    let connecting = tokio::spawn(async move { client.connect(address, &host).await.map(|_| ()) });
+    let whole = until("the hello has come", async || {
+        let bytes = caught.received().into_iter().next().unwrap_or_default().bytes;
+        let length = bytes.get(3..5).map(|two| 5 + usize::from(two[0]) * 256 + usize::from(two[1]));
+        if length.is_some_and(|length| bytes.len() >= length) { Ok(bytes) } else { Err(format!("{} bytes", bytes.len())) }
+    })
+    .await;
+    connecting.abort();
+    whole
+}
+
+#[tokio::test]
+async fn a_hello_may_come_in_any_pieces() {
+    let stage = Stage::start(|_| String::new()).await;
+    let signed = stage.certificates.sign_for("a", &["a.example.com"]);
+    stage.put("a", record(&["a.example.com"], &signed), "a.example.com", &signed).await;
+    let whole = hello(&stage, "a.example.com").await;
+    let records = whole[5..].chunks(7).flat_map(|part| [&whole[..3], &[0, u8::try_from(part.len()).unwrap()], part].concat());
+    for pieces in [whole.clone(), records.collect()] {
+        let mut client = Peer::connect(stage.waypost.listen).await;
+        assert!(client.send_bytewise(&pieces).await);
+        // A record of the handshake, not an alert.
+        assert_eq!(client.exactly(1).await, Some(vec![22]));
+    }
+}
+
+/// Anybody may connect, so nobody may write into the log at will.
+#[tokio::test]
+async fn what_a_hello_says_amiss_is_told_to_its_client_and_not_to_the_log() {
+    let stage = Stage::start(|_| String::new()).await;
+    let signed = stage.certificates.sign_for("a", &["a.example.com"]);
+    stage.put("a", default(&signed), "a.example.com", &signed).await;
+    let whole = hello(&stage, "a.example.com").await;
+    let at = whole.windows(13).position(|name| name == b"a.example.com").unwrap();
+    for name in [
+        b"a example com",
+        b"a.example\r\n!x",
+        b"\xff\xff.example.co",
+        b"*.example.com",
+        b"a.example.co\0",
+        b".............",
+        b"127.0.0.1.1.1",
+    ] {
+        let mut sent = whole.clone();
+        sent[at..at + 13].copy_from_slice(name);
+        let mut client = Peer::connect(stage.waypost.listen).await;
+        client.send(&sent).await;
+        // An alert, or, of a name that can be one, the default.
+        let first = client.exactly(1).await;
+        assert!(first == Some(vec![21]) || (first == Some(vec![22]) && name == b"127.0.0.1.1.1"), "{name:?}: {first:?}");
+    }
+    let mut warning = Peer::connect(stage.waypost.listen).await;
+    warning.send([21, 3, 1, 0, 2, 1, 0].repeat(100)).await;
+    warning.rest().await;
+    let failed = async || stage.waypost.metric("waypost_tls_handshakes_failed_total").await >= 7.0;
+    until_true("they are counted", failed).await;
+    let said = stage.waypost.said();
+    assert!(!said.contains("SNI") && !said.contains("alert") && !said.contains("example.co\\0"), "{said}");
 }

@@ -55,6 +55,8 @@ fn whatever_two_parsers_could_read_differently_is_refused() {
         "GET / HTTP/1.1\r\nHost: a\r\nContent_Length: 5\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: a\r\nTransfer_encoding: chunked\r\n\r\n",
         "GET * HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET ftp://b/ HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET hptt://[/ HTTP/1.1\r\nHost: a\r\n\r\n",
         "GET http://A/ HTTP/1.1\r\nHost: a\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: a\r\nConnection: close, Host\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: a\r\nConnection: content-length\r\nContent-Length: 1\r\n\r\n",

@@ -25,7 +25,7 @@ use waypost_conf::{ClientCert, Listener};
 use waypost_watcher::files::why;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::Certificates;
+use super::{Certificates, subject};
 
 /// Sessions of TLS 1.2 that can be resumed; those of 1.3 are kept by their clients.
 const SESSIONS: usize = 20_000;
@@ -108,7 +108,7 @@ impl Secured {
     pub(crate) fn subject(&self) -> Option<String> {
         let shown = self.0.get_ref().1.peer_certificates()?.first()?;
         let (_, parsed) = X509Certificate::from_der(shown).ok()?;
-        Some(parsed.subject().to_string())
+        Some(subject::text(parsed.subject()))
     }
 }
 

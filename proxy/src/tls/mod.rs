@@ -10,6 +10,7 @@ mod keeper;
 mod listener;
 mod roots;
 mod sources;
+mod subject;
 mod upstreams;
 
 use std::sync::Arc;

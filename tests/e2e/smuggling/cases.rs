@@ -110,7 +110,7 @@ pub(crate) const CODINGS: [&[u8]; 58] = [
 ];
 
 /// Lengths that somebody takes for `{}`.
-const LENGTHS: [&[u8]; 46] = [
+pub(crate) const LENGTHS: [&[u8]; 46] = [
     b"{}",
     b"0{}",
     b"00000000000000000000000{}",
@@ -248,7 +248,7 @@ const CHUNKS: [&[u8]; 84] = [
 ];
 
 /// Lines that may stand in a head; a request hides in some, or behind what somebody takes for the head's end.
-const LINES: [&str; 35] = [
+pub(crate) const LINES: [&str; 35] = [
     "X: y\n\n{}",
     "X: y\r\n\n{}",
     "X: y\n\r\n{}",
@@ -314,7 +314,8 @@ const FIRST_LINES: [&str; 24] = [
     "GET /x HTTP/1.1\r\nPOST {} HTTP/1.1",
 ];
 
-fn put(template: &[u8], value: &[u8]) -> Vec<u8> {
+/// The template with each `{}` filled in.
+pub(crate) fn put(template: &[u8], value: &[u8]) -> Vec<u8> {
     let mut made = Vec::new();
     let mut rest = template;
     while let Some(at) = rest.windows(2).position(|two| two == b"{}") {

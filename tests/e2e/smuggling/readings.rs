@@ -1,6 +1,9 @@
 //! Ways of reading HTTP/1.1 that servers are known to have: one that keeps to RFC 9112, and loose ones that each take the other side where
 //! a message says two things.
 
+/// Names with their values, in order.
+pub(crate) type Fields = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// One request as a reading finds it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Read {
@@ -72,7 +75,7 @@ impl Reading {
         let (line, mut at) = self.line(bytes)?;
         let words: Vec<String> = line.split(u8::is_ascii_whitespace).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
         let (method, target) = (words.first()?.clone(), words.get(1).cloned().unwrap_or_default());
-        let mut fields: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+        let mut fields = Fields::new();
         loop {
             let (line, length) = self.line(&bytes[at..])?;
             at += length;
@@ -201,7 +204,7 @@ fn strict_field(line: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
 }
 
 /// Field lines up to the empty one, and the length of all.
-fn strict_fields(bytes: &[u8]) -> Option<(Vec<(Vec<u8>, Vec<u8>)>, usize)> {
+fn strict_fields(bytes: &[u8]) -> Option<(Fields, usize)> {
     let (mut fields, mut at) = (Vec::new(), 0);
     loop {
         let (line, length) = strict_line(&bytes[at..])?;
