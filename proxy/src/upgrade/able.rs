@@ -21,9 +21,14 @@ pub(crate) async fn can_serve(shared: &Shared) {
     }
 }
 
-/// Each certificate of the table has been looked at, whatever came of it.
+/// What the table names for TLS has been looked at, whatever came of it.
 fn has_certificates(shared: &Shared) -> bool {
     let table = shared.view.load_full();
     let told = shared.certificates.told();
-    table.is_none_or(|table| table.certificates().keys().all(|name| told.iter().any(|told| told.name == *name)))
+    let upstreams = shared.upstreams.told();
+    table.is_none_or(|table| {
+        let are_read = table.certificates().keys().all(|name| told.iter().any(|told| told.name == *name));
+        // A guard connects to none of them.
+        are_read && (shared.guard.is_some() || table.secured().len() <= upstreams.len())
+    })
 }
