@@ -59,6 +59,7 @@ fuzz: setup-fuzz
 soak: setup setup-soak
 	$(CARGO) build --locked -p waypost
 	PROPTEST_CASES=20000 $(CARGO) test --workspace --locked --lib
+	WAYPOST_STREAM_SECONDS=180 $(CARGO) test --locked -p waypost-tests --test real grpc::streams
 	for round in 1 2 3 4 5 6 7 8 9 10; do $(CARGO) test --locked -p waypost-tests || exit 1; done
 	$(CARGO) test --locked -p waypost-tests --test e2e store:: -- --ignored
 	ETCD_BIN=$(ETCD_3_5)/etcd $(CARGO) test --locked -p waypost-watcher --test '*'

@@ -418,7 +418,7 @@ pub fn parse_bootstrap(file: &str, text: &str) -> Result<Bootstrap, Vec<Diagnost
     }
     let warning = |path: String| {
         let line = root.line_of(&path).unwrap_or(root.line);
-        diagnostic(line, Severity::Warning, format!("setting \"{path}\" is not acted on by this version"))
+        diagnostic(line, Severity::Warning, format!("setting \"{path}\" has no effect here"))
     };
     bootstrap.inactive = inactive::of_bootstrap(&bootstrap).into_iter().map(warning).collect();
     Ok(bootstrap)

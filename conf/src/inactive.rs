@@ -1,4 +1,5 @@
-//! What this version reads and checks but does not act on yet, in one place: a person is told by `check` and `/status`.
+//! What is set and has no effect, in one place: what this version reads and checks but does not act on yet, and settings that contradict one another. A
+//! person is told by `check` and `/status`.
 //!
 //! Whoever makes one of these work deletes its line here.
 
@@ -15,9 +16,18 @@ pub(crate) fn of_record(record: &Record) -> Vec<&'static str> {
     }
 }
 
-/// The settings of a bootstrap file that are not acted on yet, by their path in it.
-pub(crate) fn of_bootstrap(_: &Bootstrap) -> Vec<String> {
-    Vec::new()
+/// The settings of a bootstrap file that have no effect beside its others, by their path in it.
+pub(crate) fn of_bootstrap(bootstrap: &Bootstrap) -> Vec<String> {
+    let listeners = bootstrap.listeners.iter().enumerate().flat_map(|(at, listener)| {
+        let settings = of(&[
+            // Over TLS it is agreed on.
+            (listener.tls && !listener.h2c, "h2c"),
+            (!listener.tls && listener.client_ca.is_some(), "client_ca"),
+            (!listener.tls && listener.client_cert.is_some(), "client_cert"),
+        ]);
+        settings.into_iter().map(move |setting| format!("listener[{at}].{setting}"))
+    });
+    listeners.collect()
 }
 
 fn of_upstream(upstream: &Upstream) -> Vec<&'static str> {

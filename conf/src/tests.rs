@@ -214,6 +214,16 @@ fn what_is_not_acted_on_is_said_on_its_line() {
 }
 
 #[test]
+fn a_setting_that_has_no_effect_beside_the_others_is_said_on_its_line() {
+    let said = |text: &str| lines(&parse_bootstrap("f", text).unwrap().inactive);
+    let plain = "[[listener]]\naddress = \"127.0.0.1:1\"\nclient_ca = \"file:a\"\n";
+    assert_eq!(said(plain), ["f:3: warning: setting \"listener[0].client_ca\" has no effect here"]);
+    let secure = "[[listener]]\naddress = \"127.0.0.1:1\"\ntls = true\nh2c = false\n";
+    assert_eq!(said(secure), ["f:4: warning: setting \"listener[0].h2c\" has no effect here"]);
+    assert_eq!(said(&format!("{plain}tls = true\nclient_cert = \"required\"\n")), Vec::<String>::new());
+}
+
+#[test]
 fn a_bootstrap_file_s_faults_name_the_line() {
     for (text, wanted) in [
         ("\n[gold]\nendpoints = []\n", "f.toml:2: setting \"gold\": gold.endpoints is empty"),
