@@ -384,3 +384,15 @@ async fn an_owner_that_does_not_speak_it_is_a_bad_one() {
     assert_eq!(answer.status, 502, "{answer:?}");
     assert_eq!(Client::connect(waypost.listen).await.get("/", &[]).await.status, 502);
 }
+
+#[tokio::test]
+async fn an_offer_to_change_to_it_is_not_taken_up_and_costs_nothing() {
+    let (old, new) = (Backend::start(echo).await, Http2Backend::start(echo).await);
+    for upstream in [old.upstream(), new.upstream()] {
+        let (waypost, _records) = over(upstream).await;
+        let fields = [("Connection", "Upgrade, HTTP2-Settings"), ("Upgrade", "h2c"), ("HTTP2-Settings", "AAMAAABkAAQAAP__")];
+        let answer = Client::connect(waypost.listen).await.request("POST", "/", &fields, b"body").await;
+        assert_eq!((answer.status, answer.text()), (200, "body".to_owned()));
+    }
+    assert_eq!((old.last().values("upgrade").len(), old.last().values("http2-settings").len()), (0, 0));
+}

@@ -40,7 +40,7 @@ use crate::{
 /// How long the process's end waits for the last lines of the access log.
 pub(super) const LOG_FLUSH_LIMIT: Duration = Duration::from_secs(2);
 /// What the process's own log says if `RUST_LOG` does not.
-const DEFAULT_LOG: &str = "info,pingora_core=error,pingora_proxy=error,rustls=error";
+const DEFAULT_LOG: &str = "info,pingora_core=error,pingora_core::protocols::http::v2=off,pingora_proxy=error,rustls=error";
 /// Libraries that below `info` show the heads of requests, and with them what clients prove themselves by.
 const INDISCREET: [&str; 9] =
     ["etcd_client", "h2", "hyper", "pingora_cache", "pingora_core", "pingora_http", "pingora_proxy", "rustls", "tonic"];

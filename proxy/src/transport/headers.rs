@@ -92,13 +92,14 @@ pub(crate) fn has_looped(head: &RequestHeader, cdn_id: &str) -> bool {
     entries.into_iter().any(|entry| entry.split(|b| *b == b';').next().is_some_and(|id| id.trim_ascii() == cdn_id.as_bytes()))
 }
 
-/// Takes from a request what this hop was not asked for: an upgrade that `Connection` does not name (RFC 9110, section 7.8), and of an
-/// HTTP/1.0 client both that and the wish to be told to go on (section 10.1.1).
+/// Takes from a request what this hop was not asked for or does not do: an upgrade that `Connection` does not name (RFC 9110, section 7.8) or to
+/// anything but WebSocket (clients try `h2c`), and of an HTTP/1.0 client both that and the wish to be told to go on (section 10.1.1).
 pub(crate) fn strip_unknown_wishes(head: &mut RequestHeader) {
     let is_http10 = head.version == http::Version::HTTP_10;
     let mut options = head.headers.get_all(http::header::CONNECTION).into_iter().flat_map(|value| value.as_bytes().split(|b| *b == b','));
     let names_upgrade = options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"upgrade"));
-    if is_http10 || !names_upgrade {
+    let is_websocket = head.headers.get(http::header::UPGRADE).is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    if is_http10 || !names_upgrade || !is_websocket {
         head.remove_header(&http::header::UPGRADE);
     }
     if is_http10 {
