@@ -107,6 +107,29 @@ async fn each_host_is_shown_its_own_certificate() {
 }
 
 #[tokio::test]
+async fn a_process_that_takes_over_has_read_its_certificates_before_it_accepts() {
+    let mut stage = Stage::start(|_| String::new()).await;
+    let signed = stage.certificates.sign_for("a", &["a.example.com"]);
+    stage.put("a", record(&["a.example.com"], &signed), "a.example.com", &signed).await;
+    let (client, listen) = (stage.client(), stage.waypost.listen);
+    let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
+    let handshakes = tokio::spawn(async move {
+        let mut count = 0;
+        while stopped.try_recv().is_err() {
+            let mut connection = client.connect(listen, "a.example.com").await.map_err(|why| format!("handshake {count}: {why}"))?;
+            assert!(connection.ask(GET).await.contains("secure"), "after {count}");
+            count += 1;
+        }
+        Ok::<usize, String>(count)
+    });
+    for _ in 0..3 {
+        assert!(stage.waypost.upgrade_gently().await.success());
+    }
+    stop.send(()).unwrap();
+    assert!(handshakes.await.unwrap().unwrap() > 10);
+}
+
+#[tokio::test]
 async fn a_certificate_is_swapped_while_connections_go_on() {
     let stage = Stage::start(|_| String::new()).await;
     let sign = || stage.certificates.sign_for("a", &["a.example.com"]);

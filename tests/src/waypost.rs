@@ -168,6 +168,13 @@ impl Waypost {
         before
     }
 
+    /// The same, and waits for the end of the process before.
+    pub async fn upgrade_gently(&mut self) -> ExitStatus {
+        let mut before = self.upgrade().await;
+        until("the process before has ended", async || if before.has_ended() { Ok(()) } else { Err("it has not".to_owned()) }).await;
+        before.wait(Duration::ZERO)
+    }
+
     /// Waits until the process started last is the one that answers.
     pub async fn serves(&mut self) {
         let (admin, pid) = (self.admin, self.pid());
