@@ -33,7 +33,7 @@ use crate::{
     state::{self, Shared},
     tls::{keep_certificates, keep_upstreams},
     transport::general_lane,
-    upgrade::{self, Place, Taken},
+    upgrade::{self, Known, Place, Taken},
 };
 
 /// Why the process ended.
@@ -185,7 +185,7 @@ fn hand_over(shared: &Shared, sockets: &[OwnedFd], place: Option<&Place>) -> Opt
     match copies {
         Ok(copies) => {
             tracing::info!(at = %place.path().display(), "SIGQUIT: handing the sockets to a new process");
-            Some(Box::pin(upgrade::give(place.clone(), shared.id.clone(), copies, shared.upgrade_limit())))
+            Some(Box::pin(upgrade::give(place.clone(), shared.id.clone(), Known::of(shared), copies, shared.upgrade_limit())))
         }
         Err(error) => {
             tracing::error!("SIGQUIT: the sockets can't be copied, and this process goes on: {error}");

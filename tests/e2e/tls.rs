@@ -106,10 +106,16 @@ async fn each_host_is_shown_its_own_certificate() {
     assert_eq!(line.len(), 3);
 }
 
+const MANY: usize = 1000;
+
 #[tokio::test]
 async fn a_process_that_takes_over_has_read_its_certificates_before_it_accepts() {
     let mut stage = Stage::start(|_| String::new()).await;
     let signed = stage.certificates.sign_for("a", &["a.example.com"]);
+    // So many that reading them takes a while.
+    for number in 0..MANY {
+        stage.etcd.put(&format!("certificates/{number:04}"), record(&[&format!("{number}.example.com")], &signed)).await;
+    }
     stage.put("a", record(&["a.example.com"], &signed), "a.example.com", &signed).await;
     let (client, listen) = (stage.client(), stage.waypost.listen);
     let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();

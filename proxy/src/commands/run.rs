@@ -119,7 +119,8 @@ pub(crate) fn run(args: RunArgs) -> Outcome {
         let _ = told.set(Arc::clone(&shared));
         let background = Background::start(&shared);
         if let Some(taken) = &mut taken {
-            taken.ready(upgrade::can_serve(&shared)).await.map_err(Failed::not_done)?;
+            let known = taken.known.clone();
+            taken.ready(upgrade::can_serve(&shared, &known)).await.map_err(Failed::not_done)?;
         }
         announce(&listeners, admin_address, &shared);
         let leaves = Arc::clone(&watcher);

@@ -10,13 +10,37 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// So long it is waited for what a process can serve without: the store, names and certificates.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Ends when a table is in force and follows the store, names are resolved and certificates are read; after a while without all but the table.
-pub(crate) async fn can_serve(shared: &Shared) {
+/// What a process's table reflects.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Known {
+    /// The store's revision.
+    pub(crate) revision: u64,
+    /// The table's digest; empty where there is none.
+    pub(crate) digest: String,
+}
+
+impl Known {
+    /// What is in force now.
+    pub(crate) fn of(shared: &Shared) -> Self {
+        let table = shared.view.load_full();
+        table.map_or_else(Self::default, |table| Self { revision: table.revision(), digest: format!("{:032x}", table.digest()) })
+    }
+
+    /// Whether it has all that the other has: the same records, or those of a later revision.
+    fn has(&self, other: &Self) -> bool {
+        self.digest == other.digest || self.revision >= other.revision
+    }
+}
+
+/// Ends when a table is in force, follows the store and is as new as the old process's, names are resolved and certificates are read; after a while without all but the table.
+pub(crate) async fn can_serve(shared: &Shared, known: &Known) {
     while shared.readiness().is_err() {
         tokio::time::sleep(LOOK_EVERY).await;
     }
     let until = Instant::now() + PATIENCE;
-    while !(shared.view.is_connected() && resolver::is_resolved(shared) && has_certificates(shared)) && Instant::now() < until {
+    while !(shared.view.is_connected() && Known::of(shared).has(known) && resolver::is_resolved(shared) && has_certificates(shared))
+        && Instant::now() < until
+    {
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }
@@ -24,11 +48,9 @@ pub(crate) async fn can_serve(shared: &Shared) {
 /// What the table names for TLS has been looked at, whatever came of it.
 fn has_certificates(shared: &Shared) -> bool {
     let table = shared.view.load_full();
-    let told = shared.certificates.told();
-    let upstreams = shared.upstreams.told();
     table.is_none_or(|table| {
-        let are_read = table.certificates().keys().all(|name| told.iter().any(|told| told.name == *name));
+        let are_read = table.certificates().len() == shared.certificates.told().len();
         // A guard connects to none of them.
-        are_read && (shared.guard.is_some() || table.secured().len() <= upstreams.len())
+        are_read && (shared.guard.is_some() || table.secured().len() <= shared.upstreams.told().len())
     })
 }

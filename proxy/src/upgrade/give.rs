@@ -9,7 +9,7 @@ use std::{
 use tokio::{net::UnixStream, time::Instant};
 
 use super::{
-    Place,
+    Known, Place,
     link::{Link, Word},
 };
 
@@ -21,9 +21,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 ///
 /// # Errors
 /// Why this process has to go on by itself, in a sentence; the other one has been told, if it is there.
-pub(crate) async fn give(place: Place, id: String, sockets: Vec<OwnedFd>, limit: Duration) -> Result<(), String> {
+pub(crate) async fn give(place: Place, id: String, known: Known, sockets: Vec<OwnedFd>, limit: Duration) -> Result<(), String> {
     let mut link = Link::over(connect(&place).await?)?;
-    let offered = tokio::time::timeout(limit, offer(&mut link, id, sockets)).await;
+    let offered = tokio::time::timeout(limit, offer(&mut link, id, known, sockets)).await;
     let offered = offered.unwrap_or_else(|_| Err(format!("the new process was not ready within {limit:?}")));
     if let Err(why) = offered {
         let _ = link.say(&Word::No { why: why.clone() }).await;
@@ -39,8 +39,8 @@ pub(crate) async fn give(place: Place, id: String, sockets: Vec<OwnedFd>, limit:
 }
 
 /// Ends when the new process is ready.
-async fn offer(link: &mut Link, id: String, sockets: Vec<OwnedFd>) -> Result<(), String> {
-    link.say(&Word::Offer { id, pid: std::process::id(), sockets: sockets.len() }).await?;
+async fn offer(link: &mut Link, id: String, Known { revision, digest }: Known, sockets: Vec<OwnedFd>) -> Result<(), String> {
+    link.say(&Word::Offer { id, pid: std::process::id(), sockets: sockets.len(), revision, digest }).await?;
     for socket in &sockets {
         link.send(socket.as_fd()).await?;
     }

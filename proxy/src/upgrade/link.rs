@@ -37,6 +37,12 @@ pub(super) enum Word {
         pid: u32,
         /// How many sockets follow.
         sockets: usize,
+        /// What the old process's table reflects, and its digest: the new one's is to be as new.
+        #[serde(default)]
+        revision: u64,
+        /// In hex; empty where there is no table.
+        #[serde(default)]
+        digest: String,
     },
     /// A socket comes with this.
     Socket,

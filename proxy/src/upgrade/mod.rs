@@ -19,7 +19,7 @@ mod link;
 mod place;
 mod take;
 
-pub(crate) use able::can_serve;
+pub(crate) use able::{Known, can_serve};
 pub(crate) use give::give;
 pub(crate) use place::Place;
 pub(crate) use take::{Taken, Waiting};

@@ -9,7 +9,7 @@ use std::{
 use rustix::net::sockopt::socket_acceptconn;
 
 use super::{
-    Place,
+    Known, Place,
     link::{Link, Word},
     place::Door,
 };
@@ -25,6 +25,8 @@ pub(crate) struct Taken {
     link: Link,
     /// The process that they come from.
     pub(crate) pid: u32,
+    /// What it knew.
+    pub(crate) known: Known,
 }
 
 impl Waiting {
@@ -57,8 +59,8 @@ impl Waiting {
 }
 
 async fn receive(mut link: Link, id: &str) -> Result<Taken, String> {
-    let (pid, count) = match link.hear().await? {
-        Some(Word::Offer { id: of, pid, sockets }) if of == id => (pid, sockets),
+    let (pid, count, known) = match link.hear().await? {
+        Some(Word::Offer { id: of, pid, sockets, revision, digest }) if of == id => (pid, sockets, Known { revision, digest }),
         Some(Word::Offer { id: of, .. }) => {
             let why = format!("the old process is {of}, this one is {id}; the same --id would be right");
             let _ = link.say(&Word::No { why: why.clone() }).await;
@@ -81,7 +83,7 @@ async fn receive(mut link: Link, id: &str) -> Result<Taken, String> {
         let address = listener.local_addr().map_err(|error| format!("a socket of the old process can't be used: {error}"))?;
         sockets.push((address, listener));
     }
-    Ok(Taken { sockets, link, pid })
+    Ok(Taken { sockets, link, pid, known })
 }
 
 impl Taken {
