@@ -213,7 +213,9 @@ async fn the_handshake_agrees_on_http_2_or_not() {
             stage.serves(protocol).await;
         }
         let shaken = front.shaken();
-        assert_eq!((shaken.len(), shaken[0].protocol.as_deref()), (1, Some(agreed.as_bytes())), "{protocol}");
+        assert!(shaken.iter().all(|shaken| shaken.protocol.as_deref() == Some(agreed.as_bytes())), "{protocol}");
+        // A request that comes while the last one's connection is on its way back makes another.
+        assert!(shaken.len() < 3, "{protocol}: {} connections", shaken.len());
     }
 }
 
