@@ -92,7 +92,7 @@ build: setup-build
 	$(CARGO) build --release --locked -p waypost
 
 # All that `make test` needs.
-setup: setup-build setup-tests
+setup: setup-build setup-tests setup-deny
 
 setup-build:
 	@missing=; for tool in $(NEEDED); do command -v $$tool >/dev/null 2>&1 || missing="$$missing $$tool"; done; \

@@ -19,6 +19,7 @@ use std::{
 
 use accept::{Accepting, Room, accept};
 pub(crate) use accept::{Bound, Terms};
+pub(crate) use signals::outlast;
 use signals::{Signal, Signals};
 use tokio::{
     net::TcpListener,
@@ -33,7 +34,7 @@ use crate::{
     state::{self, Shared},
     tls::{keep_certificates, keep_upstreams},
     transport::general_lane,
-    upgrade::{self, Known, Place, Taken},
+    upgrade::{self, Known, Meeting, Taken},
 };
 
 /// Why the process ended.
@@ -48,7 +49,7 @@ pub(crate) enum Ended {
 /// What the process does beside serving.
 pub(crate) struct Process {
     /// Where the sockets are handed over; `None`: this process does not.
-    pub(crate) place: Option<Place>,
+    pub(crate) meeting: Option<Meeting>,
     /// The process that this one takes over from, where there is one.
     pub(crate) taken: Option<Taken>,
     /// Called when another process has taken over.
@@ -103,7 +104,7 @@ pub(crate) async fn run(
     if let Some(taken) = process.taken {
         taken.serving().await;
     }
-    match until_asked(&shared, &mut signals, sockets, process.place.as_ref(), &process.reload).await {
+    match until_asked(&shared, &mut signals, sockets, process.meeting.as_ref(), &process.reload).await {
         Asked::Interrupt => return Ok(Ended::Interrupted),
         Asked::HandedOver => {
             let _ = hand_over.send(true);
@@ -145,7 +146,7 @@ enum Asked {
 type Giving = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 
 /// Waits for a signal that ends the process. `sockets` are copies of its listening sockets, closed when this returns.
-async fn until_asked(shared: &Shared, signals: &mut Signals, sockets: Vec<OwnedFd>, place: Option<&Place>, reload: &Reload) -> Asked {
+async fn until_asked(shared: &Shared, signals: &mut Signals, sockets: Vec<OwnedFd>, meeting: Option<&Meeting>, reload: &Reload) -> Asked {
     let mut giving: Option<Giving> = None;
     loop {
         let signal = tokio::select! {
@@ -170,22 +171,22 @@ async fn until_asked(shared: &Shared, signals: &mut Signals, sockets: Vec<OwnedF
             }
             Signal::HangUp => reload.hang_up(shared),
             Signal::Quit if giving.is_some() => tracing::warn!("SIGQUIT: the sockets are being handed over already"),
-            Signal::Quit => giving = hand_over(shared, &sockets, place),
+            Signal::Quit => giving = hand_over(shared, &sockets, meeting),
         }
     }
 }
 
 /// Begins to hand the sockets over.
-fn hand_over(shared: &Shared, sockets: &[OwnedFd], place: Option<&Place>) -> Option<Giving> {
-    let Some(place) = place else {
+fn hand_over(shared: &Shared, sockets: &[OwnedFd], meeting: Option<&Meeting>) -> Option<Giving> {
+    let Some(meeting) = meeting else {
         tracing::warn!("SIGQUIT: a guard hands nothing over, since two of one id would speak for each other; SIGTERM stops it");
         return None;
     };
     let copies: io::Result<Vec<OwnedFd>> = sockets.iter().map(OwnedFd::try_clone).collect();
     match copies {
         Ok(copies) => {
-            tracing::info!(at = %place.path().display(), "SIGQUIT: handing the sockets to a new process");
-            Some(Box::pin(upgrade::give(place.clone(), shared.id.clone(), Known::of(shared), copies, shared.upgrade_limit())))
+            tracing::info!(at = %meeting.path().display(), "SIGQUIT: handing the sockets to a new process");
+            Some(Box::pin(upgrade::give(meeting.clone(), shared.id.clone(), Known::of(shared), copies, shared.upgrade_limit())))
         }
         Err(error) => {
             tracing::error!("SIGQUIT: the sockets can't be copied, and this process goes on: {error}");

@@ -173,6 +173,8 @@ async fn what_can_not_be_carried_is_refused_and_costs_its_connection_nothing() {
             Err(why) => assert!(why.contains("PROTOCOL_ERROR") || why.contains("unspecific protocol error"), "{fields:?}: {why}"),
         }
     }
+    let answer = client.request("HEAD", "/", &[("content_length", "5")], b"").await.unwrap();
+    assert_eq!((answer.status, answer.body.len()), (400, 0));
     let many: Vec<(String, String)> = (0..300).map(|at| (format!("x-{at}"), "1".to_owned())).collect();
     let many: Vec<(&str, &str)> = many.iter().map(|(name, value)| (&**name, &**value)).collect();
     let answer = client.request("GET", "/", &many, b"").await.unwrap();
@@ -395,4 +397,21 @@ async fn an_offer_to_change_to_it_is_not_taken_up_and_costs_nothing() {
         assert_eq!((answer.status, answer.text()), (200, "body".to_owned()));
     }
     assert_eq!((old.last().values("upgrade").len(), old.last().values("http2-settings").len()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_client_that_begins_it_letter_by_letter_has_the_time_of_one_head() {
+    let backend = Backend::start(echo).await;
+    let (waypost, _records) = proxy(backend.upstream(), json!({ "timeouts": { "header_ms": 700 } })).await;
+    let mut client = Peer::connect(waypost.listen).await;
+    let began = std::time::Instant::now();
+    for letter in b"PRI * HTTP/2.0\r\n\r\nSM" {
+        if !client.send([*letter]).await {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let said = client.rest().await;
+    assert!(said.starts_with("HTTP/1.1 408"), "{said}");
+    assert!(began.elapsed() < Duration::from_secs(8));
 }

@@ -104,7 +104,12 @@ async fn no_secret_is_ever_printed_or_told() {
     fs::write(&by_file.key, damaged).unwrap();
     fs::write(&password, WRONG).unwrap();
     etcd.restart().await;
-    until_true("the damaged key is told", async || ask(&waypost, "GET", "/status", TOKEN, "").await.contains("by-file")).await;
+    until_true("the damaged key is told", async || {
+        let status = ask(&waypost, "GET", "/status", TOKEN, "").await;
+        let quarantined = status.split_once("\"quarantined\"").map_or("", |(_, rest)| rest);
+        quarantined.split(']').next().is_some_and(|quarantined| quarantined.contains("certificates/by-file"))
+    })
+    .await;
     until("the refusal is told", async || {
         let status = ask(&waypost, "GET", "/status", TOKEN, "").await;
         if status.contains("password") { Ok(()) } else { Err(status) }

@@ -78,7 +78,7 @@ pub const BOOTSTRAP: Kind = Kind {
         super::Field {
             path: "listener[].h2c",
             holds: super::Holds::Flag,
-            absent: Means("as this version does"),
+            absent: Same("true"),
             meaning: "HTTP/2 with prior knowledge on a plain listener.",
         },
         table("admin", Same("{}"), "The admin endpoints."),

@@ -35,7 +35,7 @@ pub use wait::BEHIND_LIMIT;
 
 /// How long a backend may wait for its own watch to catch up with a stamp, in milliseconds.
 pub const BACKEND_WAIT_MS: u64 = 50;
-/// How many endpoints of one owner are tried for a request whose connections fail.
+/// How many endpoints of one owner are tried for a request whose connections fail, and how often one that processes nothing is.
 const MAX_CONNECT_TRIES: usize = 3;
 
 /// What is shared, borrowed for one step.
@@ -191,6 +191,8 @@ pub struct Exchange {
     last: Option<Dispatch>,
     /// Endpoints of the present owner that could not be connected to.
     tried: Vec<Address>,
+    /// How often an owner has said that it processed nothing.
+    unprocessed: usize,
     /// What is left of the body while a check runs, or while the request waits.
     body: Option<Body>,
     /// Why the check that runs is made.
@@ -373,7 +375,10 @@ impl Exchange {
                 self.tried.push(last.endpoint.clone());
                 self.tried.len() < MAX_CONNECT_TRIES
             }
-            (Failure::Reset { reused: true }, Sent::Nothing) => true,
+            (Failure::Reset { reused: true }, Sent::Nothing) => {
+                self.unprocessed += 1;
+                self.unprocessed < MAX_CONNECT_TRIES
+            }
             // It may have died idle in the pool, but nobody knows: only what may be executed twice is sent again.
             (Failure::Reset { reused: true }, Sent::Something) => is_idempotent(head.method()),
             _ => false,

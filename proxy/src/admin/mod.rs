@@ -23,7 +23,7 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
-    sync::watch::Receiver,
+    sync::{Semaphore, watch::Receiver},
 };
 use waypost_policy::Code;
 
@@ -36,15 +36,28 @@ pub(crate) use door::{Door, Tokens, check_address};
 pub(crate) use records::MAX_READERS;
 pub(crate) use watch::MAX_WATCHERS;
 
+/// Connections at once.
+const MAX_CONNECTIONS: usize = 256;
+
 /// Serves until the process ends, or another one serves on the same socket; then connections end as soon as they can.
 pub(crate) async fn serve_admin(shared: Arc<Shared>, listener: TcpListener, mut handed_over: Receiver<bool>) {
+    let seats = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             _ = handed_over.wait_for(|handed_over| *handed_over) => return,
         };
         match accepted {
-            Ok((stream, _)) => drop(tokio::spawn(serve(Arc::clone(&shared), stream, handed_over.clone()))),
+            Ok((stream, _)) => {
+                // One too many is closed: whoever asks has others open that he could use.
+                if let Ok(seat) = Arc::clone(&seats).try_acquire_owned() {
+                    let serving = serve(Arc::clone(&shared), stream, handed_over.clone());
+                    tokio::spawn(async move {
+                        serving.await;
+                        drop(seat);
+                    });
+                }
+            }
             Err(error) => {
                 tracing::warn!(%error, "an admin connection could not be accepted");
                 tokio::time::sleep(Duration::from_millis(50)).await;

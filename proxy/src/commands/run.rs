@@ -34,7 +34,7 @@ use crate::{
     server::{self, Background, Bound, Ended, Process, Terms},
     state::{Shared, Tunable},
     tls::{Certificates, Handshake, Upstreams},
-    upgrade::{self, Place, Taken, Waiting},
+    upgrade::{self, Meeting, Taken, Waiting},
 };
 
 /// How long the process's end waits for the last lines of the access log.
@@ -70,7 +70,7 @@ pub(crate) fn run(args: RunArgs) -> Outcome {
     let snapshot = args.snapshot.clone().or_else(|| bootstrap.snapshot.path.clone());
     let snapshot = snapshot.unwrap_or_else(|| state_directory().join(format!("{id}.snapshot")));
     let meeting = args.upgrade_socket.clone().or_else(|| bootstrap.upgrade.socket.clone());
-    let meeting = Place::at(meeting.unwrap_or_else(|| snapshot.with_extension("upgrade")));
+    let meeting = Meeting::at(meeting.unwrap_or_else(|| snapshot.with_extension("upgrade")));
     if !is_file {
         make_directory(&snapshot, "the snapshot", "--snapshot")?;
     }
@@ -82,6 +82,7 @@ pub(crate) fn run(args: RunArgs) -> Outcome {
     let (runtime, threads) = runtime(args.threads)?;
     let access_log = AccessLog::open(&access, bootstrap.log.format).map_err(|error| cannot_open_log(&access, &error))?;
     runtime.block_on(async move {
+        server::outlast().map_err(|error| Failed::not_done(format!("signals can't be listened for: {error}")))?;
         let mut taken = if args.upgrade { Some(take_over(&meeting, &id, &bootstrap).await?) } else { None };
         let (listeners, admin, certificates) = match bind(&bootstrap, taken.as_mut()) {
             Ok(bound) => bound,
@@ -124,7 +125,7 @@ pub(crate) fn run(args: RunArgs) -> Outcome {
         }
         announce(&listeners, admin_address, &shared);
         let leaves = Arc::clone(&watcher);
-        let process = Process { place: Some(meeting), taken, handed_over: Box::new(move || leaves.leave_snapshot()), reload };
+        let process = Process { meeting: Some(meeting), taken, handed_over: Box::new(move || leaves.leave_snapshot()), reload };
         let ended = server::run(Arc::clone(&shared), background, listeners, admin, threads, process).await;
         if let Some(watcher) = Arc::into_inner(watcher) {
             watcher.stop().await;
@@ -144,7 +145,7 @@ pub(super) fn door(address: Option<SocketAddr>, token_file: Option<&PathBuf>, bo
 }
 
 /// The sockets of the process that is to be replaced.
-async fn take_over(meeting: &Place, id: &Name, bootstrap: &Bootstrap) -> Result<Taken, Failed> {
+async fn take_over(meeting: &Meeting, id: &Name, bootstrap: &Bootstrap) -> Result<Taken, Failed> {
     let waiting = Waiting::at(meeting).map_err(Failed::not_done)?;
     eprintln!("waypost: waiting at {} for the sockets of the running process; SIGQUIT makes it hand them over", meeting.path().display());
     let taken = waiting.sockets(id.as_ref(), upgrade_limit(bootstrap)).await.map_err(Failed::not_done)?;

@@ -128,8 +128,8 @@ pub(super) struct Room {
     turned_away: Arc<Semaphore>,
 }
 
-/// The place of one connection; free again when it is dropped.
-struct Place(Arc<AtomicU32>);
+/// The seat of one connection; free again when it is dropped.
+struct Seat(Arc<AtomicU32>);
 
 impl Room {
     pub(super) fn new() -> Self {
@@ -142,13 +142,13 @@ impl Room {
     }
 
     /// A place, if fewer than `most` are taken.
-    fn enter(&self, most: u32) -> Option<Place> {
+    fn enter(&self, most: u32) -> Option<Seat> {
         let entered = self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |open| (open < most).then_some(open + 1));
-        entered.is_ok().then(|| Place(Arc::clone(&self.open)))
+        entered.is_ok().then(|| Seat(Arc::clone(&self.open)))
     }
 }
 
-impl Drop for Place {
+impl Drop for Seat {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -189,11 +189,18 @@ pub(super) async fn accept(bound: Bound, mut accepting: Accepting) {
     }
     // Asked of the socket itself: the runtime may not have heard yet of who came last.
     let Ok(listener) = listener.into_std() else { return };
-    while let Ok((stream, client)) = listener.accept() {
-        if stream.set_nonblocking(true).is_ok()
-            && let Ok(stream) = TcpStream::from_std(stream)
-        {
-            accepting.serve(&terms, stream, client);
+    for _ in 0..BACKLOG {
+        match listener.accept() {
+            Ok((stream, client)) => {
+                if stream.set_nonblocking(true).is_ok()
+                    && let Ok(stream) = TcpStream::from_std(stream)
+                {
+                    accepting.serve(&terms, stream, client);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            // Of one that has gone already, most likely; the others still wait.
+            Err(_) => {}
         }
     }
 }

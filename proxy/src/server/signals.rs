@@ -25,6 +25,18 @@ pub(super) struct Signals {
     quit: unix::Signal,
 }
 
+/// From now on SIGHUP and SIGQUIT no longer end the process, although nobody hears them before it serves: it may have to wait for that.
+///
+/// # Errors
+/// If the handlers can't be installed.
+pub(crate) fn outlast() -> io::Result<()> {
+    for kind in [SignalKind::hangup(), SignalKind::quit()] {
+        // The handler stays when its stream goes.
+        drop(signal(kind)?);
+    }
+    Ok(())
+}
+
 impl Signals {
     /// From now on they are for this to hear.
     ///

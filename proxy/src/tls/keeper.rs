@@ -170,8 +170,9 @@ impl<K: Kind> Kept<K> {
         let loaded = K::read(record, sources).and_then(|material| {
             let seen = (record.clone(), material.digest());
             let is_new = self.seen.as_ref() != Some(&seen);
-            // One that was not valid yet may be by now.
-            if !is_new && self.fault.is_none() {
+            // One that was not valid yet may be by now, and one that was may have ended.
+            let has_ended = self.loaded.as_ref().and_then(K::not_after).is_some_and(|ends| ends <= now);
+            if !is_new && self.fault.is_none() && !has_ended {
                 return Ok(None);
             }
             self.seen = Some(seen);

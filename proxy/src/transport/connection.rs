@@ -78,7 +78,12 @@ pub(crate) async fn serve_connection(
         let (idle, header) = limits(shared);
         let begins = tokio::select! {
             begins = downstream.begins_http2(idle, header) => begins,
-            () = drained(shared, &mut shutdown) => return,
+            () = drained(shared, &mut shutdown) => {
+                if !downstream.has_begun() {
+                    return;
+                }
+                downstream.begins_http2(idle, header).await
+            }
         };
         match begins {
             Ok(false) => {}
@@ -86,7 +91,12 @@ pub(crate) async fn serve_connection(
                 let Some((stream, read)) = downstream.into_bare() else { return };
                 return serve_http2(shared, lane, Opened::new(stream, read), connection, shutdown).await;
             }
-            Err(_) => return,
+            Err(NoHead::Gone) => return,
+            Err(NoHead::Answer(code)) => {
+                let deadline = downstream.deadline();
+                refuse(shared, downstream, code, &connection).await;
+                return close(&deadline).await;
+            }
         }
     }
     let mut requests_left = shared.limits().requests_per_connection;

@@ -159,16 +159,19 @@ impl Downstream {
     }
 
     /// Whether the client speaks HTTP/2 by prior knowledge: it begins with a preface that is no request of HTTP/1 (RFC 9113, section 3.4).
-    /// Waits no longer than it must to tell; what was read stays.
+    /// Waits no longer than it must to tell; what was read stays. May be dropped and called again.
     pub(super) async fn begins_http2(&mut self, idle: Duration, header: Duration) -> Result<bool, NoHead> {
-        while self.buffer.len() < HTTP2_PREFACE.len() && HTTP2_PREFACE.starts_with(&self.buffer) {
-            let limit = if self.buffer.is_empty() { idle } else { header };
-            match limited(limit, self.fill()).await {
-                Some(Ok(true)) => {}
-                _ if self.buffer.is_empty() => return Err(NoHead::Gone),
-                _ => return Ok(false),
-            }
+        if self.buffer.is_empty() && !matches!(limited(idle, self.fill()).await, Some(Ok(true))) {
+            return Err(NoHead::Gone);
         }
+        let rest = async {
+            while self.buffer.len() < HTTP2_PREFACE.len() && HTTP2_PREFACE.starts_with(&self.buffer) {
+                if !matches!(self.fill().await, Ok(true)) {
+                    break;
+                }
+            }
+        };
+        limited(header, rest).await.ok_or(NoHead::Answer(Code::ClientTimeout))?;
         Ok(self.buffer.starts_with(HTTP2_PREFACE))
     }
 

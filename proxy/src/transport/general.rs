@@ -285,6 +285,8 @@ impl ProxyHttp for GeneralLane {
             match ctx.pending.take() {
                 Some(Next::Forward(lease, stamp)) => {
                     let peer = self.peer(session, ctx, &lease).await;
+                    // Never while it has its turn already.
+                    ctx.connecting = None;
                     ctx.connecting = self.connections.turn(&peer).await;
                     ctx.attempt = Some((lease, stamp));
                     ctx.dispatched = Some(Instant::now());

@@ -98,7 +98,7 @@ pub(crate) fn strip_unknown_wishes(head: &mut RequestHeader) {
     let is_http10 = head.version == http::Version::HTTP_10;
     let mut options = head.headers.get_all(http::header::CONNECTION).into_iter().flat_map(|value| value.as_bytes().split(|b| *b == b','));
     let names_upgrade = options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"upgrade"));
-    let is_websocket = head.headers.get(http::header::UPGRADE).is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    let is_websocket = head.headers.get_all(http::header::UPGRADE).iter().all(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"));
     if is_http10 || !names_upgrade || !is_websocket {
         head.remove_header(&http::header::UPGRADE);
     }

@@ -21,7 +21,7 @@ use h2::{
     Reason, RecvStream,
     server::{Builder, Connection, SendResponse},
 };
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use pingora_core::{apps::HttpServerApp, protocols::Stream, protocols::http::ServerSession, server::ShutdownWatch};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -39,19 +39,21 @@ use super::{
     headers::new_request_id,
 };
 use crate::state::Shared;
-use conduct::Conduct;
+use conduct::{Conduct, Frames};
 use session::{ClientStream, Http2Session, size_of_head};
 pub(super) use session::{Unanswered, take_handed};
 
 /// Requests of one connection at once.
 const STREAMS: u32 = 128;
-/// What a client may send ahead of what is read, for one request and for all of its connection.
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 16 << 20;
+/// What a client may send ahead of what is read, for one request and for all of its connection. It lies in memory while a request waits for its key.
+const STREAM_WINDOW: u32 = 256 << 10;
+const CONNECTION_WINDOW: u32 = 2 << 20;
 /// What of answers waits for the connection's own task, for one request.
 const SEND_BUFFER: usize = 64 << 10;
 /// So many requests may be under way, those included that were cancelled and whose end their owners hold up.
 const UNDER_WAY: usize = 2 * STREAMS as usize;
+/// Of many clients' requests so many may be cancelled before they have been looked at; of one's the `h2` crate takes 20.
+const CANCELLED_AT_ONCE: usize = 1024;
 /// How long a client may take to go once it was told and has nothing more to wait for.
 const LEAVING_LIMIT: Duration = Duration::from_secs(5);
 
@@ -59,12 +61,15 @@ const LEAVING_LIMIT: Duration = Duration::from_secs(5);
 pub(super) struct Opened {
     read: BytesMut,
     stream: Stream,
+    frames: Frames,
     conduct: Arc<Conduct>,
+    /// Whether it is one client's. A proxy before this one passes on what many do, and none of them may cost the others their connection.
+    is_watched: bool,
 }
 
 impl Opened {
     pub(super) fn new(stream: Stream, read: BytesMut) -> Self {
-        Self { read, stream, conduct: Arc::default() }
+        Self { read, stream, frames: Frames::default(), conduct: Arc::default(), is_watched: true }
     }
 }
 
@@ -72,26 +77,32 @@ impl Opened {
 pub(super) async fn serve_http2(
     shared: &Arc<Shared>,
     lane: &Arc<General>,
-    opened: Opened,
+    mut opened: Opened,
     connection: ConnectionInfo,
     mut shutdown: ShutdownWatch,
 ) {
+    let is_watched = shared.guard.is_none() && !connection.trusted;
+    opened.is_watched = is_watched;
     let conduct = Arc::clone(&opened.conduct);
-    let (idle, header) = limits(shared);
-    let Some(Ok(mut h2)) = limited(header, builder().handshake(opened)).await else { return };
+    let (_, header) = limits(shared);
+    let Some(Ok(mut h2)) = limited(header, builder(is_watched).handshake(opened)).await else { return };
     let mut streams = JoinSet::new();
     let mut requests_left = shared.limits().requests_per_connection;
     // Since when there is no request.
     let mut idle_since = Instant::now();
     let mut is_leaving = false;
     loop {
-        let patience = if is_leaving { LEAVING_LIMIT } else { idle };
+        let patience = if is_leaving { LEAVING_LIMIT } else { limits(shared).0 };
         tokio::select! {
             biased;
             Some(_) = streams.join_next() => idle_since = Instant::now(),
             accepted = h2.accept() => match accepted {
-                Some(Ok((request, respond))) => {
-                    if !conduct.asked() || streams.len() >= UNDER_WAY {
+                Some(Ok((request, mut respond))) => {
+                    if streams.len() >= UNDER_WAY {
+                        respond.send_reset(Reason::REFUSED_STREAM);
+                        continue;
+                    }
+                    if !conduct.asked() && is_watched {
                         tracing::warn!(client = %connection.client, "a connection was closed whose requests are cancelled as soon as they are made");
                         h2.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
                         continue;
@@ -103,7 +114,11 @@ pub(super) async fn serve_http2(
                     }
                     requests_left = requests_left.saturating_sub(1);
                 }
-                Some(Err(_)) | None => break,
+                Some(Err(error)) => {
+                    tracing::debug!(client = %connection.client, %error, "a connection of HTTP/2 broke");
+                    break;
+                }
+                None => break,
             },
             () = tokio::time::sleep_until(idle_since + patience), if streams.is_empty() && !patience.is_zero() => {
                 if is_leaving {
@@ -123,7 +138,7 @@ pub(super) async fn serve_http2(
     while streams.join_next().await.is_some() {}
 }
 
-fn builder() -> Builder {
+fn builder(is_watched: bool) -> Builder {
     let mut builder = Builder::new();
     builder
         .max_concurrent_streams(STREAMS)
@@ -131,6 +146,9 @@ fn builder() -> Builder {
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(MAX_HEAD_BYTES as u32)
         .max_send_buffer_size(SEND_BUFFER);
+    if !is_watched {
+        builder.max_pending_accept_reset_streams(CANCELLED_AT_ONCE);
+    }
     builder
 }
 
@@ -152,10 +170,10 @@ async fn serve_stream(
 ) {
     let (parts, body) = request.into_parts();
     conduct.useful(size_of_head(&parts.headers));
-    let is_call = grpc::is_call(&parts.headers);
+    let (is_call, is_head) = (grpc::is_call(&parts.headers), parts.method == Method::HEAD);
     let head = match admission::admit(parts, body.is_end_stream()) {
         Ok(head) => head,
-        Err(code) => return refuse(&shared, respond, code, is_call, &connection),
+        Err(code) => return refuse(&shared, respond, code, is_call, is_head, &connection),
     };
     let mut handed = Handed { connection: connection.clone(), deadline: Arc::default(), is_last: false, again: None };
     let mut deadline = Arc::clone(&handed.deadline);
@@ -171,7 +189,7 @@ async fn serve_stream(
 }
 
 /// Answers a request that no lane is to see.
-fn refuse(shared: &Shared, mut respond: SendResponse<Bytes>, code: Code, is_call: bool, connection: &ConnectionInfo) {
+fn refuse(shared: &Shared, mut respond: SendResponse<Bytes>, code: Code, is_call: bool, is_head: bool, connection: &ConnectionInfo) {
     let request_id = new_request_id();
     shared.note_refused_head(code, &request_id, connection);
     let body = if is_call { Vec::new() } else { answer::problem_json(code, &request_id) };
@@ -179,9 +197,10 @@ fn refuse(shared: &Shared, mut respond: SendResponse<Bytes>, code: Code, is_call
     if is_call && grpc::into_status(&mut head, code).is_err() {
         return;
     }
+    let is_all = is_head || body.is_empty();
     // A client that can't be answered has gone.
-    if let Ok(mut writer) = respond.send_response(Response::from_parts(head.as_owned_parts(), ()), body.is_empty())
-        && !body.is_empty()
+    if let Ok(mut writer) = respond.send_response(Response::from_parts(head.as_owned_parts(), ()), is_all)
+        && !is_all
     {
         let _ = writer.send_data(body.into(), true);
     }
@@ -191,6 +210,11 @@ impl AsyncRead for Opened {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = into.filled().len();
+        let this_read = |this: &mut Self, into: &ReadBuf<'_>| {
+            let read = &into.filled()[before..];
+            let data = this.frames.data_in(read);
+            this.conduct.read(read.len(), data, std::time::Instant::now()) || !this.is_watched
+        };
         if this.read.is_empty() {
             ready!(Pin::new(&mut this.stream).poll_read(context, into))?;
         } else {
@@ -198,7 +222,7 @@ impl AsyncRead for Opened {
             into.put_slice(&this.read[..here]);
             this.read.advance(here);
         }
-        if this.conduct.read(into.filled().len() - before, std::time::Instant::now()) {
+        if this_read(this, into) {
             Poll::Ready(Ok(()))
         } else {
             Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the client sends too much that is of no use")))

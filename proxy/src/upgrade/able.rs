@@ -1,10 +1,15 @@
 //! Whether a new process serves as well as the old one would.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use tokio::time::Instant;
+use waypost_conf::Name;
+use waypost_policy::table::Recorded;
 
-use crate::{resolver, state::Shared};
+use crate::{resolver, state::Shared, tls::Told};
 
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// So long it is waited for what a process can serve without: the store, names and certificates.
@@ -49,8 +54,14 @@ pub(crate) async fn can_serve(shared: &Shared, known: &Known) {
 fn has_certificates(shared: &Shared) -> bool {
     let table = shared.view.load_full();
     table.is_none_or(|table| {
-        let are_read = table.certificates().len() == shared.certificates.told().len();
+        let are_read = are_told(table.certificates(), &shared.certificates.told());
         // A guard connects to none of them.
-        are_read && (shared.guard.is_some() || table.secured().len() <= shared.upstreams.told().len())
+        are_read && (shared.guard.is_some() || are_told(table.secured(), &shared.upstreams.told()))
     })
+}
+
+/// Each record as it is now, not as it was.
+fn are_told<T>(records: &BTreeMap<Name, Recorded<T>>, told: &[Told]) -> bool {
+    let told: HashMap<&Name, u64> = told.iter().map(|told| (&told.name, told.revision)).collect();
+    records.iter().all(|(name, record)| told.get(name) == Some(&record.revision))
 }

@@ -9,7 +9,7 @@ use std::{
 use tokio::{net::UnixStream, time::Instant};
 
 use super::{
-    Known, Place,
+    Known, Meeting,
     link::{Link, Word},
 };
 
@@ -21,8 +21,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 ///
 /// # Errors
 /// Why this process has to go on by itself, in a sentence; the other one has been told, if it is there.
-pub(crate) async fn give(place: Place, id: String, known: Known, sockets: Vec<OwnedFd>, limit: Duration) -> Result<(), String> {
-    let mut link = Link::over(connect(&place).await?)?;
+pub(crate) async fn give(meeting: Meeting, id: String, known: Known, sockets: Vec<OwnedFd>, limit: Duration) -> Result<(), String> {
+    let mut link = Link::over(connect(&meeting).await?)?;
     let offered = tokio::time::timeout(limit, offer(&mut link, id, known, sockets)).await;
     let offered = offered.unwrap_or_else(|_| Err(format!("the new process was not ready within {limit:?}")));
     if let Err(why) = offered {
@@ -52,16 +52,16 @@ async fn offer(link: &mut Link, id: String, Known { revision, digest }: Known, s
     }
 }
 
-async fn connect(place: &Place) -> Result<UnixStream, String> {
+async fn connect(meeting: &Meeting) -> Result<UnixStream, String> {
     let until = Instant::now() + PATIENCE;
     loop {
-        let error = match UnixStream::connect(place.path()).await {
+        let error = match UnixStream::connect(meeting.path()).await {
             Ok(stream) => return Ok(stream),
             Err(error) => error,
         };
         let is_absent = matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused);
         if !is_absent || Instant::now() > until {
-            let path = place.path().display();
+            let path = meeting.path().display();
             return Err(if is_absent {
                 format!("no process waits at {path}; start one with `waypost run --upgrade` and the same --upgrade-socket first")
             } else {

@@ -16,10 +16,10 @@
 mod able;
 mod give;
 mod link;
-mod place;
+mod meeting;
 mod take;
 
 pub(crate) use able::{Known, can_serve};
 pub(crate) use give::give;
-pub(crate) use place::Place;
+pub(crate) use meeting::Meeting;
 pub(crate) use take::{Taken, Waiting};

@@ -9,14 +9,14 @@ use std::{
 use rustix::net::sockopt::socket_acceptconn;
 
 use super::{
-    Known, Place,
+    Known, Meeting,
     link::{Link, Word},
-    place::Door,
+    meeting::Attended,
 };
 
 /// Waits for the old process.
 #[derive(Debug)]
-pub(crate) struct Waiting(Door);
+pub(crate) struct Waiting(Attended);
 
 /// The old process's sockets, and the connection to it.
 #[derive(Debug)]
@@ -34,8 +34,8 @@ impl Waiting {
     ///
     /// # Errors
     /// A sentence, if that can't be done there.
-    pub(crate) fn at(place: &Place) -> Result<Self, String> {
-        place.open().map(Self)
+    pub(crate) fn at(meeting: &Meeting) -> Result<Self, String> {
+        meeting.open().map(Self)
     }
 
     /// The sockets of the process that this one is to replace, whose name must be this one's.

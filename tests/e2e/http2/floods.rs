@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use serde_json::json;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
-use waypost_tests::{Backend, Http2Client, resident_bytes};
+use waypost_tests::{Backend, Http2Backend, Http2Client, Http2Request, RecordFile, Waypost, resident_bytes, until_true};
 
 use super::{echo, over};
 
@@ -104,5 +105,54 @@ async fn empty_data() {
 
 #[tokio::test]
 async fn window_updates_and_priorities() {
-    flood(|_| [frame(2, 0, 3, &[0, 0, 0, 0, 16]), frame(2, 0, 5, &[0, 0, 0, 0, 16])].concat().repeat(500)).await;
+    flood(|_| [frame(2, 0, 3, &[0, 0, 0, 0, 16]), frame(8, 0, 0, &[0, 0, 0, 1])].concat().repeat(500)).await;
+}
+
+#[tokio::test]
+async fn uploads_that_nobody_reads_are_none() {
+    let records = RecordFile::of(&json!({
+        "services/web": { "match": [{ "path_prefix": "/frozen" }], "key": { "header": "x" } },
+        "routes/web/k": { "owner": "a", "epoch": 1, "state": "frozen" },
+        "upstreams/a": {},
+        "policies/default": { "park_ms": 1500 },
+    }));
+    let waypost = Waypost::start(&records.gold(), &[]).await;
+    let client = Http2Client::connect(waypost.listen).await;
+    let body = vec![b'x'; 2_000_000];
+    let uploads = (0..16).map(|_| client.request("POST", "/frozen", &[("x", "k")], &body));
+    for answer in futures_util::future::join_all(uploads).await {
+        assert_eq!(answer.unwrap().header("waypost-reason"), "park_timeout");
+    }
+    for turn in 0..16 {
+        let answer = client.request("POST", "/nobody", &[], &body).await;
+        assert_eq!(answer.unwrap_or_else(|why| panic!("upload {turn}: {why}")).header("waypost-reason"), "no_service");
+    }
+}
+
+#[tokio::test]
+async fn what_a_trusted_proxy_passes_on_costs_its_other_clients_nothing() {
+    let backend = Http2Backend::scripted(|mut request: Http2Request| async move {
+        if request.head.uri.path() == "/held" {
+            let _ = std::future::poll_fn(|context| request.respond.poll_reset(context)).await;
+        } else {
+            let _ = request.answer(200, &[], true);
+        }
+    })
+    .await;
+    let records = RecordFile::of(&json!({ "services/web": { "match": [{}], "default_owner": "a" }, "upstreams/a": backend.upstream() }));
+    let folder = tempfile::tempdir().unwrap();
+    let bootstrap = folder.path().join("waypost.toml");
+    std::fs::write(&bootstrap, "[[listener]]\naddress = \"127.0.0.1:1\"\ntrusted = [\"127.0.0.0/8\"]\n").unwrap();
+    let waypost = Waypost::start(&records.gold(), &["--config", bootstrap.to_str().unwrap()]).await;
+    let client = Http2Client::connect(waypost.listen).await;
+    for turn in 0..400 {
+        let mut call = client.open("POST", "/held", &[], false).await.unwrap_or_else(|why| panic!("after {turn}: {why}"));
+        call.body.send_reset(h2::Reason::CANCEL);
+        if turn % 50 == 0 {
+            // So that none is refused for being one too many.
+            until_true("they have ended", async || waypost.metric("waypost_in_flight").await < 50.0).await;
+        }
+    }
+    until_true("they have ended", async || waypost.metric("waypost_in_flight").await < 0.5).await;
+    assert_eq!(client.get("/", &[]).await.status, 200);
 }

@@ -126,6 +126,15 @@ async fn a_call_that_is_cut_short_ends_with_a_status() {
 }
 
 #[tokio::test]
+async fn a_status_in_the_head_of_an_owner_s_answer_is_not_its_end() {
+    let backend =
+        Backend::start(|_| waypost_tests::Reply::Say(200, vec![("grpc-status".to_owned(), "0".to_owned())], b"ten bytes!".to_vec())).await;
+    let (waypost, _records) = over(backend.upstream()).await;
+    let answer = Http2Client::connect(waypost.listen).await.request("POST", "/s/M", &[CALL, TRAILERS], b"").await.unwrap();
+    assert_eq!((answer.text(), answer.header("grpc-status")), ("ten bytes!".to_owned(), "0"));
+}
+
+#[tokio::test]
 async fn a_stale_route_is_healed_by_the_status_that_refuses() {
     let etcd = Etcd::start().await;
     etcd.put_all(&[("services/orders", service(json!({}))), ("routes/orders/t1", route("a", 5))]).await;

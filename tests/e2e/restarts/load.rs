@@ -39,7 +39,7 @@ const BETWEEN_PARTS: Duration = Duration::from_millis(30);
 /// What the client of HTTP/2 says of a request that the other end's GOAWAY leaves out.
 const UNTAKEN: &str = "connection error received: not a result of an error";
 /// How long old processes may keep their websockets.
-const STREAMS: Duration = Duration::from_secs(20);
+const STREAMS: Duration = Duration::from_secs(120);
 
 /// What went wrong, and how much went well, by kind.
 #[derive(Default)]

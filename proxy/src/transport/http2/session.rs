@@ -31,6 +31,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::{
     super::{
+        answer::REASON,
         connection::Handed,
         deadline::{Deadline, Left, Phase},
         general::REPLAY_BYTES,
@@ -182,7 +183,6 @@ impl Http2Session {
         };
         // Nothing is read before it can go on, so what has been read makes room for as much. If that fails, so does the next read.
         let _ = stream.body.flow_control().release_capacity(part.len());
-        self.conduct.useful(part.len());
         self.note_part(&part);
         Poll::Ready(Ok(Some(part)))
     }
@@ -242,8 +242,8 @@ impl Http2Session {
         for name in OF_CONNECTION {
             head.remove_header(&name);
         }
-        // For the proxy's own answers pingora has no word of their end.
-        let end = end || grpc::is_ended(&head.headers);
+        // For the proxy's own answers pingora has no word of their end; to a call they are a head.
+        let end = end || (head.headers.contains_key(REASON) && grpc::is_ended(&head.headers));
         let response = Response::from_parts(head.as_owned_parts(), ());
         let Some(stream) = &mut self.stream else { return Ok(()) };
         self.writer = Some(stream.respond.send_response(response, end).map_err(|error| lost(io::Error::other(error)))?);

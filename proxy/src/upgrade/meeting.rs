@@ -16,18 +16,18 @@ use waypost_watcher::files::why;
 
 /// The path of the socket.
 #[derive(Clone, Debug)]
-pub(crate) struct Place(PathBuf);
+pub(crate) struct Meeting(PathBuf);
 
 /// A new process that waits there; the socket goes with it.
 #[derive(Debug)]
-pub(super) struct Door {
+pub(super) struct Attended {
     pub(super) listener: UnixListener,
     path: PathBuf,
     /// Locked for as long as this process waits.
     _lock: File,
 }
 
-impl Place {
+impl Meeting {
     /// Where the bootstrap file or a flag says.
     pub(crate) fn at(path: PathBuf) -> Self {
         Self(path)
@@ -41,7 +41,7 @@ impl Place {
     ///
     /// # Errors
     /// A sentence, if another new process waits there, or nothing can be put there.
-    pub(super) fn open(&self) -> Result<Door, String> {
+    pub(super) fn open(&self) -> Result<Attended, String> {
         let wrong = |error: &io::Error| format!("{} can't be listened at for the old process: {}", self.0.display(), why(error));
         let beside = self.0.with_added_extension("lock");
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&beside);
@@ -60,7 +60,7 @@ impl Place {
             _ => {}
         }
         let listener = self.bind().map_err(|error| wrong(&error))?;
-        Ok(Door { listener, path: self.0.clone(), _lock: lock })
+        Ok(Attended { listener, path: self.0.clone(), _lock: lock })
     }
 
     fn bind(&self) -> io::Result<UnixListener> {
@@ -75,7 +75,7 @@ impl Place {
     }
 }
 
-impl Drop for Door {
+impl Drop for Attended {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.path);
     }
