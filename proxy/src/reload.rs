@@ -1,4 +1,4 @@
-//! SIGHUP: what a running process takes up of its bootstrap file (logging, limits, times, the admin token), without a restart.
+//! SIGHUP: what a running process takes up of its bootstrap file (logging, limits, times, what holds for connections, the admin token), without a restart.
 //!
 //! What always holds: a file that is wrong, or names what can't be used, changes nothing, and its faults are said with their lines. What has changed but
 //! needs a restart is said by name, at each SIGHUP. What a flag says stays as it is.
@@ -14,6 +14,7 @@ use crate::{
     admin::Tokens,
     commands::run::{access_target, tunable},
     gold::read_bootstrap,
+    server::{InForce, Terms},
     state::Shared,
 };
 
@@ -27,6 +28,8 @@ pub(crate) struct Reload {
     pub(crate) access_log: Option<String>,
     /// `--admin-token-file`.
     pub(crate) admin_token_file: Option<PathBuf>,
+    /// What holds for listeners' connections, in the file's order. A guard has none of the file's.
+    pub(crate) listeners: Vec<InForce>,
 }
 
 impl Reload {
@@ -37,6 +40,19 @@ impl Reload {
             Ok(said) => tracing::info!("SIGHUP: the access log is opened anew; {said}"),
             Err(why) => tracing::error!("SIGHUP: the access log is opened anew; nothing else is changed: {why}"),
         }
+    }
+
+    /// Of each listener, where they are others. Whom clients' certificates must be signed by is read anew each time.
+    fn new_terms(&self, before: &Bootstrap, written: &Bootstrap, shared: &Shared) -> Result<Vec<Option<Terms>>, String> {
+        if before.fixed_differences(written).contains(&"listener.address") {
+            return Ok(Vec::new());
+        }
+        let both = before.listeners.iter().zip(&written.listeners).take(self.listeners.len());
+        both.map(|(before, written)| {
+            let may_differ = before != written || written.client_ca.is_some();
+            may_differ.then(|| Terms::of(written, &shared.certificates)).transpose()
+        })
+        .collect()
     }
 
     fn reread(&self, shared: &Shared) -> Result<String, String> {
@@ -50,9 +66,11 @@ impl Reload {
         changed.retain(|name| match *name {
             "log.access" => self.access_log.is_none(),
             "admin.token_file" => self.admin_token_file.is_none(),
+            "listener" => !self.listeners.is_empty(),
             _ => true,
         });
         let fixed = in_force.fixed_differences(&written);
+        let terms = self.new_terms(&in_force, &written, shared)?;
         let token_file = self.admin_token_file.as_ref().or(written.admin.token_file.as_ref());
         let tokens = token_file.map(|file| Tokens::read(file)).transpose()?;
         if tokens.is_none() && shared.admin.is_guarded() {
@@ -67,6 +85,11 @@ impl Reload {
         }
         shared.admin.change(tokens);
         shared.tunable.store(tunable(&written).into());
+        for (in_force, terms) in self.listeners.iter().zip(terms) {
+            if let Some(terms) = terms {
+                in_force.store(terms.into());
+            }
+        }
         *in_force = in_force.clone().tuned_by(&written);
         if !fixed.is_empty() {
             tracing::warn!(

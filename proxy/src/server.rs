@@ -18,7 +18,7 @@ use std::{
 };
 
 use accept::{Accepting, Room, accept};
-pub(crate) use accept::{Bound, Terms};
+pub(crate) use accept::{Bound, InForce, Terms};
 pub(crate) use signals::outlast;
 use signals::{Signal, Signals};
 use tokio::{

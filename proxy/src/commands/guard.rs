@@ -38,6 +38,7 @@ pub(crate) fn run(args: GuardArgs) -> Outcome {
         in_force: Mutex::new(bootstrap.clone()),
         access_log: args.access_log.clone(),
         admin_token_file: args.admin_token_file.clone(),
+        listeners: Vec::new(),
     };
     let door = door(args.admin, args.admin_token_file.as_ref(), &mut bootstrap)?;
     let place = match gold::place(&args.gold, &bootstrap)? {

@@ -33,7 +33,7 @@ use crate::{
     reload::Reload,
     server::{self, Background, Bound, Ended, Process, Terms},
     state::{Shared, Tunable},
-    tls::{Certificates, Handshake, Upstreams},
+    tls::{Certificates, Upstreams},
     upgrade::{self, Meeting, Taken, Waiting},
 };
 
@@ -48,11 +48,12 @@ const INDISCREET: [&str; 9] =
 /// Runs the command.
 pub(crate) fn run(args: RunArgs) -> Outcome {
     let BootstrapFile { path, content: mut bootstrap } = gold::bootstrap(&args.gold)?;
-    let reload = Reload {
+    let mut reload = Reload {
         path: path.clone(),
         in_force: Mutex::new(bootstrap.clone()),
         access_log: args.access_log.clone(),
         admin_token_file: args.admin_token_file.clone(),
+        listeners: Vec::new(),
     };
     let door = door(args.admin, args.admin_token_file.as_ref(), &mut bootstrap)?;
     let place = gold::place(&args.gold, &bootstrap)?;
@@ -124,6 +125,7 @@ pub(crate) fn run(args: RunArgs) -> Outcome {
             taken.ready(upgrade::can_serve(&shared, &known)).await.map_err(Failed::not_done)?;
         }
         announce(&listeners, admin_address, &shared);
+        reload.listeners = listeners.iter().map(Bound::terms).collect();
         let leaves = Arc::clone(&watcher);
         let process = Process { meeting: Some(meeting), taken, handed_over: Box::new(move || leaves.leave_snapshot()), reload };
         let ended = server::run(Arc::clone(&shared), background, listeners, admin, threads, process).await;
@@ -173,9 +175,7 @@ fn bind(bootstrap: &Bootstrap, mut taken: Option<&mut Taken>) -> Result<(Vec<Bou
     let certificates = Arc::<Certificates>::default();
     let mut listeners = Vec::new();
     for listener in &bootstrap.listeners {
-        let tls = listener.tls.then(|| Handshake::new(Arc::clone(&certificates), listener)).transpose();
-        let tls = tls.map_err(|why| Failed::unusable(format!("the listener on {}: {why}", listener.address)))?;
-        let terms = Terms { trusted: listener.trusted.as_slice().into(), tls, proxy_protocol: listener.proxy_protocol, h2c: listener.h2c };
+        let terms = Terms::of(listener, &certificates).map_err(Failed::unusable)?;
         listeners.push(match socket(listener.address).map_err(|error| handed("clients", listener.address, &error))? {
             Some(taken) => Bound::on(taken, terms),
             None => Bound::bind(listener.address, terms).map_err(|error| cannot_listen("clients", "--listen", listener.address, &error))?,

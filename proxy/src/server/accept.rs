@@ -11,17 +11,19 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use pingora_core::protocols::{GetSocketDigest, SocketDigest, Stream, l4};
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     sync::{Semaphore, mpsc, watch},
 };
+use waypost_conf::Listener;
 
 use crate::{
     proxy_protocol::read_header,
     state::Shared,
-    tls::Handshake,
+    tls::{Certificates, Handshake},
     transport::{ConnectionInfo, General, Speaks, head_limit, serve_connection, turn_away},
 };
 
@@ -33,8 +35,11 @@ const TURNED_AWAY_AT_ONCE: usize = 64;
 /// A bound listener and what holds for its connections.
 pub(crate) struct Bound {
     listener: TcpListener,
-    terms: Arc<Terms>,
+    terms: InForce,
 }
+
+/// The terms of a listener, which may change while it listens; connections keep those that they began with.
+pub(crate) type InForce = Arc<ArcSwap<Terms>>;
 
 /// What holds for a listener's connections. They keep it, and not the socket, which would stay open with them.
 pub(crate) struct Terms {
@@ -62,7 +67,12 @@ impl Bound {
 
     /// Listens on a socket that is bound already.
     pub(crate) fn on(listener: TcpListener, terms: Terms) -> Self {
-        Self { listener, terms: Arc::new(terms) }
+        Self { listener, terms: Arc::new(ArcSwap::from_pointee(terms)) }
+    }
+
+    /// What holds for its connections.
+    pub(crate) fn terms(&self) -> InForce {
+        Arc::clone(&self.terms)
     }
 
     /// Where it listens; the port is the real one where 0 was asked for.
@@ -77,6 +87,16 @@ impl Bound {
 }
 
 impl Terms {
+    /// As the settings have them.
+    ///
+    /// # Errors
+    /// A sentence, if what they name for TLS can't be used.
+    pub(crate) fn of(listener: &Listener, certificates: &Arc<Certificates>) -> Result<Self, String> {
+        let tls = listener.tls.then(|| Handshake::new(Arc::clone(certificates), listener)).transpose();
+        let tls = tls.map_err(|why| format!("the listener on {}: {why}", listener.address))?;
+        Ok(Self { trusted: listener.trusted.as_slice().into(), tls, proxy_protocol: listener.proxy_protocol, h2c: listener.h2c })
+    }
+
     /// What is known of a connection by where it comes from.
     fn connection_from(&self, client: SocketAddr) -> ConnectionInfo {
         let trusted = self.trusted.iter().any(|network| network.contains(&client.ip().to_canonical()));
@@ -176,7 +196,7 @@ pub(super) async fn accept(bound: Bound, mut accepting: Accepting) {
             _ = accepting.draining.wait_for(|draining| *draining) => break,
         };
         match accepted {
-            Ok((stream, client)) => accepting.serve(&terms, stream, client),
+            Ok((stream, client)) => accepting.serve(&terms.load_full(), stream, client),
             Err(error) => {
                 // Out of file descriptors, most likely: what is open goes on, and the pause lets some of it end.
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -195,7 +215,7 @@ pub(super) async fn accept(bound: Bound, mut accepting: Accepting) {
                 if stream.set_nonblocking(true).is_ok()
                     && let Ok(stream) = TcpStream::from_std(stream)
                 {
-                    accepting.serve(&terms, stream, client);
+                    accepting.serve(&terms.load_full(), stream, client);
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,

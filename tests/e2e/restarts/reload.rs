@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use waypost_tests::{Waypost, until_true};
+use waypost_tests::{Peer, Waypost, until_true};
 
 use super::{GET, stage};
 use crate::stage::{Stage, field, reason, statuses};
@@ -65,13 +65,44 @@ async fn a_file_that_is_wrong_changes_nothing_and_says_where() {
 #[tokio::test]
 async fn what_needs_a_restart_is_named_each_time() {
     let (stage, _) = stage("").await;
-    write(&stage, "trusted = [\"10.0.0.0/8\"]\n[limits]\nrecords = 7\n[drain]\nidle_ms = 7\n[snapshot]\npath = \"/tmp/x\"");
+    write(&stage, "[[listener]]\naddress = \"127.0.0.1:2\"\n[limits]\nrecords = 7\n[drain]\nidle_ms = 7\n[snapshot]\npath = \"/tmp/x\"");
     for times in 1..=2 {
         stage.waypost.hang_up();
-        let said = "not in force before a restart: listener, snapshot.path, limits.records";
+        let said = "not in force before a restart: listener.address, snapshot.path, limits.records";
         until_true("it says so", async || stage.waypost.said().matches(said).count() == times).await;
     }
     assert!(stage.waypost.said().contains("in force now: drain.idle_ms"), "{}", stage.waypost.said());
+}
+
+#[tokio::test]
+async fn what_holds_for_a_listener_s_connections_holds_for_new_ones() {
+    let (stage, requests) = stage("").await;
+    let says_who = "GET / HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n";
+    let forwarded = async |client: &mut Peer| {
+        client.send(says_who).await;
+        assert!(client.until("ok").await.is_some());
+        requests.lock().unwrap().last().unwrap().values("x-forwarded-for").join(", ")
+    };
+    let mut before = stage.client().await;
+    assert_eq!(forwarded(&mut before).await, "127.0.0.1");
+    write(&stage, "trusted = [\"127.0.0.0/8\"]");
+    stage.waypost.hang_up();
+    says(&stage.waypost, "in force now: listener\"").await;
+    assert_eq!(forwarded(&mut before).await, "127.0.0.1", "it goes on as it began");
+    assert_eq!(forwarded(&mut stage.client().await).await, "192.0.2.1, 127.0.0.1");
+    write(&stage, "tls = true\nclient_ca = \"file:/nowhere\"\nclient_cert = \"required\"");
+    stage.waypost.hang_up();
+    says(&stage.waypost, "nothing else is changed: the listener on 127.0.0.1:1: client_ca /nowhere can't be read").await;
+    assert_eq!(forwarded(&mut stage.client().await).await, "192.0.2.1, 127.0.0.1");
+    write(&stage, "tls = true");
+    stage.waypost.hang_up();
+    until_true("it wants a handshake", async || {
+        let mut client = stage.client().await;
+        client.send(GET).await;
+        client.until("ok").await.is_none()
+    })
+    .await;
+    assert!(!forwarded(&mut before).await.is_empty(), "what is open stays open");
 }
 
 #[tokio::test]
