@@ -11,7 +11,7 @@ use std::{sync::Arc, time::Duration};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use waypost_tests::{
-    Backend, Client, Http2Backend, Http2Client, Http2Request, Peer, RecordFile, Reply, Seen, Waypost,
+    Backend, Client, Http2Backend, Http2Client, Http2Request, Peer, RawBackend, RecordFile, Reply, Seen, Waypost,
     http2::{read_answer, read_body, send},
     until, until_true,
 };
@@ -414,4 +414,97 @@ async fn a_client_that_begins_it_letter_by_letter_has_the_time_of_one_head() {
     let said = client.rest().await;
     assert!(said.starts_with("HTTP/1.1 408"), "{said}");
     assert!(began.elapsed() < Duration::from_secs(8));
+}
+
+#[tokio::test]
+async fn a_body_that_ends_with_nothing_ends_once() {
+    let backend = RawBackend::start(|mut peer: Peer, _| async move {
+        while peer.request().await.is_some() {
+            peer.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+        }
+    })
+    .await;
+    let (waypost, _records) = over(backend.upstream()).await;
+    let client = Http2Client::connect(waypost.listen).await;
+    for part in [&b"hello"[..], b""] {
+        let mut call = client.open("POST", "/", &[], false).await.unwrap();
+        send(&mut call.body, part, false).await.unwrap();
+        // Read by itself, so that it is an empty frame that ends the body.
+        until_true("it is under way", async || waypost.metric("waypost_in_flight").await > 0.5).await;
+        call.body.send_data(bytes::Bytes::new(), false).unwrap();
+        call.body.send_data(bytes::Bytes::new(), true).unwrap();
+        assert_eq!(read_answer(call.answer).await.unwrap().text(), "ok");
+    }
+    assert_eq!(client.get("/last", &[]).await.text(), "ok");
+    assert_eq!((backend.count("\r\n0\r\n\r\n"), backend.count("0\r\n\r\n0\r\n\r\n")), (2, 0));
+}
+
+#[tokio::test]
+async fn an_owner_that_breaks_every_answer_is_asked_a_few_times_and_no_more() {
+    let asked = Arc::<std::sync::atomic::AtomicUsize>::default();
+    let counted = Arc::clone(&asked);
+    let backend = Http2Backend::scripted(move |mut request: Http2Request| {
+        let counted = Arc::clone(&counted);
+        async move {
+            if request.head.uri.path() == "/fine" {
+                let _ = request.answer(200, &[], true);
+                return;
+            }
+            counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            request.respond.send_reset(h2::Reason::INTERNAL_ERROR);
+        }
+    })
+    .await;
+    let (waypost, _records) = over(backend.upstream()).await;
+    let client = Http2Client::connect(waypost.listen).await;
+    assert_eq!(client.get("/fine", &[]).await.status, 200);
+    let answer = client.get("/breaks", &[]).await;
+    assert_eq!((answer.status, answer.header("waypost-reason")), (502, "upstream_reset"));
+    assert!(asked.load(std::sync::atomic::Ordering::Relaxed) <= 3);
+}
+
+#[tokio::test]
+async fn an_owner_that_takes_no_more_of_a_body_is_given_up_on() {
+    // Both answer `/small` and never read a body; what they may be sent ahead is soon used up.
+    let new = Http2Backend::scripted(|mut request: Http2Request| async move {
+        if request.head.uri.path() == "/small" {
+            let _ = request.answer(200, &[], true);
+        } else {
+            let _ = std::future::poll_fn(|context| request.respond.poll_reset(context)).await;
+        }
+    })
+    .await;
+    let old = RawBackend::start(|mut peer: Peer, _| async move {
+        let head = peer.until("\r\n\r\n").await.unwrap_or_default();
+        if head.contains("/small") {
+            peer.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+        } else {
+            tokio::time::sleep(waypost_tests::LIMIT).await;
+        }
+    })
+    .await;
+    let body = vec![b'x'; 40_000_000];
+    for upstream in [new.upstream(), old.upstream()] {
+        let (waypost, _records) = proxy(upstream.clone(), json!({ "timeouts": { "idle_ms": 800, "first_byte_ms": 900 } })).await;
+        let client = Http2Client::connect(waypost.listen).await;
+        let answer = client.request("POST", "/large", &[], &body).await.unwrap();
+        assert_eq!((answer.status, answer.header("waypost-reason")), (504, "upstream_timeout"), "{upstream}");
+        let mut plain = Peer::connect(waypost.listen).await;
+        let head = format!("POST /large HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n", body.len());
+        let (said, _) = plain.send_and_read(&[head.as_bytes(), &body].concat()).await;
+        assert!(plain.received().text().contains("504") || said.contains("504"), "{upstream}: {said}");
+        // Who cancels is not waited for. Idle connections have ended meanwhile.
+        let client = Http2Client::connect(waypost.listen).await;
+        let mut call = client.open("POST", "/large", &[], false).await.unwrap();
+        let _ = tokio::time::timeout(Duration::from_millis(300), send(&mut call.body, &body, false)).await;
+        call.body.send_reset(h2::Reason::CANCEL);
+        until_true("nothing is under way", async || waypost.metric("waypost_in_flight").await < 0.5).await;
+        assert_eq!(Http2Client::connect(waypost.listen).await.get("/small", &[]).await.status, 200);
+        let lines = until("they are logged", async || {
+            let lines: Vec<_> = waypost.access_log().into_iter().filter(|line| line["reason"] == "upstream_timeout").collect();
+            if lines.len() >= 2 { Ok(lines) } else { Err(format!("{} lines", lines.len())) }
+        })
+        .await;
+        assert!(lines.iter().any(|line| line["owner"] == "a"), "{lines:?}");
+    }
 }

@@ -35,7 +35,7 @@ pub use wait::BEHIND_LIMIT;
 
 /// How long a backend may wait for its own watch to catch up with a stamp, in milliseconds.
 pub const BACKEND_WAIT_MS: u64 = 50;
-/// How many endpoints of one owner are tried for a request whose connections fail, and how often one that processes nothing is.
+/// How many endpoints of one owner are tried for a request whose connections fail, and for how many broken connections one is sent.
 const MAX_CONNECT_TRIES: usize = 3;
 
 /// What is shared, borrowed for one step.
@@ -191,8 +191,8 @@ pub struct Exchange {
     last: Option<Dispatch>,
     /// Endpoints of the present owner that could not be connected to.
     tried: Vec<Address>,
-    /// How often an owner has said that it processed nothing.
-    unprocessed: usize,
+    /// How often a connection broke, or an owner said that it processed nothing.
+    broken: usize,
     /// What is left of the body while a check runs, or while the request waits.
     body: Option<Body>,
     /// Why the check that runs is made.
@@ -375,12 +375,11 @@ impl Exchange {
                 self.tried.push(last.endpoint.clone());
                 self.tried.len() < MAX_CONNECT_TRIES
             }
-            (Failure::Reset { reused: true }, Sent::Nothing) => {
-                self.unprocessed += 1;
-                self.unprocessed < MAX_CONNECT_TRIES
-            }
             // It may have died idle in the pool, but nobody knows: only what may be executed twice is sent again.
-            (Failure::Reset { reused: true }, Sent::Something) => is_idempotent(head.method()),
+            (Failure::Reset { reused: true }, sent) => {
+                self.broken += 1;
+                self.broken < MAX_CONNECT_TRIES && (sent == Sent::Nothing || is_idempotent(head.method()))
+            }
             _ => false,
         };
         if again && body != Body::Spent {

@@ -123,13 +123,14 @@ pub(crate) async fn serve_connection(
         let is_last = requests_left == 1 || downstream.is_last();
         requests_left = requests_left.saturating_sub(1);
         let handed = Handed { connection: connection.clone(), deadline: Arc::clone(&deadline), is_last, again: None };
-        let Some(taken_back) = serve_request(lane, downstream, handed, &shutdown).await else { return close(&deadline).await };
+        let Some(taken_back) = serve_request(shared, lane, downstream, handed, &shutdown).await else { return close(&deadline).await };
         downstream = taken_back;
     }
 }
 
 /// Serves the request whose head was read, in as many sessions as it takes; its connection, if that goes on.
 async fn serve_request(
+    shared: &Shared,
     lane: &Arc<General>,
     mut downstream: Box<Downstream>,
     handed: Handed,
@@ -141,15 +142,26 @@ async fn serve_request(
         let mut session = ServerSession::new_http1(downstream);
         session.set_connection_user_context(Some(Box::new(handed)));
         session.set_total_drain_timeout(Some(DRAIN_LIMIT));
-        let ended = lane.process_new_http(session, shutdown).await;
+        let ended = tokio::select! {
+            biased;
+            ended = lane.process_new_http(session, shutdown) => ended,
+            () = deadline.give_up() => None,
+        };
         let taken_back = ended.and_then(|reused| reused.consume().0.into_any().downcast::<Downstream>().ok());
         let Some((request, left)) = deadline.take_again() else { return taken_back };
         let taken_up = || match left {
             Some(Left::Connection(left)) => Some(Box::new(Downstream::taken_up(*left, Arc::clone(&deadline)))),
             Some(Left::Stream(_)) | None => None,
         };
+        let was_given_up = deadline.is_given_up();
         downstream = taken_back.or_else(taken_up)?;
+        if was_given_up && downstream.has_answered() {
+            return None;
+        }
         if !downstream.rewind() {
+            if was_given_up {
+                refuse(shared, downstream, Code::UpstreamTimeout, &connection).await;
+            }
             return None;
         }
         again = Some(request);

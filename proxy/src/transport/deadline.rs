@@ -65,7 +65,16 @@ pub(crate) struct Deadline {
     withheld: Mutex<Withheld>,
     /// When it may not be served any more.
     ending: Ending,
+    /// Since when something of the body is with the owner's connection and nobody looks at the client; `None`: somebody does.
+    with_owner: Mutex<Option<Instant>>,
+    /// The owner takes no more of the body, and the request was given up on.
+    given_up: AtomicBool,
 }
+
+/// So much later than its time a request is given up on that has not ended by itself.
+const OVERDUE: Duration = Duration::from_millis(500);
+/// How long before its limits are known it may take.
+const WITHOUT_LIMITS: Duration = Duration::from_secs(10);
 
 /// A body of which nothing is read yet, so that its owner can refuse it unread.
 #[derive(Debug, Default)]
@@ -136,6 +145,39 @@ impl Deadline {
             withheld.reader = Some(reader.clone());
         }
         withheld.until
+    }
+
+    /// Something of the request has been handed to the owner's connection. Until the client is looked at again, no phase's time can pass.
+    pub(crate) fn hand_to_owner(&self) {
+        *lock(&self.with_owner) = Some(Instant::now());
+    }
+
+    /// The client is looked at, or nothing is with the owner any more.
+    pub(crate) fn look_at_client(&self) {
+        *lock(&self.with_owner) = None;
+    }
+
+    /// Ends when the owner has taken nothing of the body for as long as one may be idle, or the whole request is overdue because of that. While
+    /// pingora waits to write to an owner it looks neither at the client nor at any answer, so nothing else would end it.
+    pub(super) async fn give_up(&self) {
+        loop {
+            let (wait, now, since) = (self.wait(), Instant::now(), *lock(&self.with_owner));
+            let idle = wait.reading.map(|limit| since.unwrap_or(now) + limit);
+            let overdue = wait.ends_at.map(|at| at + OVERDUE);
+            let due = idle.into_iter().chain(overdue).min();
+            if since.is_some() && due.is_some_and(|due| due <= now) {
+                break;
+            }
+            tokio::time::sleep_until(due.unwrap_or(now + WITHOUT_LIMITS).max(now + OVERDUE)).await;
+        }
+        self.given_up.store(true, Ordering::Relaxed);
+        // What is left of it is taken up again by whoever serves it.
+        self.discards.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was given up on.
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Relaxed)
     }
 
     /// No phase is waited for; the limit for the whole request stays.
@@ -211,6 +253,8 @@ impl Deadline {
     /// The request is handed over once more; its time goes on.
     pub(super) fn begin_again(&self) {
         self.discards.store(false, Ordering::Relaxed);
+        self.given_up.store(false, Ordering::Relaxed);
+        self.look_at_client();
         *lock(&self.fired) = None;
         *lock(&self.withheld) = Withheld::default();
         self.clear();

@@ -83,6 +83,8 @@ pub(super) struct Left {
     request: Handed,
     closes: bool,
     closed: bool,
+    /// An answer has begun.
+    pub(super) answered: bool,
 }
 
 /// The connection as it was accepted.
@@ -183,10 +185,10 @@ impl Downstream {
 
     /// The connection whose session has ended and left it.
     pub(super) fn taken_up(left: Left, deadline: Arc<Deadline>) -> Self {
-        let Left { socket, buffer, request, closes, closed } = left;
+        let Left { socket, buffer, request, closes, closed, answered } = left;
         let mut downstream = Self::of(socket, deadline);
         (downstream.buffer, downstream.request) = (buffer, request);
-        (downstream.closes, downstream.closed) = (closes, closed);
+        (downstream.closes, downstream.closed, downstream.answered) = (closes, closed, answered);
         downstream
     }
 
@@ -199,6 +201,11 @@ impl Downstream {
         self.body = Body::framed_by(self.request.framing);
         self.timing.deadline().begin_again();
         self.socket.is_some()
+    }
+
+    /// Whether an answer to the present request has begun.
+    pub(super) fn has_answered(&self) -> bool {
+        self.answered
     }
 
     /// Whether something of the next head has come.
@@ -343,6 +350,7 @@ impl Downstream {
             })?,
         };
         self.hand_over(into, limit);
+        self.timing.deadline().hand_to_owner();
         Poll::Ready(Ok(()))
     }
 
@@ -363,6 +371,7 @@ pub(super) async fn limited<T>(limit: Duration, work: impl Future<Output = T>) -
 impl AsyncRead for Downstream {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        this.timing.deadline().look_at_client();
         if this.head_left > 0 {
             this.head_left -= this.hand_over(into, this.head_left);
             return Poll::Ready(Ok(()));
@@ -407,6 +416,9 @@ impl AsyncWrite for Downstream {
             return Poll::Ready(Err(over));
         }
         let write = this.poll_socket()?.poll_write(context, bytes);
+        if write.is_ready() {
+            this.timing.deadline().look_at_client();
+        }
         if let Poll::Ready(Ok(written)) = write
             && this.timing.deadline().is_raw()
         {
@@ -466,6 +478,7 @@ impl Drop for Downstream {
                 request: std::mem::replace(&mut self.request, nothing),
                 closes: self.closes,
                 closed: self.closed,
+                answered: self.answered,
             })));
             return;
         }

@@ -8,6 +8,7 @@
 
 mod guarding;
 mod owner;
+mod request;
 mod session;
 mod waits;
 
@@ -24,19 +25,19 @@ use pingora_core::{
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, HttpProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use waypost_owner::Served;
-use waypost_policy::{Code, Exchange, Failure, Input, Lease, Next, Sent, parking::Place, wire::Stamp};
+use waypost_policy::{Code, Failure, Input, Next, Sent};
 
 use super::{
     answer,
-    connection::{ConnectionInfo, Handed},
-    deadline::{Deadline, Phase},
+    connection::Handed,
+    deadline::Phase,
     grpc,
     headers::{self, ReplyHead, RequestHead},
     http2,
 };
-use crate::{access_log::Line, metrics::InFlight, state::Shared, tls};
-use guarding::Guarded;
-use owner::{Connecting, Connections, is_unprocessed};
+use crate::{access_log::Line, state::Shared, tls};
+use owner::{Connections, is_unprocessed};
+pub(super) use request::Request;
 use session::{blame, body_of, can_be_followed, has_answered, is_call, is_http2, is_soon_read, is_too_large_to_replay};
 
 /// The general lane as the front door calls it.
@@ -70,53 +71,6 @@ pub(crate) struct GeneralLane {
     connections: Connections,
 }
 
-/// One request on this lane.
-pub(crate) struct Request {
-    started: Instant,
-    exchange: Exchange,
-    connection: Option<ConnectionInfo>,
-    deadline: Arc<Deadline>,
-    /// The client's connection ends with this request.
-    is_last: bool,
-    request_id: String,
-    /// What the next attempt is to carry out.
-    pending: Option<Next>,
-    /// The request's place while it waits for its key; kept until it is sent or answered.
-    place: Option<Place>,
-    /// The slot and stamp of the present attempt.
-    attempt: Option<(Lease, Stamp)>,
-    dispatched: Option<Instant>,
-    /// How far its connection has come, where it is a secure one.
-    reached: tls::Reached,
-    /// Time spent waiting for owners, over all attempts.
-    upstream_time: Duration,
-    /// What the proxy answers by itself, in the end.
-    answer: Option<(Code, Option<Vec<u8>>)>,
-    /// In a guard: what it has decided.
-    guarded: Guarded,
-    /// While it finds a connection that others may share.
-    connecting: Option<Connecting>,
-    /// All of the answer has come.
-    is_whole: bool,
-    body_limit: u64,
-    body_bytes: u64,
-    /// What has come of a refusal's body.
-    drained: usize,
-    _in_flight: InFlight,
-}
-
-impl Request {
-    /// Takes what the front door has handed over.
-    fn take_up(&mut self, handed: Handed) {
-        if let Some(again) = handed.again {
-            *self = *again;
-        }
-        self.connection = Some(handed.connection);
-        self.deadline = handed.deadline;
-        self.is_last = handed.is_last;
-    }
-}
-
 impl GeneralLane {
     /// One step of the exchange in the world of this moment.
     fn step(&self, head: &RequestHeader, ctx: &mut Request, input: Input<'_, ReplyHead<'_>>) -> Next {
@@ -135,6 +89,7 @@ impl GeneralLane {
     fn end_attempt(ctx: &mut Request) {
         ctx.attempt = None;
         ctx.connecting = None;
+        ctx.deadline.look_at_client();
         if let Some(dispatched) = ctx.dispatched.take() {
             ctx.upstream_time += dispatched.elapsed();
         }
@@ -198,28 +153,7 @@ impl ProxyHttp for GeneralLane {
     type CTX = Request;
 
     fn new_ctx(&self) -> Self::CTX {
-        Request {
-            started: Instant::now(),
-            exchange: Exchange::default(),
-            connection: None,
-            deadline: Arc::default(),
-            is_last: false,
-            request_id: String::new(),
-            pending: None,
-            place: None,
-            attempt: None,
-            dispatched: None,
-            reached: tls::Reached::default(),
-            upstream_time: Duration::ZERO,
-            answer: None,
-            guarded: Guarded::default(),
-            connecting: None,
-            is_whole: false,
-            body_limit: 0,
-            body_bytes: 0,
-            drained: 0,
-            _in_flight: self.shared.metrics.enter(),
-        }
+        Request::new(self.shared.metrics.enter())
     }
 
     /// Called before the first filter with what the front door handed over.
@@ -323,6 +257,7 @@ impl ProxyHttp for GeneralLane {
         if let Some(connecting) = ctx.connecting.take() {
             connecting.found(head.version);
         }
+        ctx.deadline.hand_to_owner();
         let (Some(connection), Some((lease, stamp))) = (&ctx.connection, &ctx.attempt) else {
             return Error::e_explain(ErrorType::InternalError, "an attempt came without its lease");
         };

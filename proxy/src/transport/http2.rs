@@ -90,15 +90,18 @@ pub(super) async fn serve_http2(
     let mut requests_left = shared.limits().requests_per_connection;
     // Since when there is no request.
     let mut idle_since = Instant::now();
-    let mut is_leaving = false;
+    let mut leaving_since: Option<Instant> = None;
     loop {
+        let is_leaving = leaving_since.is_some();
         let patience = if is_leaving { LEAVING_LIMIT } else { limits(shared).0 };
         tokio::select! {
             biased;
             Some(_) = streams.join_next() => idle_since = Instant::now(),
             accepted = h2.accept() => match accepted {
                 Some(Ok((request, mut respond))) => {
-                    if streams.len() >= UNDER_WAY {
+                    // One that was told to go long ago does not listen.
+                    let is_deaf = leaving_since.is_some_and(|since| since.elapsed() > LEAVING_LIMIT);
+                    if is_deaf || streams.len() >= UNDER_WAY {
                         respond.send_reset(Reason::REFUSED_STREAM);
                         continue;
                     }
@@ -110,7 +113,7 @@ pub(super) async fn serve_http2(
                     let (lane, connection, shutdown) = (Arc::clone(lane), connection.clone(), shutdown.clone());
                     streams.spawn(serve_stream(Arc::clone(shared), lane, request, respond, Arc::clone(&conduct), connection, shutdown));
                     if requests_left == 1 {
-                        leave(&mut h2, &mut is_leaving);
+                        leave(&mut h2, &mut leaving_since);
                     }
                     requests_left = requests_left.saturating_sub(1);
                 }
@@ -124,11 +127,11 @@ pub(super) async fn serve_http2(
                 if is_leaving {
                     break;
                 }
-                leave(&mut h2, &mut is_leaving);
+                leave(&mut h2, &mut leaving_since);
                 idle_since = Instant::now();
             }
             () = draining(&mut shutdown), if !is_leaving => {
-                leave(&mut h2, &mut is_leaving);
+                leave(&mut h2, &mut leaving_since);
                 idle_since = Instant::now();
             }
         }
@@ -153,8 +156,8 @@ fn builder(is_watched: bool) -> Builder {
 }
 
 /// Tells the client that this connection takes no more requests.
-fn leave(h2: &mut Connection<Opened, Bytes>, is_leaving: &mut bool) {
-    *is_leaving = true;
+fn leave(h2: &mut Connection<Opened, Bytes>, leaving_since: &mut Option<Instant>) {
+    leaving_since.get_or_insert_with(Instant::now);
     h2.graceful_shutdown();
 }
 
@@ -179,7 +182,11 @@ async fn serve_stream(
     let mut deadline = Arc::clone(&handed.deadline);
     let mut session = Http2Session::new(head, ClientStream { body, respond, conduct }, handed);
     loop {
-        lane.process_new_http(ServerSession::new_custom(Box::new(session)), &shutdown).await;
+        tokio::select! {
+            biased;
+            _ = lane.process_new_http(ServerSession::new_custom(Box::new(session)), &shutdown) => {}
+            () = deadline.give_up() => {}
+        }
         let Some((request, Some(Left::Stream(left)))) = deadline.take_again() else { return };
         deadline.begin_again();
         handed = Handed { connection: connection.clone(), deadline: Arc::clone(&deadline), is_last: false, again: Some(request) };

@@ -32,7 +32,7 @@ const UPGRADE_IDLE: Duration = Duration::from_secs(1);
 /// Requests on one connection of HTTP/2 at once; its owner may allow fewer.
 const STREAMS: u32 = 128;
 /// What of one answer may come ahead of its client. The connection has room for as much of each.
-const STREAM_WINDOW: u32 = 512 << 10;
+const STREAM_WINDOW: u32 = 128 << 10;
 /// A connection of HTTP/2 is shared by many, and dead ones are found by nobody else.
 const PING_EVERY: Duration = Duration::from_secs(10);
 
@@ -111,7 +111,8 @@ impl GeneralLane {
         options.idle_timeout = Some(IDLE);
         // First byte and idle are watched by the downstream's deadline: pingora has one time-out for both.
         options.read_timeout = None;
-        options.write_timeout = (timeouts.idle_ms > 0).then(|| millis(timeouts.idle_ms));
+        // An owner that takes nothing is given up on as a whole.
+        options.write_timeout = None;
         let (highest, lowest) = self.versions(session, lease);
         options.set_http_version(highest, lowest);
         options.max_h2_streams = STREAMS as usize;

@@ -85,11 +85,16 @@ pub(super) fn blame(session: &mut Session, ctx: &Request, error: &Error, reused:
                 _ if tls::is_refusal(error) => Failure::Tls,
                 ErrorType::ReadTimedout | ErrorType::WriteTimedout => Failure::FirstByteTimeout,
                 ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError | ErrorType::H2Error => {
-                    Failure::Reset { reused }
+                    Failure::Reset { reused: reused && !is_reset_of_stream(error) }
                 }
                 _ => Failure::BadResponse,
             };
             (Some(failure), None)
         }
     }
+}
+
+/// Whether an owner of HTTP/2 has ended this one stream: its connection has not died idle.
+fn is_reset_of_stream(error: &Error) -> bool {
+    error.root_cause().downcast_ref::<h2::Error>().is_some_and(h2::Error::is_reset)
 }

@@ -8,7 +8,7 @@ use std::{
     io,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -36,6 +36,7 @@ use super::{
         deadline::{Deadline, Left, Phase},
         general::REPLAY_BYTES,
         grpc,
+        headers::has_no_body,
         timing::Timing,
     },
     conduct::Conduct,
@@ -49,6 +50,9 @@ const OF_CONNECTION: [HeaderName; 5] = [
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
 ];
+
+/// A request that is cancelled later than that was meant.
+const PATIENCE: Duration = Duration::from_millis(50);
 
 /// What a lane gets beside the request; taken once, by its first hook.
 pub(in crate::transport) type HandedOver = Arc<Mutex<Option<Handed>>>;
@@ -74,6 +78,7 @@ pub(super) struct Http2Session {
     /// All of the answer has been written.
     is_ended: bool,
     timing: Timing,
+    began: Instant,
 }
 
 /// The client's side.
@@ -117,6 +122,7 @@ impl Http2Session {
             written: None,
             is_ended: false,
             timing: Timing::new(deadline),
+            began: Instant::now(),
         }
     }
 
@@ -137,6 +143,7 @@ impl Http2Session {
 
     /// The next part of the body; or, behind its end, the client's going away.
     fn poll_client(&mut self, context: &mut Context<'_>, only_gone: bool) -> Poll<io::Result<Option<Bytes>>> {
+        self.deadline().look_at_client();
         if let Poll::Ready(over) = self.poll_ended(context) {
             return Poll::Ready(Err(over));
         }
@@ -156,7 +163,7 @@ impl Http2Session {
             (None, None) => return Poll::Ready(io::ErrorKind::NotConnected.into()),
         };
         if self.writer.is_none() {
-            self.conduct.cancelled();
+            self.note_cancelled();
         }
         let why = reset.map_or_else(|error| error.to_string(), |reason| reason.to_string());
         Poll::Ready(io::Error::new(io::ErrorKind::ConnectionReset, why))
@@ -170,15 +177,19 @@ impl Http2Session {
             return Poll::Ready(Ok(Some(part)));
         }
         let Some(stream) = &mut self.stream else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
-        let part = match ready!(stream.body.poll_data(context)) {
-            Some(Ok(part)) => part,
-            Some(Err(error)) => {
-                self.conduct.cancelled();
-                return Poll::Ready(Err(io::Error::other(error)));
-            }
-            None => {
-                self.is_read = true;
-                return Poll::Ready(Ok(None));
+        let part = loop {
+            match ready!(stream.body.poll_data(context)) {
+                // To an owner of HTTP/1.1 an empty part would be written as a last chunk, with the real one behind it.
+                Some(Ok(part)) if part.is_empty() => {}
+                Some(Ok(part)) => break part,
+                Some(Err(error)) => {
+                    self.note_cancelled();
+                    return Poll::Ready(Err(io::Error::other(error)));
+                }
+                None => {
+                    self.is_read = true;
+                    return Poll::Ready(Ok(None));
+                }
             }
         };
         // Nothing is read before it can go on, so what has been read makes room for as much. If that fails, so does the next read.
@@ -187,7 +198,15 @@ impl Http2Session {
         Poll::Ready(Ok(Some(part)))
     }
 
+    /// The client has cancelled what has not been answered. Who has waited for a while may lose patience.
+    fn note_cancelled(&self) {
+        if self.began.elapsed() < PATIENCE {
+            self.conduct.cancelled();
+        }
+    }
+
     fn note_part(&mut self, part: &Bytes) {
+        self.deadline().hand_to_owner();
         self.body_read += part.len();
         if self.is_kept && self.kept.len() + part.len() <= REPLAY_BYTES {
             self.kept.extend_from_slice(part);
@@ -218,6 +237,7 @@ impl Http2Session {
             return Poll::Ready(Err(over));
         }
         let room = ready!(self.timing.written(context, room))?;
+        self.deadline().look_at_client();
         let part = data.split_to(room.min(data.len()));
         let (bytes, is_last) = (part.len(), end && data.is_empty());
         let Some(writer) = &mut self.writer else { return Poll::Ready(Ok(())) };
@@ -243,7 +263,7 @@ impl Http2Session {
             head.remove_header(&name);
         }
         // For the proxy's own answers pingora has no word of their end; to a call they are a head.
-        let end = end || (head.headers.contains_key(REASON) && grpc::is_ended(&head.headers));
+        let end = end || (head.headers.contains_key(REASON) && grpc::is_ended(&head.headers)) || has_no_body(&head, &self.head.method);
         let response = Response::from_parts(head.as_owned_parts(), ());
         let Some(stream) = &mut self.stream else { return Ok(()) };
         self.writer = Some(stream.respond.send_response(response, end).map_err(|error| lost(io::Error::other(error)))?);
@@ -303,7 +323,7 @@ impl Drop for Http2Session {
             return self.cut_short();
         }
         let Some(stream) = self.stream.take() else { return };
-        // An answer is discarded only while all of the body is kept.
+        // An answer is discarded only while all of the body is kept, or where nobody asks for it any more.
         let body = if self.again.is_empty() { std::mem::take(&mut self.kept).freeze() } else { std::mem::take(&mut self.again) };
         let head = std::mem::replace(&mut self.head, nothing());
         self.deadline().leave(Left::Stream(Box::new(Unanswered { head, stream, body, is_read: self.is_read })));
