@@ -160,6 +160,7 @@ async fn serve_request(
         }
         if !downstream.rewind() {
             if was_given_up {
+                deadline.begin_again();
                 refuse(shared, downstream, Code::UpstreamTimeout, &connection).await;
             }
             return None;
