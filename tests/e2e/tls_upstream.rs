@@ -220,6 +220,18 @@ async fn the_handshake_agrees_on_http_2_or_not() {
 }
 
 #[tokio::test]
+async fn an_owner_that_does_not_agree_to_http_2_gets_nothing() {
+    let stage = Stage::start().await;
+    let signed = stage.certificates.sign("a");
+    let front = SecureFront::start(&Handshaking::by(&signed).offering(&[b"http/1.1"]), stage.backend.address).await;
+    let mut record = upstream(front.address, stage.trusting());
+    record["protocol"] = json!("h2");
+    stage.put(record).await;
+    assert_eq!(stage.ask("/").await, (502, "upstream_tls".to_owned()));
+    assert_eq!(stage.backend.heads(), 0);
+}
+
+#[tokio::test]
 async fn a_certificate_is_shown_and_its_renewal_on_disk_noticed() {
     let stage = Stage::with(
         |waypost, ours| {

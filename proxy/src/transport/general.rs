@@ -227,7 +227,7 @@ impl ProxyHttp for GeneralLane {
                     return Ok(peer);
                 }
                 Some(waits @ (Next::Check(_) | Next::Park(_) | Next::Sleep(_))) => {
-                    let next = self.wait(session, ctx, waits).await;
+                    let next = self.wait(session, ctx, waits).await?;
                     if !self.keep(ctx, next) {
                         return Err(answered());
                     }
@@ -261,6 +261,10 @@ impl ProxyHttp for GeneralLane {
         let (Some(connection), Some((lease, stamp))) = (&ctx.connection, &ctx.attempt) else {
             return Error::e_explain(ErrorType::InternalError, "an attempt came without its lease");
         };
+        if self.shared.guard.is_none() && owner::is_another_protocol(session, lease, head.version) {
+            ctx.answer = Some((Code::UpstreamTls, None));
+            return Err(answered());
+        }
         let endpoint = lease.endpoint().address.as_str();
         if self.shared.guard.is_some() {
             headers::prepare_guarded_request(head, &ctx.request_id, endpoint, ctx.guarded.stamp())?;

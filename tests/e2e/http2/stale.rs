@@ -1,7 +1,7 @@
 //! Stale routes met over HTTP/2: healed for clients of either version, with bodies sent again and connections kept.
 
 use serde_json::json;
-use waypost_tests::{Backend, Client, Etcd, Guard, Http2Backend, Http2Client, Reply, Seen, Waypost, until_true};
+use waypost_tests::{Backend, Client, Etcd, Guard, Http2Backend, Http2Client, RecordFile, Reply, Seen, Waypost, until_true};
 
 use crate::scene::{route, service};
 
@@ -73,4 +73,25 @@ async fn a_guard_passes_on_what_comes_by_http2_by_http2() {
     assert!(answer.header("route-stale").starts_with("state=moved"), "{answer:?}");
     until_true("nothing is held", async || etcd.get_beside("owners/a/a-1").await.unwrap()["busy"] == json!([])).await;
     assert_eq!(backend.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn who_cancels_while_waiting_for_a_frozen_key_makes_room() {
+    let records = RecordFile::of(&json!({
+        "services/orders": service(json!({})),
+        "routes/orders/t1": { "owner": "a", "epoch": 1, "state": "frozen" },
+        "upstreams/a": {},
+        "policies/default": { "park_ms": 60_000 },
+    }));
+    let waypost = Waypost::start(&records.gold(), &[]).await;
+    let client = Http2Client::connect(waypost.listen).await;
+    let mut calls = Vec::new();
+    for _ in 0..5 {
+        calls.push(client.open("POST", "/", &[("x-tenant", "t1")], false).await.unwrap());
+    }
+    until_true("they wait", async || waypost.metric("waypost_parked").await > 4.5).await;
+    for call in &mut calls {
+        call.body.send_reset(h2::Reason::CANCEL);
+    }
+    until_true("their places are free", async || waypost.metric("waypost_parked").await < 0.5).await;
 }

@@ -159,6 +159,11 @@ impl GeneralLane {
     }
 }
 
+/// Whether the handshake has agreed on HTTP/1.1 where HTTP/2 is asked for: calls of gRPC would lose their trailers, and their status with them.
+pub(super) fn is_another_protocol(session: &Session, lease: &Lease, version: Version) -> bool {
+    lease.upstream().protocol == Protocol::H2 && version != Version::HTTP_2 && !session.as_downstream().is_upgrade_req()
+}
+
 /// Whether an owner has said that nothing of the request was processed (RFC 9113, section 8.7): it may be sent again, whatever its method.
 pub(super) fn is_unprocessed(error: &Error) -> bool {
     matches!(error.etype(), ErrorType::H2Error | ErrorType::H2Downgrade) && matches!(error.retry, RetryType::Decided(true))
