@@ -148,3 +148,20 @@ async fn an_owner_switches_only_to_what_was_asked() {
         assert_eq!(statuses(&stage.get("/sound").await), [200]);
     }
 }
+
+#[tokio::test]
+async fn a_tunnel_whose_owner_takes_nothing_more_is_cut() {
+    let stage = Stage::with(serde_json::json!({ "timeouts": { "idle_ms": 700 } }), |mut peer, _| async move {
+        peer.until("\r\n\r\n").await;
+        peer.send(SWITCHED).await;
+        // It reads no more.
+        tokio::time::sleep(waypost_tests::LIMIT).await;
+    })
+    .await;
+    let mut client = stage.client().await;
+    client.send(ASKS).await;
+    client.until("\r\n\r\n").await.unwrap();
+    let (_, whole) = client.send_and_read(&vec![b'x'; 40_000_000]).await;
+    assert!(!whole, "an owner that reads nothing has taken all of it");
+    stage.at_rest().await;
+}

@@ -156,6 +156,7 @@ async fn serve_request(
         let was_given_up = deadline.is_given_up();
         downstream = taken_back.or_else(taken_up)?;
         if was_given_up && downstream.has_answered() {
+            tracing::warn!(client = %connection.client, "an owner took no more of what its client sent; the connection was cut");
             return None;
         }
         if !downstream.rewind() {

@@ -380,12 +380,16 @@ impl AsyncRead for Downstream {
             return Poll::Ready(Err(over));
         }
         let read = if this.timing.deadline().is_raw() {
-            if this.buffer.is_empty() {
+            let read = if this.buffer.is_empty() {
                 this.poll_socket()?.poll_read(context, into)
             } else {
                 this.hand_over(into, usize::MAX);
                 Poll::Ready(Ok(()))
+            };
+            if read.is_ready() {
+                this.timing.deadline().hand_to_owner();
             }
+            read
         } else if this.body.is_done() {
             this.poll_gone(context)
         } else {

@@ -433,6 +433,7 @@ impl ProxyHttp for GeneralLane {
         }
         ctx.answer = code.map(|code| (code, None));
         ctx.body_bytes = 0;
+        ctx.broken += usize::from(matches!(failure, Some(Failure::Reset { reused: true })));
         match failure {
             Some(failure) => self.after_failure(session, ctx, error, failure, Sent::Something),
             None => {

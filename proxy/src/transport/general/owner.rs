@@ -27,8 +27,10 @@ use crate::{tls, transport::upgrade::UpgradeConnector};
 
 /// How long a connection to an upstream may lie idle in the pool.
 const IDLE: Duration = Duration::from_secs(55);
-/// And how long one that was made for an upgrade which the owner refused.
-const UPGRADE_IDLE: Duration = Duration::from_secs(1);
+/// And how long one that was made for one request: an upgrade, or where those of the pool have died.
+const OF_ITS_OWN_IDLE: Duration = Duration::from_secs(1);
+/// So many connections of the pool are tried, which may all have died with their owner; the next one is new.
+const POOLED_TRIES: usize = 2;
 /// Requests on one connection of HTTP/2 at once; its owner may allow fewer.
 const STREAMS: u32 = 128;
 /// What of one answer may come ahead of its client. The connection has room for as much of each.
@@ -122,11 +124,15 @@ impl GeneralLane {
         if session.as_downstream().is_upgrade_req() {
             options.set_http_version(1, 1);
             options.custom_l4 = Some(Arc::new(UpgradeConnector { deadline: Arc::clone(&ctx.deadline) }));
-            options.idle_timeout = Some(UPGRADE_IDLE);
+            options.idle_timeout = Some(OF_ITS_OWN_IDLE);
             // A group of its own: it is made for this request and not used again.
             peer.group_key = fastrand::u64(1..);
         }
         ctx.reached = tls::secure(&self.shared, &mut peer, lease).await;
+        if ctx.broken >= POOLED_TRIES {
+            peer.group_key = fastrand::u64(1..);
+            peer.options.idle_timeout = Some(OF_ITS_OWN_IDLE);
+        }
         Box::new(peer)
     }
 

@@ -43,6 +43,8 @@ pub(crate) struct Request {
     pub(super) answer: Option<(Code, Option<Vec<u8>>)>,
     /// In a guard: what it has decided.
     pub(super) guarded: Guarded,
+    /// How many connections have broken that had served before.
+    pub(super) broken: usize,
     /// While it finds a connection that others may share.
     pub(super) connecting: Option<Connecting>,
     /// All of the answer has come.
@@ -71,6 +73,7 @@ impl Request {
             upstream_time: Duration::ZERO,
             answer: None,
             guarded: Guarded::default(),
+            broken: 0,
             connecting: None,
             is_whole: false,
             body_limit: 0,
