@@ -298,6 +298,22 @@ fn a_connection_that_could_not_be_made_secure_is_one_that_was_refused_unless_som
 }
 
 #[test]
+fn connections_that_break_one_after_the_other_are_not_repeated_for_ever() {
+    for sent in [Sent::Nothing, Sent::Something] {
+        let mut scene = Scene::new(&[]);
+        let (mut exchange, _first) = scene.started();
+        for broken in 1.. {
+            let next = scene.step(&mut exchange, Input::Failed(Failure::Reset { reused: true }, sent, Body::None));
+            if let Next::Answer(code) = next {
+                assert_eq!((broken, code), (3, Code::UpstreamReset), "{sent:?}");
+                break;
+            }
+            assert!(matches!(next, Next::Forward(..)), "{next:?}");
+        }
+    }
+}
+
+#[test]
 fn another_owner_after_a_refused_connection_is_a_hop() {
     let mut scene = Scene::new(&[("policies/default", r#"{"max_hops":1}"#)]);
     let (mut exchange, _first) = scene.started();

@@ -123,7 +123,7 @@ async fn uploads_that_nobody_reads_are_none() {
     for answer in futures_util::future::join_all(uploads).await {
         assert_eq!(answer.unwrap().header("waypost-reason"), "park_timeout");
     }
-    for turn in 0..16 {
+    for turn in 0..64 {
         let answer = client.request("POST", "/nobody", &[], &body).await;
         assert_eq!(answer.unwrap_or_else(|why| panic!("upload {turn}: {why}")).header("waypost-reason"), "no_service");
     }
