@@ -9,12 +9,13 @@ use std::{
 /// A file of more lines is worth two files.
 const MAX_LINES: usize = 600;
 /// What each crate may use of the others.
-const MAY_USE: [(&str, &[&str]); 7] = [
+const MAY_USE: [(&str, &[&str]); 8] = [
     ("conf", &[]),
     ("policy", &["waypost-conf"]),
     ("watcher", &["waypost-conf", "waypost-policy"]),
     ("benches", &["waypost-conf", "waypost-policy", "waypost-watcher"]),
     ("owner", &["waypost-conf", "waypost-policy", "waypost-watcher"]),
+    ("inputs", &["waypost-conf", "waypost-policy", "waypost-watcher"]),
     ("proxy", &["waypost-conf", "waypost-policy", "waypost-watcher", "waypost-bench", "waypost-owner"]),
     ("tests", &["waypost-owner"]),
 ];

@@ -202,6 +202,21 @@ async fn a_certificate_that_can_not_be_used_costs_nobody_else_and_is_told() {
 }
 
 #[tokio::test]
+async fn a_certificate_that_ends_while_it_is_in_force_is_told_and_stays() {
+    let stage = Stage::start(|_| String::new()).await;
+    let signed = stage.certificates.sign_for_a_while("a", &["a.example.com"], Duration::from_secs(4));
+    stage.put("a", record(&["a.example.com"], &signed), "a.example.com", &signed).await;
+    until("it is told that it has ended", async || {
+        let status = stage.waypost.status().await;
+        let held = status["quarantined"].as_array().unwrap().iter().any(|held| held["reason"].as_str().unwrap().contains("expired on"));
+        if held { Ok(()) } else { Err(status.to_string()) }
+    })
+    .await;
+    let ends = stage.waypost.metric("waypost_certificate_end_seconds").await;
+    assert!(ends > 0.0, "it is what there is");
+}
+
+#[tokio::test]
 async fn a_certificate_that_ends_soon_or_lacks_a_host_is_a_warning() {
     let stage = Stage::start(|_| String::new()).await;
     let signed = stage.certificates.sign_for_a_while("a", &["a.example.com"], Duration::from_secs(10 * 86_400));
