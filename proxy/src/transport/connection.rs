@@ -16,7 +16,7 @@ use super::{
     downstream::{Downstream, NoHead, linger},
     general::Request,
     headers::new_request_id,
-    http2::{Opened, serve_http2},
+    http2::{Incoming, serve_http2},
 };
 use crate::state::Shared;
 
@@ -71,7 +71,7 @@ pub(crate) async fn serve_connection(
     mut shutdown: ShutdownWatch,
 ) {
     if speaks == Speaks::Http2 {
-        return serve_http2(shared, lane, Opened::new(stream, BytesMut::new()), connection, shutdown).await;
+        return serve_http2(shared, lane, Incoming::new(stream, BytesMut::new()), connection, shutdown).await;
     }
     let mut downstream = Box::new(Downstream::new(stream));
     if speaks == Speaks::Either {
@@ -89,7 +89,7 @@ pub(crate) async fn serve_connection(
             Ok(false) => {}
             Ok(true) => {
                 let Some((stream, read)) = downstream.into_bare() else { return };
-                return serve_http2(shared, lane, Opened::new(stream, read), connection, shutdown).await;
+                return serve_http2(shared, lane, Incoming::new(stream, read), connection, shutdown).await;
             }
             Err(NoHead::Gone) => return,
             Err(NoHead::Answer(code)) => {

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{
     downstream::{self, Socket},
@@ -67,6 +67,10 @@ pub(crate) struct Deadline {
     ending: Ending,
     /// Since when something of the body is with the owner's connection and nobody looks at the client; `None`: somebody does.
     with_owner: Mutex<Option<Instant>>,
+    /// Whether that is so: the client is looked at far more often.
+    is_with_owner: AtomicBool,
+    /// Told when it is so for the first time: most requests have no body.
+    first_handed: Notify,
     /// The owner takes no more of the body, and the request was given up on.
     given_up: AtomicBool,
 }
@@ -150,16 +154,21 @@ impl Deadline {
     /// Something of the request has been handed to the owner's connection. Until the client is looked at again, no phase's time can pass.
     pub(crate) fn hand_to_owner(&self) {
         *lock(&self.with_owner) = Some(Instant::now());
+        self.is_with_owner.store(true, Ordering::Relaxed);
+        self.first_handed.notify_one();
     }
 
     /// The client is looked at, or nothing is with the owner any more.
     pub(crate) fn look_at_client(&self) {
-        *lock(&self.with_owner) = None;
+        if self.is_with_owner.swap(false, Ordering::Relaxed) {
+            *lock(&self.with_owner) = None;
+        }
     }
 
     /// Ends when the owner has taken nothing of the body for as long as one may be idle, or the whole request is overdue because of that. While
     /// pingora waits to write to an owner it looks neither at the client nor at any answer, so nothing else would end it.
     pub(super) async fn give_up(&self) {
+        self.first_handed.notified().await;
         loop {
             let (wait, now, since) = (self.wait(), Instant::now(), *lock(&self.with_owner));
             let idle = wait.reading.map(|limit| since.unwrap_or(now) + limit);

@@ -257,7 +257,10 @@ impl ProxyHttp for GeneralLane {
         if let Some(connecting) = ctx.connecting.take() {
             connecting.found(head.version);
         }
-        ctx.deadline.hand_to_owner();
+        if !session.is_body_empty() {
+            // What has been read of the body already is written before the client is looked at.
+            ctx.deadline.hand_to_owner();
+        }
         let (Some(connection), Some((lease, stamp))) = (&ctx.connection, &ctx.attempt) else {
             return Error::e_explain(ErrorType::InternalError, "an attempt came without its lease");
         };

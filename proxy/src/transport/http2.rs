@@ -58,7 +58,7 @@ const CANCELLED_AT_ONCE: usize = 1024;
 const LEAVING_LIMIT: Duration = Duration::from_secs(5);
 
 /// A client's connection, of which something may have been read already.
-pub(super) struct Opened {
+pub(super) struct Incoming {
     read: BytesMut,
     stream: Stream,
     frames: Frames,
@@ -67,7 +67,7 @@ pub(super) struct Opened {
     is_watched: bool,
 }
 
-impl Opened {
+impl Incoming {
     pub(super) fn new(stream: Stream, read: BytesMut) -> Self {
         Self { read, stream, frames: Frames::default(), conduct: Arc::default(), is_watched: true }
     }
@@ -77,15 +77,15 @@ impl Opened {
 pub(super) async fn serve_http2(
     shared: &Arc<Shared>,
     lane: &Arc<General>,
-    mut opened: Opened,
+    mut incoming: Incoming,
     connection: ConnectionInfo,
     mut shutdown: ShutdownWatch,
 ) {
     let is_watched = shared.guard.is_none() && !connection.trusted;
-    opened.is_watched = is_watched;
-    let conduct = Arc::clone(&opened.conduct);
+    incoming.is_watched = is_watched;
+    let conduct = Arc::clone(&incoming.conduct);
     let (_, header) = limits(shared);
-    let Some(Ok(mut h2)) = limited(header, builder(is_watched).handshake(opened)).await else { return };
+    let Some(Ok(mut h2)) = limited(header, builder(is_watched).handshake(incoming)).await else { return };
     let mut streams = JoinSet::new();
     let mut requests_left = shared.limits().requests_per_connection;
     // Since when there is no request.
@@ -156,7 +156,7 @@ fn builder(is_watched: bool) -> Builder {
 }
 
 /// Tells the client that this connection takes no more requests.
-fn leave(h2: &mut Connection<Opened, Bytes>, leaving_since: &mut Option<Instant>) {
+fn leave(h2: &mut Connection<Incoming, Bytes>, leaving_since: &mut Option<Instant>) {
     leaving_since.get_or_insert_with(Instant::now);
     h2.graceful_shutdown();
 }
@@ -213,7 +213,7 @@ fn refuse(shared: &Shared, mut respond: SendResponse<Bytes>, code: Code, is_call
     }
 }
 
-impl AsyncRead for Opened {
+impl AsyncRead for Incoming {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = into.filled().len();
@@ -237,7 +237,7 @@ impl AsyncRead for Opened {
     }
 }
 
-impl AsyncWrite for Opened {
+impl AsyncWrite for Incoming {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }

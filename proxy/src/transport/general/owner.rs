@@ -149,15 +149,12 @@ impl GeneralLane {
 
     /// The highest and the lowest version to be spoken. A guard speaks to its backend as it was spoken to.
     fn versions(&self, session: &Session, lease: &Lease) -> (u8, u8) {
-        let is_http2 = session.req_header().version == Version::HTTP_2;
-        match lease.upstream().protocol {
-            _ if self.shared.guard.is_some() => {
-                if is_http2 {
-                    (2, 2)
-                } else {
-                    (1, 1)
-                }
-            }
+        let protocol = match (&self.shared.guard, session.req_header().version) {
+            (Some(_), Version::HTTP_2) => Protocol::H2,
+            (Some(_), _) => Protocol::Http1,
+            (None, _) => lease.upstream().protocol,
+        };
+        match protocol {
             Protocol::Http1 => (1, 1),
             Protocol::H2 => (2, 2),
             Protocol::Auto => (2, 1),

@@ -322,6 +322,10 @@ impl Drop for Http2Session {
         if !self.deadline().discards_answer() {
             return self.cut_short();
         }
+        if self.deadline().is_given_up() {
+            // Nothing, where no answer has begun.
+            self.cut_short();
+        }
         let Some(stream) = self.stream.take() else { return };
         // An answer is discarded only while all of the body is kept, or where nobody asks for it any more.
         let body = if self.again.is_empty() { std::mem::take(&mut self.kept).freeze() } else { std::mem::take(&mut self.again) };
