@@ -21,18 +21,34 @@ use crate::{
 /// The bootstrap file and what stands over it.
 pub(crate) struct Reload {
     /// Where the file was found; `None`: there was none.
-    pub(crate) path: Option<PathBuf>,
+    path: Option<PathBuf>,
     /// What it says, as far as that is in force.
-    pub(crate) in_force: Mutex<Bootstrap>,
+    in_force: Mutex<Bootstrap>,
     /// `--access-log`.
-    pub(crate) access_log: Option<String>,
+    access_log: Option<String>,
     /// `--admin-token-file`.
-    pub(crate) admin_token_file: Option<PathBuf>,
+    admin_token_file: Option<PathBuf>,
     /// What holds for listeners' connections, in the file's order. A guard has none of the file's.
     pub(crate) listeners: Vec<InForce>,
 }
 
 impl Reload {
+    /// Of a process that begins with these settings; `path`: where they were found.
+    pub(crate) fn new(
+        path: Option<PathBuf>,
+        in_force: &Bootstrap,
+        access_log: Option<&String>,
+        admin_token_file: Option<&PathBuf>,
+    ) -> Self {
+        Self {
+            path,
+            in_force: Mutex::new(in_force.clone()),
+            access_log: access_log.cloned(),
+            admin_token_file: admin_token_file.cloned(),
+            listeners: Vec::new(),
+        }
+    }
+
     /// Opens the access log anew, and rereads the file and the admin token.
     pub(crate) fn hang_up(&self, shared: &Shared) {
         shared.access_log.reopen();
@@ -83,7 +99,9 @@ impl Reload {
             let target = access_target(self.access_log.as_deref(), &written.log.access);
             shared.access_log.change(&target, written.log.format).map_err(|error| format!("the access log can't be opened: {error}"))?;
         }
-        shared.admin.change(tokens);
+        if shared.admin.change(tokens) && !changed.contains(&"admin.token_file") {
+            changed.push("the admin token");
+        }
         shared.tunable.store(tunable(&written).into());
         for (in_force, terms) in self.listeners.iter().zip(terms) {
             if let Some(terms) = terms {

@@ -22,6 +22,7 @@ const LEAST_TOKEN: usize = 16;
 pub(crate) struct Door(ArcSwapOption<Tokens>);
 
 /// Those of one file.
+#[derive(PartialEq, Eq)]
 pub(crate) struct Tokens(Vec<Vec<u8>>);
 
 impl std::fmt::Debug for Tokens {
@@ -66,9 +67,10 @@ impl Door {
         Ok(door)
     }
 
-    /// From now on these open.
-    pub(crate) fn change(&self, tokens: Option<Tokens>) {
-        self.0.store(tokens.map(Arc::new));
+    /// From now on these open; whether they are others than before.
+    pub(crate) fn change(&self, tokens: Option<Tokens>) -> bool {
+        let before = self.0.swap(tokens.map(Arc::new));
+        before != *self.0.load()
     }
 
     /// Whether a token has to be shown.

@@ -5,7 +5,7 @@
 
 use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::{Arc, Mutex, OnceLock},
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -33,13 +33,7 @@ use crate::{
 /// Runs the command.
 pub(crate) fn run(args: GuardArgs) -> Outcome {
     let BootstrapFile { path, content: mut bootstrap } = gold::bootstrap(&args.gold)?;
-    let reload = Reload {
-        path: path.clone(),
-        in_force: Mutex::new(bootstrap.clone()),
-        access_log: args.access_log.clone(),
-        admin_token_file: args.admin_token_file.clone(),
-        listeners: Vec::new(),
-    };
+    let reload = Reload::new(path.clone(), &bootstrap, args.access_log.as_ref(), args.admin_token_file.as_ref());
     let door = door(args.admin, args.admin_token_file.as_ref(), &mut bootstrap)?;
     let place = match gold::place(&args.gold, &bootstrap)? {
         GoldPlace::Etcd(place) => place,

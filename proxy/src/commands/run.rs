@@ -48,13 +48,7 @@ const INDISCREET: [&str; 9] =
 /// Runs the command.
 pub(crate) fn run(args: RunArgs) -> Outcome {
     let BootstrapFile { path, content: mut bootstrap } = gold::bootstrap(&args.gold)?;
-    let mut reload = Reload {
-        path: path.clone(),
-        in_force: Mutex::new(bootstrap.clone()),
-        access_log: args.access_log.clone(),
-        admin_token_file: args.admin_token_file.clone(),
-        listeners: Vec::new(),
-    };
+    let mut reload = Reload::new(path.clone(), &bootstrap, args.access_log.as_ref(), args.admin_token_file.as_ref());
     let door = door(args.admin, args.admin_token_file.as_ref(), &mut bootstrap)?;
     let place = gold::place(&args.gold, &bootstrap)?;
     if let Some(listen) = args.listen {
