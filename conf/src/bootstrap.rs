@@ -333,7 +333,7 @@ impl Bootstrap {
     pub fn fixed_differences(&self, other: &Self) -> Vec<&'static str> {
         let differs = [
             ("gold", self.gold != other.gold),
-            ("listener.address", !self.listens_where(other)),
+            ("listener.address", !self.listens_as(other)),
             ("admin.address", self.admin.address != other.admin.address),
             ("admin.insecure", self.admin.insecure != other.admin.insecure),
             ("snapshot.path", self.snapshot != other.snapshot),
@@ -356,7 +356,7 @@ impl Bootstrap {
             ("drain.limit_ms", drain.limit_ms != other.drain.limit_ms),
             ("upgrade.limit_ms", self.upgrade.limit_ms != other.upgrade.limit_ms),
             ("admin.token_file", self.admin.token_file != other.admin.token_file),
-            ("listener", self.listens_where(other) && self.listeners != other.listeners),
+            ("listener", self.listens_as(other) && self.listeners != other.listeners),
         ];
         differs.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
     }
@@ -369,14 +369,14 @@ impl Bootstrap {
         self.drain = other.drain;
         self.upgrade.limit_ms = other.upgrade.limit_ms;
         self.admin.token_file.clone_from(&other.admin.token_file);
-        if self.listens_where(other) {
+        if self.listens_as(other) {
             self.listeners.clone_from(&other.listeners);
         }
         self
     }
 
     /// Whether both have the same addresses for clients, in the same order.
-    fn listens_where(&self, other: &Self) -> bool {
+    pub fn listens_as(&self, other: &Self) -> bool {
         self.listeners.iter().map(|listener| listener.address).eq(other.listeners.iter().map(|listener| listener.address))
     }
 }

@@ -60,7 +60,7 @@ impl Reload {
 
     /// Of each listener, where they are others. Whom clients' certificates must be signed by is read anew each time.
     fn new_terms(&self, before: &Bootstrap, written: &Bootstrap, shared: &Shared) -> Result<Vec<Option<Terms>>, String> {
-        if before.fixed_differences(written).contains(&"listener.address") {
+        if !before.listens_as(written) {
             return Ok(Vec::new());
         }
         let both = before.listeners.iter().zip(&written.listeners).take(self.listeners.len());
