@@ -81,13 +81,14 @@ struct Failed {
     untold: u32,
 }
 
-/// How far a connection has come; shared with the attempt that makes it.
+/// How far a secure connection has come, shared with the attempt that makes it; `None`: it is not to be secure.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Reached(Arc<AtomicBool>);
+pub(crate) struct Reached(Option<Arc<AtomicBool>>);
 
 impl Reached {
     /// Whether an attempt failed at the handshake: anything but a connection that was refused or took too long.
     pub(crate) fn fails_by(&self, error: &Error) -> bool {
+        let Some(is_connected) = &self.0 else { return false };
         match error.etype() {
             ErrorType::TLSHandshakeFailure
             | ErrorType::TLSHandshakeTimedout
@@ -95,7 +96,7 @@ impl Reached {
             | ErrorType::InvalidCert
             | ErrorType::HandshakeError => true,
             // pingora has one word for both.
-            ErrorType::ConnectTimedout => self.0.load(Ordering::Relaxed),
+            ErrorType::ConnectTimedout => is_connected.load(Ordering::Relaxed),
             _ => false,
         }
     }
@@ -103,7 +104,9 @@ impl Reached {
 
 impl Tracing for Reached {
     fn on_connected(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        if let Some(is_connected) = &self.0 {
+            is_connected.store(true, Ordering::Relaxed);
+        }
     }
 
     fn on_disconnected(&self) {}
@@ -127,8 +130,8 @@ impl L4Connect for Refusing {
 /// Makes a peer secure where its upstream's record says so; where that can't be, nothing will connect to it. Called last: what is set here
 /// counts.
 pub(crate) async fn secure(shared: &Shared, peer: &mut HttpPeer, lease: &Lease) -> Reached {
-    let reached = Reached::default();
-    let Some(tls) = &lease.upstream().tls else { return reached };
+    let Some(tls) = &lease.upstream().tls else { return Reached::default() };
+    let reached = Reached(Some(Arc::default()));
     peer.scheme = Scheme::HTTPS;
     peer.sni = NOBODY.to_owned();
     let limit = peer.options.connection_timeout.unwrap_or(READ_WITHIN);

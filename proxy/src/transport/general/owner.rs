@@ -128,11 +128,11 @@ impl GeneralLane {
             // A group of its own: it is made for this request and not used again.
             peer.group_key = fastrand::u64(1..);
         }
-        ctx.reached = tls::secure(&self.shared, &mut peer, lease).await;
         if ctx.broken >= POOLED_TRIES {
             peer.group_key = fastrand::u64(1..);
             peer.options.idle_timeout = Some(OF_ITS_OWN_IDLE);
         }
+        ctx.reached = tls::secure(&self.shared, &mut peer, lease).await;
         Box::new(peer)
     }
 
