@@ -13,7 +13,6 @@ use std::{
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
-use pingora_core::protocols::{GetSocketDigest, SocketDigest, Stream, l4};
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     sync::{Semaphore, mpsc, watch},
@@ -24,7 +23,7 @@ use crate::{
     proxy_protocol::read_header,
     state::Shared,
     tls::{Certificates, Handshake},
-    transport::{ConnectionInfo, General, Speaks, head_limit, serve_connection, turn_away},
+    transport::{Accepted, ConnectionInfo, General, Speaks, head_limit, serve_connection, turn_away},
 };
 
 /// Connections that may wait to be accepted.
@@ -110,7 +109,7 @@ impl Terms {
         mut stream: TcpStream,
         mut connection: ConnectionInfo,
         shared: &Shared,
-    ) -> Option<(Stream, Speaks, ConnectionInfo)> {
+    ) -> Option<(Accepted, Speaks, ConnectionInfo)> {
         if self.proxy_protocol {
             match read_header(&mut stream, head_limit(shared)).await {
                 Ok(None) => {}
@@ -121,16 +120,16 @@ impl Terms {
                 }
             }
         }
-        let stream = as_pingora(stream);
+        let _ = stream.set_nodelay(true);
         let Some(tls) = &self.tls else {
             let speaks = if self.h2c { Speaks::Either } else { Speaks::Http1 };
-            return Some((Box::new(stream), speaks, connection));
+            return Some((Accepted::Plain(stream), speaks, connection));
         };
         match tls.shake(stream, head_limit(shared)).await {
             Ok(secured) => {
                 connection.subject = secured.subject().map(Into::into);
                 let speaks = if secured.is_http2() { Speaks::Http2 } else { Speaks::Http1 };
-                Some((Box::new(secured), speaks, connection))
+                Some((Accepted::Secure(secured.into_inner()), speaks, connection))
             }
             Err(why) => {
                 shared.metrics.handshake_failed();
@@ -243,19 +242,9 @@ impl Accepting {
             drop(stream);
         } else if let Ok(place) = Arc::clone(&room.turned_away).try_acquire_owned() {
             tokio::spawn(async move {
-                turn_away(&shared, Box::new(as_pingora(stream)), &connection).await;
+                turn_away(&shared, Accepted::Plain(stream), &connection).await;
                 drop((place, connection_ends));
             });
         }
     }
-}
-
-/// The stream as pingora wants it: without delay, and knowing its addresses.
-fn as_pingora(stream: TcpStream) -> l4::stream::Stream {
-    use std::os::fd::AsRawFd;
-    let _ = stream.set_nodelay(true);
-    let digest = SocketDigest::from_raw_fd(stream.as_raw_fd());
-    let mut stream = l4::stream::Stream::from(stream);
-    stream.set_socket_digest(digest);
-    stream
 }

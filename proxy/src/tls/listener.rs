@@ -1,25 +1,14 @@
 //! A listener's handshakes, and the connections that come of them.
 
-use std::{
-    io,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use async_trait::async_trait;
-use pingora_core::protocols::{
-    GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID, UniqueIDType, l4,
-    raw_connect::ProxyDigest,
-};
 use rustls::{
     RootCertStore, ServerConfig,
     crypto::ring,
     pki_types::{CertificateDer, pem::PemObject},
     server::{ServerSessionMemoryCache, WebPkiClientVerifier, danger::ClientCertVerifier},
 };
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use waypost_conf::{ClientCert, Listener};
 use waypost_watcher::files::why;
@@ -38,8 +27,7 @@ const HTTP2: &[u8] = b"h2";
 pub(crate) struct Handshake(TlsAcceptor);
 
 /// A secure connection.
-#[derive(Debug)]
-pub(crate) struct Secured(Box<TlsStream<l4::stream::Stream>>);
+pub(crate) struct Secured(Box<TlsStream<TcpStream>>);
 
 impl Handshake {
     /// For one listener.
@@ -65,7 +53,7 @@ impl Handshake {
     ///
     /// # Errors
     /// A sentence for the log. The client has been told by an alert, where it has got that far.
-    pub(crate) async fn shake(&self, stream: l4::stream::Stream, limit: Duration) -> Result<Secured, String> {
+    pub(crate) async fn shake(&self, stream: TcpStream, limit: Duration) -> Result<Secured, String> {
         let shaken = self.0.accept(stream);
         let shaken = if limit.is_zero() { Ok(shaken.await) } else { tokio::time::timeout(limit, shaken).await };
         match shaken {
@@ -99,6 +87,11 @@ fn client_verifier(
 }
 
 impl Secured {
+    /// The stream inside it.
+    pub(crate) fn into_inner(self) -> Box<TlsStream<TcpStream>> {
+        self.0
+    }
+
     /// Whether it was agreed to speak HTTP/2.
     pub(crate) fn is_http2(&self) -> bool {
         self.0.get_ref().1.alpn_protocol() == Some(HTTP2)
@@ -111,67 +104,3 @@ impl Secured {
         Some(subject::text(parsed.subject()))
     }
 }
-
-impl AsyncRead for Secured {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.0).poll_read(context, into)
-    }
-}
-
-impl AsyncWrite for Secured {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.0).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.0).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.0).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.0).poll_write_vectored(context, bytes)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
-    }
-}
-
-#[async_trait]
-impl Shutdown for Secured {
-    async fn shutdown(&mut self) {
-        // A client that can't be told has gone.
-        let _ = AsyncWriteExt::shutdown(&mut *self.0).await;
-    }
-}
-
-impl UniqueID for Secured {
-    fn id(&self) -> UniqueIDType {
-        self.0.get_ref().0.id()
-    }
-}
-
-impl Ssl for Secured {}
-
-impl GetTimingDigest for Secured {
-    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        self.0.get_ref().0.get_timing_digest()
-    }
-}
-
-impl GetProxyDigest for Secured {
-    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        self.0.get_ref().0.get_proxy_digest()
-    }
-}
-
-impl GetSocketDigest for Secured {
-    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        self.0.get_ref().0.get_socket_digest()
-    }
-}
-
-impl Peek for Secured {}

@@ -7,11 +7,11 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
-use pingora_core::{apps::HttpServerApp, protocols::Stream, protocols::http::ServerSession, server::ShutdownWatch};
+use pingora_core::{apps::HttpServerApp, protocols::http::ServerSession, server::ShutdownWatch};
 use waypost_policy::Code;
 
 use super::{
-    General, answer,
+    Accepted, General, answer,
     deadline::{Deadline, Left},
     downstream::{Downstream, NoHead, linger},
     general::Request,
@@ -65,7 +65,7 @@ pub(crate) struct Handed {
 pub(crate) async fn serve_connection(
     shared: &Arc<Shared>,
     lane: &Arc<General>,
-    stream: Stream,
+    stream: Accepted,
     speaks: Speaks,
     connection: ConnectionInfo,
     mut shutdown: ShutdownWatch,
@@ -178,7 +178,7 @@ async fn close(deadline: &Deadline) {
 }
 
 /// Answers a connection that is one too many, without waiting for its request.
-pub(crate) async fn turn_away(shared: &Shared, stream: Stream, connection: &ConnectionInfo) {
+pub(crate) async fn turn_away(shared: &Shared, stream: Accepted, connection: &ConnectionInfo) {
     let downstream = Box::new(Downstream::new(stream));
     let deadline = downstream.deadline();
     refuse(shared, downstream, Code::Overloaded, connection).await;

@@ -17,8 +17,8 @@ use std::{
 use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
 use pingora_core::protocols::{
-    GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream, TimingDigest, UniqueID, UniqueIDType,
-    raw_connect::ProxyDigest, tls::SslDigest,
+    GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID, UniqueIDType,
+    raw_connect::ProxyDigest,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
 use waypost_policy::{
@@ -27,6 +27,7 @@ use waypost_policy::{
 };
 
 use super::{
+    accepted::Accepted,
     deadline::{self, Deadline, Phase},
     ending::{CLOSE_FRAME, Frames},
     framing::check_head,
@@ -88,7 +89,7 @@ pub(super) struct Left {
 }
 
 /// The connection as it was accepted.
-pub(super) type Socket = BufWriter<Stream>;
+pub(super) type Socket = BufWriter<Accepted>;
 
 /// The connection.
 #[derive(Debug)]
@@ -129,7 +130,7 @@ pub(crate) enum NoHead {
 
 impl Downstream {
     /// Wraps an accepted connection.
-    pub(crate) fn new(accepted: Stream) -> Self {
+    pub(crate) fn new(accepted: Accepted) -> Self {
         Self::of(Some(BufWriter::with_capacity(WRITE_BYTES, accepted)), Arc::default())
     }
 
@@ -178,7 +179,7 @@ impl Downstream {
     }
 
     /// The bare connection, and what has been read of it. Nothing has been written.
-    pub(super) fn into_bare(mut self) -> Option<(Stream, BytesMut)> {
+    pub(super) fn into_bare(mut self) -> Option<(Accepted, BytesMut)> {
         let socket = self.socket.take()?;
         Some((socket.into_inner(), std::mem::take(&mut self.buffer)))
     }
@@ -511,39 +512,36 @@ pub(crate) async fn linger(mut socket: Socket) {
 impl Shutdown for Downstream {
     async fn shutdown(&mut self) {
         if let Some(socket) = self.socket.as_mut().filter(|_| !self.timing.deadline().discards_answer()) {
-            let _ = socket.flush().await;
-            Shutdown::shutdown(&mut **socket.get_mut()).await;
+            // Flushes what was gathered. A client that can't be told has gone.
+            let _ = socket.shutdown().await;
         }
     }
 }
 
 impl UniqueID for Downstream {
     fn id(&self) -> UniqueIDType {
-        self.socket.as_ref().map_or(-1, |socket| socket.get_ref().id())
+        self.socket.as_ref().map_or(-1, |socket| socket.get_ref().fd())
     }
 }
 
-impl Ssl for Downstream {
-    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
-        self.socket.as_ref().and_then(|socket| socket.get_ref().get_ssl_digest())
-    }
-}
+impl Ssl for Downstream {}
 
 impl GetTimingDigest for Downstream {
     fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        self.socket.as_ref().map_or_else(Vec::new, |socket| socket.get_ref().get_timing_digest())
+        Vec::new()
     }
 }
 
 impl GetProxyDigest for Downstream {
     fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        self.socket.as_ref().and_then(|socket| socket.get_ref().get_proxy_digest())
+        None
     }
 }
 
 impl GetSocketDigest for Downstream {
+    /// Who the client is the front door knows, and says ([`ConnectionInfo`](super::ConnectionInfo)).
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        self.socket.as_ref().and_then(|socket| socket.get_ref().get_socket_digest())
+        None
     }
 }
 

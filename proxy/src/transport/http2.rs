@@ -22,7 +22,7 @@ use h2::{
     server::{Builder, Connection, SendResponse},
 };
 use http::{Method, Request, Response};
-use pingora_core::{apps::HttpServerApp, protocols::Stream, protocols::http::ServerSession, server::ShutdownWatch};
+use pingora_core::{apps::HttpServerApp, protocols::http::ServerSession, server::ShutdownWatch};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     task::JoinSet,
@@ -31,7 +31,7 @@ use tokio::{
 use waypost_policy::{Code, framing::MAX_HEAD_BYTES};
 
 use super::{
-    General, answer,
+    Accepted, General, answer,
     connection::{ConnectionInfo, Handed, draining, limits},
     deadline::Left,
     downstream::limited,
@@ -60,7 +60,7 @@ const LEAVING_LIMIT: Duration = Duration::from_secs(5);
 /// A client's connection, of which something may have been read already.
 pub(super) struct Incoming {
     read: BytesMut,
-    stream: Stream,
+    stream: Accepted,
     frames: Frames,
     conduct: Arc<Conduct>,
     /// Whether it is one client's. A proxy before this one passes on what many do, and none of them may cost the others their connection.
@@ -68,7 +68,7 @@ pub(super) struct Incoming {
 }
 
 impl Incoming {
-    pub(super) fn new(stream: Stream, read: BytesMut) -> Self {
+    pub(super) fn new(stream: Accepted, read: BytesMut) -> Self {
         Self { read, stream, frames: Frames::default(), conduct: Arc::default(), is_watched: true }
     }
 }

@@ -3,6 +3,7 @@
 //! Transports only carry out what an `Exchange` of `waypost-policy` says. `connection` is the front door: it reads and checks each head
 //! and hands the request to a lane; today there is one, `general`.
 
+mod accepted;
 mod answer;
 mod asked;
 mod connection;
@@ -17,6 +18,7 @@ mod http2;
 mod timing;
 mod upgrade;
 
+pub(crate) use accepted::Accepted;
 pub(crate) use answer::problem_json;
 pub(crate) use asked::Asked;
 pub(crate) use connection::{ConnectionInfo, Speaks, head_limit, serve_connection, turn_away};

@@ -1,0 +1,81 @@
+//! A client's connection as it was accepted: a socket, or what a handshake has made of one.
+//!
+//! Known by its type, not by a pointer, since nearly all of a request's time is spent in reading and writing it. It buffers nothing.
+
+use std::{
+    io::{self, IoSlice},
+    os::fd::{AsRawFd, RawFd},
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+use tokio_rustls::server::TlsStream;
+
+/// The connection.
+#[derive(Debug)]
+pub(crate) enum Accepted {
+    /// In the clear.
+    Plain(TcpStream),
+    /// Secure.
+    Secure(Box<TlsStream<TcpStream>>),
+}
+
+impl Accepted {
+    /// Its socket's number.
+    pub(super) fn fd(&self) -> RawFd {
+        match self {
+            Self::Plain(socket) => socket.as_raw_fd(),
+            Self::Secure(secure) => secure.get_ref().0.as_raw_fd(),
+        }
+    }
+}
+
+impl AsyncRead for Accepted {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_read(context, into),
+            Self::Secure(secure) => Pin::new(&mut **secure).poll_read(context, into),
+        }
+    }
+}
+
+impl AsyncWrite for Accepted {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_write(context, bytes),
+            Self::Secure(secure) => Pin::new(&mut **secure).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(_) => Poll::Ready(Ok(())),
+            Self::Secure(secure) => Pin::new(&mut **secure).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_shutdown(context),
+            Self::Secure(secure) => Pin::new(&mut **secure).poll_shutdown(context),
+        }
+    }
+
+    fn poll_write_vectored(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_write_vectored(context, bytes),
+            Self::Secure(secure) => Pin::new(&mut **secure).poll_write_vectored(context, bytes),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(socket) => socket.is_write_vectored(),
+            Self::Secure(secure) => secure.is_write_vectored(),
+        }
+    }
+}
