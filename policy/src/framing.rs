@@ -5,9 +5,15 @@
 //! behind; what does not is answered 400 and the connection closed, never forwarded as a guess. Bytes in, a verdict out: whoever
 //! holds the connection adds what its own parser behind can't carry.
 
-use std::net::Ipv6Addr;
+mod answer;
+mod plain;
+
+use std::{net::Ipv6Addr, ops::Range};
 
 use crate::{Code, head::Target};
+
+pub use answer::{AnswerBody, AnswerChunks, Broken};
+pub use plain::{Plain, PlainHead};
 
 /// The largest request head, in bytes.
 pub const MAX_HEAD_BYTES: usize = 64 * 1024;
@@ -220,6 +226,22 @@ fn content_length(value: &[u8]) -> Result<u64, Code> {
     digits.and_then(|digits| digits.parse().ok()).ok_or(Code::BadRequest)
 }
 
+/// What the next bytes of a body are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// How many of them belong to the body.
+    pub taken: usize,
+    /// Which of those are data; the others are framing.
+    pub data: Range<usize>,
+}
+
+impl Part {
+    /// Nothing but framing.
+    fn framing(taken: usize) -> Self {
+        Self { taken, data: taken..taken }
+    }
+}
+
 /// Follows chunked framing byte by byte, so that nothing behind the body is taken for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Chunks {
@@ -281,6 +303,24 @@ impl Chunks {
             at += 1;
         }
         Ok(at)
+    }
+
+    /// What the next bytes are, up to the end of the next data; moves on by as many.
+    ///
+    /// # Errors
+    /// As [`Chunks::take`].
+    pub fn part(&mut self, bytes: &[u8]) -> Result<Part, Code> {
+        let mut at = 0;
+        while at < bytes.len() && *self != Self::Done {
+            if let Self::Data { left } = *self {
+                let here = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len() - at);
+                let taken = self.take(&bytes[at..at + here])?;
+                return Ok(Part { taken: at + taken, data: at..at + taken });
+            }
+            *self = self.after(bytes[at]).ok_or(Code::BadRequest)?;
+            at += 1;
+        }
+        Ok(Part::framing(at))
     }
 
     fn after(self, byte: u8) -> Option<Self> {

@@ -116,3 +116,21 @@ fn the_end_of_a_head_is_found_across_reads() {
     }
     assert_eq!(end_of_head(&head[..17], 0), None);
 }
+
+#[test]
+fn the_data_of_chunks_is_told_however_they_are_cut() {
+    let body = b"3\r\nabc\r\n1;x=y\r\nd\r\n0002\r\nef\r\n0\r\n\r\nnext";
+    for step in 1..body.len() {
+        let (mut chunks, mut data, mut taken) = (Chunks::START, Vec::new(), 0);
+        for bytes in body.chunks(step) {
+            let mut at = 0;
+            while at < bytes.len() && chunks != Chunks::Done {
+                let part = chunks.part(&bytes[at..]).unwrap();
+                data.extend_from_slice(&bytes[at..][part.data]);
+                at += part.taken;
+            }
+            taken += at;
+        }
+        assert_eq!((&*data, taken), (&b"abcdef"[..], body.len() - 4), "in parts of {step}");
+    }
+}
