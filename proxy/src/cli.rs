@@ -187,6 +187,9 @@ pub(crate) struct RunArgs {
     /// The access log: stdout, off, or a file; stdout by default
     #[arg(long, env = "WAYPOST_ACCESS_LOG", value_name = "WHERE")]
     pub(crate) access_log: Option<String>,
+    /// Carry every request as those are carried that are not plain: slower, the same to clients and owners, and of use to rule things out
+    #[arg(long, env = "WAYPOST_NO_EXPRESS")]
+    pub(crate) no_express: bool,
     /// Take the sockets of the running process of the same --id over; it gives them when it gets SIGQUIT
     #[arg(long)]
     pub(crate) upgrade: bool,

@@ -33,7 +33,7 @@ use crate::{
     resolver,
     state::{self, Shared},
     tls::{keep_certificates, keep_upstreams},
-    transport::general_lane,
+    transport::{Express, Lanes, general_lane, keep_swept},
     upgrade::{self, Known, Meeting, Taken},
 };
 
@@ -56,6 +56,8 @@ pub(crate) struct Process {
     pub(crate) handed_over: Box<dyn FnOnce() + Send>,
     /// What SIGHUP does.
     pub(crate) reload: Reload,
+    /// Whether plain requests go by the express lane.
+    pub(crate) has_express: bool,
 }
 
 /// What goes on without any request. Ends when dropped.
@@ -93,8 +95,13 @@ pub(crate) async fn run(
     let (hand_over, handed_over) = watch::channel(false);
     let (connection_ends, mut all_ended) = mpsc::channel::<()>(1);
     let room = Room::new();
-    let lane = Arc::new(general_lane(Arc::clone(&shared), threads));
-    let accepting = Accepting { shared: Arc::clone(&shared), lane, room: room.clone(), draining, handed_over, connection_ends };
+    let general = Arc::new(general_lane(Arc::clone(&shared), threads));
+    let express = process.has_express.then(|| Express::new(Arc::clone(&shared), threads));
+    if let Some(express) = &express {
+        background.0.spawn(keep_swept(Arc::clone(express.pool())));
+    }
+    let lanes = Arc::new(Lanes { general, express });
+    let accepting = Accepting { shared: Arc::clone(&shared), lanes, room: room.clone(), draining, handed_over, connection_ends };
     background.0.spawn(admin::serve_admin(Arc::clone(&shared), admin, accepting.handed_over.clone()));
     let mut accept_loops = JoinSet::new();
     for bound in listeners {

@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 use waypost_conf::{Drain, Name, ProcessLimits};
 use waypost_policy::{
-    Code, Found, Hints, Moment, Table, World,
+    Code, Exchange, Found, Head, Hints, Input, Moment, Next, Reply, Table, World,
     handover::Freezes,
     hints::Keeper,
     parking::{PACE, Parking},
@@ -114,6 +114,19 @@ impl Shared {
     pub(crate) fn world<'a>(&'a self, table: &'a Table, rng: &'a mut fastrand::Rng) -> World<'a> {
         let now = self.clock.now();
         World { table, hints: &self.hints, now, gold_age: self.view.age(now), rng }
+    }
+
+    /// One step of an exchange in the world of this moment.
+    pub(crate) fn step<H: Head, R: Reply>(&self, exchange: &mut Exchange, head: &H, input: Input<'_, R>) -> Next {
+        let table = self.view.load();
+        let Some(table) = table.as_ref() else { return Next::Answer(Code::NotReady) };
+        let mut rng = fastrand::Rng::new();
+        let mut world = self.world(table, &mut rng);
+        let next = exchange.step(head, input, &mut world);
+        if let Some(key) = exchange.take_learnt() {
+            self.wake(&key, world.now);
+        }
+        next
     }
 
     /// A key has changed by an owner's word: whoever waits for it looks again, a crowd at its pace.

@@ -267,7 +267,7 @@ async fn lines_are_whole_and_hold_no_control_characters() {
         (get("X: a:b"), AsSent),
         (get("X: Content-Length: 5"), AsSent),
         (get("x-ONE: 1\r\nX-two: 2"), AsSent),
-        (get("X: 1\r\nY: 2\r\nX: 3"), Seen("GET / HTTP/1.1\r\nHost: h\r\nX: 1\r\nX: 3\r\nY: 2\r\n", "")),
+        (get("X: 1\r\nX: 3\r\nY: 2"), AsSent),
         (get("X: \t a \t "), Seen("GET / HTTP/1.1\r\nHost: h\r\nX: a\r\n", "")),
         (get("X:a"), Seen("GET / HTTP/1.1\r\nHost: h\r\nX: a\r\n", "")),
         (get("X:"), Seen("GET / HTTP/1.1\r\nHost: h\r\nX: \r\n", "")),

@@ -458,7 +458,9 @@ async fn no_request_fails_while_records_change() {
         is_over.store(true, Ordering::Relaxed);
     };
     tokio::join!(asking, changing);
-    assert!(fronts.iter().all(|(_, front)| front.shaken().len() > 5 && front.failed().is_empty()));
+    for (_, front) in &fronts {
+        assert!(front.shaken().len() > 5 && front.failed().is_empty(), "{} shaken, failed: {:?}", front.shaken().len(), front.failed());
+    }
 }
 
 /// The raw stage with TLS before its backend.

@@ -45,6 +45,8 @@ pub enum AnswerChunks {
     },
     /// The body is over.
     Done,
+    /// What came is no chunk; nothing behind it can be read.
+    Broken,
 }
 
 impl AnswerBody {
@@ -75,6 +77,14 @@ impl AnswerBody {
 
 impl AnswerChunks {
     fn part(&mut self, bytes: &[u8]) -> Result<Part, Broken> {
+        let part = self.follow(bytes);
+        if part.is_err() {
+            *self = Self::Broken;
+        }
+        part
+    }
+
+    fn follow(&mut self, bytes: &[u8]) -> Result<Part, Broken> {
         let mut at = 0;
         loop {
             let rest = &bytes[at..];
@@ -82,6 +92,10 @@ impl AnswerChunks {
                 Self::Data { left } => {
                     let here = rest.len().min(usize::try_from(left).unwrap_or(usize::MAX));
                     let left = left - here as u64;
+                    // Data whose end is broken is not told, as far as the end has come.
+                    if left == 0 && !b"\r\n".starts_with(&rest[here..rest.len().min(here + 2)]) {
+                        return Err(Broken);
+                    }
                     *self = if left == 0 { Self::DataEnd } else { Self::Data { left } };
                     return Ok(Part { taken: at + here, data: at..at + here });
                 }
@@ -117,6 +131,7 @@ impl AnswerChunks {
                     }
                 }
                 Self::Done => return Ok(Part::framing(at)),
+                Self::Broken => return Err(Broken),
             }
         }
     }
@@ -160,6 +175,10 @@ mod tests {
         for bytes in [&b"x\r\n"[..], b"3\r\nabcd\r\n", b"3\r\nabc\n0\r\n\r\n", b"0\r\nA: b\n\r\n", b"0\r\n\rx", b"fffffffffffffffff\r\n"] {
             assert!((1..=bytes.len()).all(|step| decode(bytes, step) == Err(Broken)), "{bytes:?}");
         }
+        // And stays found, whatever comes.
+        let mut body = AnswerBody::CHUNKED;
+        assert_eq!(body.part(b"3\r\nabc\r\nzz\r\n"), Ok(Part { taken: 6, data: 3..6 }));
+        assert_eq!((body.part(b"\r\nzz\r\n"), body.part(b"\r\n0\r\n\r\n")), (Err(Broken), Err(Broken)));
         let long = [b"0\r\n".to_vec(), vec![b'x'; MOST_TRAILER_BYTES + 1]].concat();
         assert_eq!(decode(&long, 1000), Err(Broken));
         let long = [b"1;".to_vec(), vec![b'x'; MOST_LINE_BYTES]].concat();

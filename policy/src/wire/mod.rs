@@ -21,8 +21,8 @@ pub const HEADER_PREFIX: &str = "route-";
 
 /// Whether a header or trailer belongs to the protocol and so never crosses the proxy. `_` counts as `-`: many backends (CGI, WSGI)
 /// can't tell them apart.
-pub fn is_protocol_header(name: &str) -> bool {
-    let start = name.as_bytes().iter().map(|b| if *b == b'_' { b'-' } else { b.to_ascii_lowercase() });
+pub fn is_protocol_header(name: &[u8]) -> bool {
+    let start = name.iter().map(|b| if *b == b'_' { b'-' } else { b.to_ascii_lowercase() });
     start.take(HEADER_PREFIX.len()).eq(HEADER_PREFIX.bytes())
 }
 

@@ -95,7 +95,7 @@ pub(crate) fn run(args: GuardArgs) -> Outcome {
         eprintln!("waypost: listening on {listen} for {upstream} as {id}, before {}", args.to);
         eprintln!("waypost: admin on {admin_address}");
         let arriving = tokio::spawn(arrive(Arc::clone(&shared), begins, place, upstream));
-        let process = Process { meeting: None, taken: None, handed_over: Box::new(|| {}), reload };
+        let process = Process { meeting: None, taken: None, handed_over: Box::new(|| {}), reload, has_express: false };
         let background = Background::start(&shared);
         let ended = server::run(Arc::clone(&shared), background, vec![listener], admin, threads, process).await;
         arriving.abort();

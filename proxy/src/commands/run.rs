@@ -121,7 +121,13 @@ pub(crate) fn run(args: RunArgs) -> Outcome {
         announce(&listeners, admin_address, &shared);
         reload.listeners = listeners.iter().map(Bound::terms).collect();
         let leaves = Arc::clone(&watcher);
-        let process = Process { meeting: Some(meeting), taken, handed_over: Box::new(move || leaves.leave_snapshot()), reload };
+        let process = Process {
+            meeting: Some(meeting),
+            taken,
+            handed_over: Box::new(move || leaves.leave_snapshot()),
+            reload,
+            has_express: !args.no_express,
+        };
         let ended = server::run(Arc::clone(&shared), background, listeners, admin, threads, process).await;
         if let Some(watcher) = Arc::into_inner(watcher) {
             watcher.stop().await;

@@ -23,7 +23,7 @@ use crate::{
     proxy_protocol::read_header,
     state::Shared,
     tls::{Certificates, Handshake},
-    transport::{Accepted, ConnectionInfo, General, Speaks, head_limit, serve_connection, turn_away},
+    transport::{Accepted, ConnectionInfo, Lanes, Speaks, head_limit, serve_connection, turn_away},
 };
 
 /// Connections that may wait to be accepted.
@@ -177,7 +177,7 @@ impl Drop for Seat {
 #[derive(Clone)]
 pub(super) struct Accepting {
     pub(super) shared: Arc<Shared>,
-    pub(super) lane: Arc<General>,
+    pub(super) lanes: Arc<Lanes>,
     pub(super) room: Room,
     pub(super) draining: watch::Receiver<bool>,
     /// True before `draining` is, where another process accepts from the same sockets.
@@ -228,12 +228,12 @@ impl Accepting {
     /// Serves a connection on a task of its own, or turns it away.
     fn serve(&self, terms: &Arc<Terms>, stream: TcpStream, client: SocketAddr) {
         let connection = terms.connection_from(client);
-        let Self { shared, lane, room, draining, connection_ends, .. } = self.clone();
+        let Self { shared, lanes, room, draining, connection_ends, .. } = self.clone();
         if let Some(place) = room.enter(shared.limits().connections) {
             let terms = Arc::clone(terms);
             tokio::spawn(async move {
                 if let Some((stream, speaks, connection)) = terms.open(stream, connection, &shared).await {
-                    serve_connection(&shared, &lane, stream, speaks, connection, draining).await;
+                    serve_connection(&shared, &lanes, stream, speaks, connection, draining).await;
                 }
                 drop((place, connection_ends));
             });

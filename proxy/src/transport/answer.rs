@@ -51,17 +51,38 @@ pub(crate) fn head(code: Code, request_id: &str, location: Option<&[u8]>, body_b
     Ok(head)
 }
 
-/// A whole answer as bytes, for a connection on which no request could be read; the connection closes behind it.
-pub(crate) fn raw(code: Code, request_id: &str) -> Vec<u8> {
-    let body = problem_json(code, request_id);
-    let retry_after = if code.status() == 503 { "Retry-After: 1\r\n" } else { "" };
-    let head = format!(
-        "HTTP/1.1 {} {}\r\nContent-Type: application/problem+json\r\nContent-Length: {}\r\nWaypost-Reason: {}\r\nX-Request-Id: {request_id}\r\nVia: {}\r\n{retry_after}Connection: close\r\n\r\n",
+/// A whole answer as bytes; of one to HEAD the head.
+pub(crate) fn written(code: Code, request_id: &str, location: Option<&[u8]>, body: &[u8], keeps: bool, is_head: bool) -> Vec<u8> {
+    let mut written = format!(
+        "HTTP/1.1 {} {}\r\nContent-Type: application/problem+json\r\nContent-Length: {}\r\nWaypost-Reason: {}\r\nX-Request-Id: {request_id}\r\nVia: {}\r\n",
         code.status(),
         code.title(),
         body.len(),
         code.as_str(),
         super::headers::VIA,
-    );
-    [head.into_bytes(), body].concat()
+    )
+    .into_bytes();
+    if code.status() == 503 {
+        written.extend_from_slice(b"Retry-After: 1\r\n");
+    }
+    if let Some(location) = location {
+        written.extend_from_slice(&[b"Cache-Control: no-store\r\nLocation: ", location, b"\r\n"].concat());
+    }
+    end_head(&mut written, keeps);
+    written.extend_from_slice(if is_head { b"" } else { body });
+    written
+}
+
+/// A whole answer for a connection on which no request could be read, which closes behind it.
+pub(crate) fn raw(code: Code, request_id: &str) -> Vec<u8> {
+    written(code, request_id, None, &problem_json(code, request_id), false, false)
+}
+
+/// Ends the head of a last answer: the time, and whether the connection goes on.
+pub(super) fn end_head(out: &mut Vec<u8>, keeps: bool) {
+    let date = pingora_core::protocols::http::date::get_cached_date();
+    let connection: &[u8] = if keeps { b"keep-alive" } else { b"close" };
+    for part in [b"Date: ", date.as_bytes(), b"\r\nConnection: ", connection, b"\r\n\r\n"] {
+        out.extend_from_slice(part);
+    }
 }

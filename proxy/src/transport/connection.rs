@@ -14,6 +14,7 @@ use super::{
     Accepted, General, answer,
     deadline::{Deadline, Left},
     downstream::{Downstream, NoHead, linger},
+    express::{Express, Served},
     general::Request,
     headers::new_request_id,
     http2::{Incoming, serve_http2},
@@ -61,17 +62,25 @@ pub(crate) struct Handed {
     pub(crate) again: Option<Box<Request>>,
 }
 
+/// What carries requests.
+pub(crate) struct Lanes {
+    /// All of them.
+    pub(crate) general: Arc<General>,
+    /// Plain ones, if it is to be used.
+    pub(crate) express: Option<Express>,
+}
+
 /// Serves a connection to its end.
 pub(crate) async fn serve_connection(
     shared: &Arc<Shared>,
-    lane: &Arc<General>,
+    lanes: &Lanes,
     stream: Accepted,
     speaks: Speaks,
     connection: ConnectionInfo,
     mut shutdown: ShutdownWatch,
 ) {
     if speaks == Speaks::Http2 {
-        return serve_http2(shared, lane, Incoming::new(stream, BytesMut::new()), connection, shutdown).await;
+        return serve_http2(shared, &lanes.general, Incoming::new(stream, BytesMut::new()), connection, shutdown).await;
     }
     let mut downstream = Box::new(Downstream::new(stream));
     if speaks == Speaks::Either {
@@ -89,7 +98,7 @@ pub(crate) async fn serve_connection(
             Ok(false) => {}
             Ok(true) => {
                 let Some((stream, read)) = downstream.into_bare() else { return };
-                return serve_http2(shared, lane, Incoming::new(stream, read), connection, shutdown).await;
+                return serve_http2(shared, &lanes.general, Incoming::new(stream, read), connection, shutdown).await;
             }
             Err(NoHead::Gone) => return,
             Err(NoHead::Answer(code)) => {
@@ -111,19 +120,36 @@ pub(crate) async fn serve_connection(
                 downstream.read_head(idle, header).await
             }
         };
-        let deadline = downstream.deadline();
         match read {
             Ok(()) => {}
             Err(NoHead::Gone) => return,
             Err(NoHead::Answer(code)) => {
+                let deadline = downstream.deadline();
                 refuse(shared, downstream, code, &connection).await;
                 return close(&deadline).await;
             }
         }
         let is_last = requests_left == 1 || downstream.is_last();
         requests_left = requests_left.saturating_sub(1);
-        let handed = Handed { connection: connection.clone(), deadline: Arc::clone(&deadline), is_last, again: None };
-        let Some(taken_back) = serve_request(shared, lane, downstream, handed, &shutdown).await else { return close(&deadline).await };
+        let mut again = None;
+        if let Some(express) = &lanes.express
+            && let Some(plain) = express.takes(&downstream)
+        {
+            // On a heap of its own, so that a connection that waits for its next request takes no room for this.
+            match Box::pin(express.serve(downstream, plain, &connection, is_last)).await {
+                Served::Next(taken_back) => {
+                    downstream = taken_back;
+                    continue;
+                }
+                Served::Last(taken_back) => return taken_back.end().await,
+                Served::Cut => return,
+                Served::HandedOver(taken_back, request) => (downstream, again) = (taken_back, Some(request)),
+            }
+        }
+        let deadline = downstream.begin_session();
+        let handed = Handed { connection: connection.clone(), deadline: Arc::clone(&deadline), is_last, again };
+        let served = Box::pin(serve_request(shared, &lanes.general, downstream, handed, &shutdown));
+        let Some(taken_back) = served.await else { return close(&deadline).await };
         downstream = taken_back;
     }
 }

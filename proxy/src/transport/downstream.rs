@@ -7,8 +7,9 @@
 //! request is answered all the same (RFC 9112, section 9.6); one that closes it inside a request has gone.
 
 use std::{
+    future::poll_fn,
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -20,7 +21,10 @@ use pingora_core::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID, UniqueIDType,
     raw_connect::ProxyDigest,
 };
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf},
+    time::Instant,
+};
 use waypost_policy::{
     Code,
     framing::{Chunks, Framing, MAX_HEAD_BYTES, end_of_head},
@@ -28,6 +32,7 @@ use waypost_policy::{
 
 use super::{
     accepted::Accepted,
+    alarm::Alarm,
     deadline::{self, Deadline, Phase},
     ending::{CLOSE_FRAME, Frames},
     framing::check_head,
@@ -36,7 +41,7 @@ use super::{
 };
 
 /// How much of what a client pipelines is kept while its first request is served.
-const MAX_PIPELINED_BYTES: usize = 64 * 1024;
+pub(super) const MAX_PIPELINED_BYTES: usize = 64 * 1024;
 const READ_BYTES: usize = 4 * 1024;
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// One segment, as pingora's own listeners have it.
@@ -47,6 +52,8 @@ const KEPT_BYTES: usize = MAX_HEAD_BYTES + 2 * REPLAY_BYTES;
 const LINGER_LIMIT: Duration = Duration::from_secs(5);
 const LINGER_IDLE: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 16 * 1024;
+/// How long at least an answer that says that the time is over may take.
+const LAST_WORD: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Debug)]
 enum Body {
@@ -98,19 +105,21 @@ pub(crate) struct Downstream {
     /// while it is dropped.
     socket: Option<Socket>,
     /// Read from the socket and not handed over.
-    buffer: BytesMut,
+    pub(super) buffer: BytesMut,
     /// How much of the buffer is the head.
     head_left: usize,
     body: Body,
     /// The present request as it came.
     request: Handed,
     timing: Timing,
+    /// For whoever waits for the client outside pingora's sessions.
+    pub(super) alarm: Alarm,
     /// The client wants the connection closed behind the present answer.
     closes: bool,
     /// The client will send no more.
-    closed: bool,
+    pub(super) closed: bool,
     /// Something of an answer has been written for the present request.
-    answered: bool,
+    pub(super) answered: bool,
     /// The answer was given outside any request: nobody knows what the client still sends.
     is_outside: bool,
     /// How far the owner has come in the frames that it writes after an upgrade.
@@ -142,6 +151,7 @@ impl Downstream {
             body: Body::Length(0),
             request: Handed { head_len: 0, framing: Framing::Length(0), bytes: None },
             timing: Timing::new(deadline),
+            alarm: Alarm::default(),
             closes: false,
             closed: false,
             answered: false,
@@ -149,6 +159,12 @@ impl Downstream {
             frames: Frames::default(),
             is_over: false,
         }
+    }
+
+    /// A session of the general lane begins with the request whose head was read last.
+    pub(super) fn begin_session(&mut self) -> Arc<Deadline> {
+        self.timing.begin(Arc::default());
+        self.deadline()
     }
 
     /// What the hooks share with this connection for the request whose head was read last.
@@ -214,6 +230,64 @@ impl Downstream {
         !self.buffer.is_empty()
     }
 
+    /// The head of the present request, before anything of it has been handed over.
+    pub(super) fn head(&self) -> &[u8] {
+        &self.buffer[..self.request.head_len]
+    }
+
+    /// How the present request's body is framed.
+    pub(super) fn framing(&self) -> Framing {
+        self.request.framing
+    }
+
+    /// The connection itself, which nothing is gathered for.
+    pub(super) fn accepted(&mut self) -> io::Result<Pin<&mut Accepted>> {
+        self.socket.as_mut().map(|socket| Pin::new(socket.get_mut())).ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    /// Reads once, up to about so much; false if nothing more comes.
+    pub(super) async fn fill_more(&mut self, room: usize) -> bool {
+        !self.closed && poll_fn(|context| self.poll_fill(context, room)).await.is_ok_and(|read| read > 0)
+    }
+
+    /// Writes an answer of the proxy's own to the present request; false if the client did not take it in time.
+    pub(super) async fn write_own(&mut self, answer: &[u8], reading: Duration, ends_at: Option<Instant>) -> bool {
+        self.answered = true;
+        let writing = limited(reading, async {
+            self.write_all(answer).await?;
+            self.flush().await
+        });
+        match ends_at {
+            Some(at) => tokio::time::timeout_at(at.max(Instant::now() + LAST_WORD), writing).await.unwrap_or(None),
+            None => writing.await,
+        }
+        .is_some_and(|written| written.is_ok())
+    }
+
+    /// The present request is over, on whose behalf nothing was handed over: it ends there in the buffer, as far as it has come.
+    pub(super) fn end_request(&mut self, end: usize, has_come: bool) {
+        self.buffer.advance(end.min(self.buffer.len()));
+        self.head_left = 0;
+        self.body = Body::Length(u64::from(!has_come));
+    }
+
+    /// Ends the connection.
+    pub(super) async fn end(mut self) {
+        let Some(socket) = self.socket.take() else { return };
+        if self.answered && !self.is_read() {
+            linger(socket).await;
+        } else {
+            let mut socket = socket;
+            // A client that can't be told has gone.
+            let _ = tokio::time::timeout(LINGER_LIMIT, socket.shutdown()).await;
+        }
+    }
+
+    /// Whether nothing of what the client sends is left unread, as far as that is known.
+    fn is_read(&self) -> bool {
+        self.closed || (!self.is_outside && self.body.is_done() && self.buffer.is_empty())
+    }
+
     /// Reads and checks the next head; may be dropped and called again. `idle` limits the wait for its first byte, `header` the time from there to its end.
     pub(crate) async fn read_head(&mut self, idle: Duration, header: Duration) -> Result<(), NoHead> {
         self.request.bytes = None;
@@ -254,7 +328,6 @@ impl Downstream {
                 self.closes = checked.closes;
                 self.body = Body::framed_by(checked.framing);
                 self.request = Handed { head_len: checked.len, framing: checked.framing, bytes: Some(BytesMut::new()) };
-                self.timing.begin(Arc::default());
                 self.answered = false;
                 return Ok(());
             }
@@ -286,8 +359,15 @@ impl Downstream {
         Ok(read > 0)
     }
 
-    /// Reads once from the socket without waiting; `Ready(0)` at its end.
-    fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    /// Reads once from the socket without waiting, up to about `room` bytes where that is more than usual; `Ready(0)` at its end.
+    pub(super) fn poll_fill(&mut self, context: &mut Context<'_>, room: usize) -> Poll<io::Result<usize>> {
+        if room > READ_BYTES {
+            self.buffer.reserve(room);
+            let Some(socket) = &mut self.socket else { return Poll::Ready(Ok(0)) };
+            let read = std::task::ready!(pin!(socket.read_buf(&mut self.buffer)).poll(context))?;
+            self.closed |= read == 0;
+            return Poll::Ready(Ok(read));
+        }
         let mut space = [0; READ_BYTES];
         let mut into = ReadBuf::new(&mut space);
         std::task::ready!(self.poll_socket()?.poll_read(context, &mut into))?;
@@ -332,7 +412,7 @@ impl Downstream {
     fn poll_body(&mut self, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         std::task::ready!(self.timing.poll_released(context));
         if self.buffer.is_empty() && !self.closed {
-            std::task::ready!(self.poll_fill(context))?;
+            std::task::ready!(self.poll_fill(context, 0))?;
         }
         if self.buffer.is_empty() {
             // The client has gone in the middle of its body.
@@ -359,7 +439,7 @@ impl Downstream {
     /// sends is not its going away: it has a whole request to be answered. Whether it still listens shows when it is written to.
     fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.closed && self.buffer.len() < MAX_PIPELINED_BYTES {
-            std::task::ready!(self.poll_fill(context))?;
+            std::task::ready!(self.poll_fill(context, 0))?;
         }
         Poll::Pending
     }
@@ -487,7 +567,7 @@ impl Drop for Downstream {
             })));
             return;
         }
-        let is_unread = !self.closed && (self.is_outside || !self.body.is_done() || !self.buffer.is_empty());
+        let is_unread = !self.is_read();
         let is_unwritten = self.socket.as_ref().is_some_and(|socket| !socket.buffer().is_empty());
         if self.answered && (is_unread || is_unwritten) {
             self.timing.deadline().leave_unread(self.socket.take());

@@ -36,6 +36,7 @@ use super::{
     http2,
 };
 use crate::{access_log::Line, state::Shared, tls};
+pub(super) use owner::POOLED_TRIES;
 use owner::{Connections, is_unprocessed};
 pub(super) use request::Request;
 use session::{blame, body_of, can_be_followed, has_answered, is_call, is_http2, is_soon_read, is_too_large_to_replay};
@@ -50,8 +51,8 @@ const UPSTREAM_POOL: usize = 4096;
 /// pingora keeps so much of a body for a repeat.
 pub(super) const REPLAY_BYTES: usize = 64 << 10;
 /// A refusal's body is read to its end up to so many bytes, and for so long, if that spares the owner's connection.
-const DRAINED_BYTES: usize = 16 << 10;
-const DRAINED_WITHIN: Duration = Duration::from_millis(50);
+pub(super) const DRAINED_BYTES: usize = 16 << 10;
+pub(super) const DRAINED_WITHIN: Duration = Duration::from_millis(50);
 /// How long the body of a request that can't be repeated stays with its client, until its owner says that it may come (STALE-ROUTES.md,
 /// "Sending again").
 const WITHHELD_AT_MOST: Duration = Duration::from_millis(100);
@@ -74,15 +75,7 @@ pub(crate) struct GeneralLane {
 impl GeneralLane {
     /// One step of the exchange in the world of this moment.
     fn step(&self, head: &RequestHeader, ctx: &mut Request, input: Input<'_, ReplyHead<'_>>) -> Next {
-        let table = self.shared.view.load();
-        let Some(table) = table.as_ref() else { return Next::Answer(Code::NotReady) };
-        let mut rng = fastrand::Rng::new();
-        let mut world = self.shared.world(table, &mut rng);
-        let next = ctx.exchange.step(&RequestHead(head), input, &mut world);
-        if let Some(key) = ctx.exchange.take_learnt() {
-            self.shared.wake(&key, world.now);
-        }
-        next
+        self.shared.step(&mut ctx.exchange, &RequestHead(head), input)
     }
 
     /// Ends the attempt: gives its slot back and counts its time.
@@ -171,7 +164,7 @@ impl ProxyHttp for GeneralLane {
             return Error::e_explain(ErrorType::InternalError, "a request came without its connection");
         };
         if ctx.request_id.is_empty() {
-            ctx.request_id = headers::request_id(session.req_header(), &connection);
+            ctx.request_id = headers::request_id(&RequestHead(session.req_header()), &connection);
         }
         let stamp = self.shared.guard.as_ref().and_then(|_| headers::stamp(session.req_header()));
         headers::strip_protocol_from_request(session.req_header_mut());
@@ -189,8 +182,9 @@ impl ProxyHttp for GeneralLane {
             return Ok(false);
         }
         let next = match &self.shared.guard {
+            _ if ctx.decided.is_some() => ctx.decided.take().unwrap_or(Next::Answer(Code::Internal)),
             Some(guard) => self.judge(guard, session.req_header(), stamp, ctx).await,
-            None if headers::has_looped(session.req_header(), &self.shared.cdn_id) => Next::Answer(Code::Loop),
+            None if headers::has_looped(&RequestHead(session.req_header()), &self.shared.cdn_id) => Next::Answer(Code::Loop),
             None => self.step(session.req_header(), ctx, Input::Start),
         };
         ctx.body_limit = ctx.exchange.policy().limits.body_bytes;
@@ -315,7 +309,7 @@ impl ProxyHttp for GeneralLane {
 
     async fn upstream_response_filter(&self, session: &mut Session, head: &mut ResponseHeader, ctx: &mut Self::CTX) -> Result<()> {
         ctx.deadline.release_body();
-        if let Some(why) = headers::uncarried(head, session.as_downstream().is_upgrade_req()) {
+        if let Some(why) = headers::uncarried(&ReplyHead(head), head.version, session.as_downstream().is_upgrade_req()) {
             return Err(Error::explain(ErrorType::InvalidHTTPHeader, why).into_up());
         }
         let is_interim = head.status.is_informational() && head.status != http::StatusCode::SWITCHING_PROTOCOLS;

@@ -22,7 +22,7 @@ const VIA_HTTP2: &str = "2.0 waypost";
 const FORWARDED_PREFIX: &str = "x-forwarded-";
 const REQUEST_ID: &str = "x-request-id";
 /// The subject of the certificate that a client has shown to this proxy; of nobody else is it taken.
-const CLIENT_SUBJECT: &str = "x-client-cert-subject";
+pub(super) const CLIENT_SUBJECT: &str = "x-client-cert-subject";
 /// The longest request id that is taken from a trusted client.
 const MAX_REQUEST_ID_BYTES: usize = 128;
 
@@ -69,14 +69,14 @@ pub(crate) fn stamp(head: &RequestHeader) -> Option<(HeaderValue, Stamp)> {
 
 /// Removes what of the protocol a client sent. Done before the request is looked at.
 pub(crate) fn strip_protocol_from_request(head: &mut RequestHeader) {
-    for name in names(&head.headers, is_protocol_header) {
+    for name in names(&head.headers, is_of_protocol) {
         head.remove_header(&name);
     }
 }
 
 /// The request's id: a trusted client's, else a new one.
-pub(crate) fn request_id(head: &RequestHeader, connection: &ConnectionInfo) -> String {
-    let given = head.headers.get(REQUEST_ID).filter(|_| connection.trusted).and_then(|id| id.to_str().ok());
+pub(crate) fn request_id<H: Head>(head: &H, connection: &ConnectionInfo) -> String {
+    let given = head.values(REQUEST_ID).next().filter(|_| connection.trusted).and_then(|id| std::str::from_utf8(id).ok());
     let given = given.filter(|id| !id.is_empty() && id.len() <= MAX_REQUEST_ID_BYTES && id.bytes().all(|b| b.is_ascii_graphic()));
     given.map_or_else(new_request_id, str::to_owned)
 }
@@ -87,9 +87,9 @@ pub(crate) fn new_request_id() -> String {
 }
 
 /// Whether the request has passed through this very proxy already (RFC 8586).
-pub(crate) fn has_looped(head: &RequestHeader, cdn_id: &str) -> bool {
-    let entries = head.headers.get_all("cdn-loop").into_iter().flat_map(|value| value.as_bytes().split(|b| *b == b','));
-    entries.into_iter().any(|entry| entry.split(|b| *b == b';').next().is_some_and(|id| id.trim_ascii() == cdn_id.as_bytes()))
+pub(crate) fn has_looped<H: Head>(head: &H, cdn_id: &str) -> bool {
+    let mut entries = head.values("cdn-loop").flat_map(|value| value.split(|b| *b == b','));
+    entries.any(|entry| entry.split(|b| *b == b';').next().is_some_and(|id| id.trim_ascii() == cdn_id.as_bytes()))
 }
 
 /// Takes from a request what this hop was not asked for or does not do: an upgrade that `Connection` does not name (RFC 9110, section 7.8) or to
@@ -133,7 +133,7 @@ pub(crate) fn prepare_for_http2(head: &mut RequestHeader, from_client: &RequestH
 
 /// Takes from the trailers of an answer what is not the client's.
 pub(crate) fn strip_protocol_from_trailers(trailers: &mut http::HeaderMap) {
-    for name in names(trailers, is_protocol_header) {
+    for name in names(trailers, is_of_protocol) {
         trailers.remove(name);
     }
 }
@@ -144,22 +144,23 @@ pub(crate) fn expects_continue(head: &RequestHeader) -> bool {
 }
 
 /// Why an owner's answer is refused, if it is: its framing is faulty (RFC 9112, section 6), or it can't be passed on as it was meant.
-pub(crate) fn uncarried(head: &ResponseHeader, upgrade_asked: bool) -> Option<&'static str> {
-    let mut codings = head.headers.get_all(http::header::TRANSFER_ENCODING).into_iter();
-    let mut lengths = head.headers.get_all(http::header::CONTENT_LENGTH).into_iter();
+pub(crate) fn uncarried<R: Reply>(head: &R, version: http::Version, upgrade_asked: bool) -> Option<&'static str> {
+    let mut codings = head.values("transfer-encoding");
     let coding = codings.next();
+    // With a coding it says nothing (RFC 9112, section 6.3).
+    let mut lengths = head.values("content-length").filter(|_| coding.is_none());
+    let is_switching = head.status() == 101;
     // Only WebSocket is asked for.
-    let switches_to = head.headers.get(http::header::UPGRADE).filter(|_| upgrade_asked);
-    let is_asked = switches_to.is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"));
-    if head.status == http::StatusCode::SWITCHING_PROTOCOLS && !is_asked {
+    let is_asked = || upgrade_asked && head.values("upgrade").next().is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"websocket"));
+    if is_switching && !is_asked() {
         Some("it switches to a protocol that was not asked for")
-    } else if codings.next().is_some() || coding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
+    } else if codings.next().is_some() || coding.is_some_and(|coding| !coding.eq_ignore_ascii_case(b"chunked")) {
         Some("it has a transfer coding that was not asked for")
-    } else if coding.is_some() && head.version == http::Version::HTTP_10 {
+    } else if coding.is_some() && version == http::Version::HTTP_10 {
         Some("it is HTTP/1.0 and chunked")
-    } else if lengths.next().is_some_and(|length| !length.as_bytes().iter().all(u8::is_ascii_digit)) || lengths.next().is_some() {
+    } else if lengths.next().is_some_and(|length| !length.iter().all(u8::is_ascii_digit)) || lengths.next().is_some() {
         Some("it has several lengths")
-    } else if coding.is_some() && head.headers.contains_key(http::header::TRAILER) {
+    } else if coding.is_some() && head.values("trailer").next().is_some() {
         // They would be lost on the way, and with them what they say: often that the body is not whole.
         Some("it announces trailers")
     } else {
@@ -307,7 +308,7 @@ const _: () = assert!(UPDATE_HEADER.len() == UPDATE_HEADER_WRITTEN.len());
 
 /// Takes from a response what is not the client's; false for an interim one.
 fn clean_response(head: &mut ResponseHeader) -> bool {
-    for name in names(&head.headers, |name| is_protocol_header(name) || name == super::answer::REASON) {
+    for name in names(&head.headers, |name| is_of_protocol(name) || name == super::answer::REASON) {
         head.remove_header(&name);
     }
     let is_upgrade = head.status == http::StatusCode::SWITCHING_PROTOCOLS;
@@ -346,17 +347,25 @@ fn strip_hop_by_hop(head: &mut ResponseHeader) {
     }
 }
 
+fn is_of_protocol(name: &str) -> bool {
+    is_protocol_header(name.as_bytes())
+}
+
 /// Whether a header says who the client is and how it came. `_` counts as `-`, as backends may take it.
-fn is_word_on_client(name: &str) -> bool {
-    spelt(name).take(FORWARDED_PREFIX.len()).eq(FORWARDED_PREFIX.bytes()) || name == "forwarded" || is_spelt(name, REQUEST_ID)
+pub(super) fn is_word_on_client(name: impl AsRef<[u8]>) -> bool {
+    let name = name.as_ref();
+    let is_forwarded = spelt(name).take(FORWARDED_PREFIX.len()).eq(FORWARDED_PREFIX.bytes());
+    is_forwarded || name.eq_ignore_ascii_case(b"forwarded") || is_spelt(name, REQUEST_ID)
 }
 
-fn is_spelt(name: &str, wanted: &str) -> bool {
-    spelt(name).eq(wanted.bytes())
+/// Whether a name is this one, however it is written.
+pub(super) fn is_spelt(name: impl AsRef<[u8]>, wanted: &str) -> bool {
+    let name = name.as_ref();
+    name.len() == wanted.len() && spelt(name).eq(wanted.bytes())
 }
 
-fn spelt(name: &str) -> impl Iterator<Item = u8> {
-    name.bytes().map(|b| if b == b'_' { b'-' } else { b })
+fn spelt(name: &[u8]) -> impl Iterator<Item = u8> {
+    name.iter().map(|b| if *b == b'_' { b'-' } else { b.to_ascii_lowercase() })
 }
 
 fn names(headers: &http::HeaderMap, wanted: impl Fn(&str) -> bool) -> Vec<http::HeaderName> {

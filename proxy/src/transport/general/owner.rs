@@ -30,7 +30,7 @@ const IDLE: Duration = Duration::from_secs(55);
 /// And how long one that was made for one request: an upgrade, or where those of the pool have died.
 const OF_ITS_OWN_IDLE: Duration = Duration::from_secs(1);
 /// So many connections of the pool are tried, which may all have died with their owner; the next one is new.
-const POOLED_TRIES: usize = 2;
+pub(in crate::transport) const POOLED_TRIES: usize = 2;
 /// Requests on one connection of HTTP/2 at once; its owner may allow fewer.
 const STREAMS: u32 = 128;
 /// What of one answer may come ahead of its client. The connection has room for as much of each.

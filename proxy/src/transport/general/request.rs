@@ -28,6 +28,8 @@ pub(crate) struct Request {
     /// The client's connection ends with this request.
     pub(super) is_last: bool,
     pub(super) request_id: String,
+    /// What another lane has decided before it handed the request over.
+    pub(super) decided: Option<Next>,
     /// What the next attempt is to carry out.
     pub(super) pending: Option<Next>,
     /// The request's place while it waits for its key; kept until it is sent or answered.
@@ -65,6 +67,7 @@ impl Request {
             deadline: Arc::default(),
             is_last: false,
             request_id: String::new(),
+            decided: None,
             pending: None,
             place: None,
             attempt: None,
@@ -81,6 +84,21 @@ impl Request {
             drained: 0,
             in_flight: Some(in_flight),
         }
+    }
+
+    /// One that another lane has begun, and that goes on with `next`.
+    pub(in crate::transport) fn decided(
+        in_flight: InFlight,
+        started: Instant,
+        exchange: Exchange,
+        request_id: String,
+        next: Next,
+        upstream_time: Duration,
+    ) -> Self {
+        let mut request = Self::new(in_flight);
+        (request.started, request.exchange, request.request_id) = (started, exchange, request_id);
+        (request.decided, request.upstream_time) = (Some(next), upstream_time);
+        request
     }
 
     /// Takes what the front door has handed over.

@@ -1,0 +1,465 @@
+//! The express lane: plain requests, which are nearly all, on the bare connection.
+//!
+//! HTTP/1.1 with a path, a body with a length or in chunks or none, to an owner that speaks HTTP/1.1 in the clear. The same `Exchange` decides as on the general
+//! lane, and the same rules say what crosses the proxy; what is saved is a header map, channels between two tasks, and copies. What is not plain is
+//! handed to the general lane: by its head before anything is decided, by its owner or by a wait for its key after that, always
+//! before anything has been written to the client and with all that has been read of it. What always holds: a request is on one lane at a time, and
+//! is answered once.
+
+mod answer;
+mod carry;
+mod pool;
+mod request;
+mod upload;
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::{Buf, BytesMut};
+use tokio::net::TcpStream;
+use waypost_conf::Protocol;
+use waypost_policy::{
+    Body, Code, Exchange, Failure, Head, Input, Lease, Next, Sent,
+    framing::{AnswerBody, Framing, Plain, PlainHead},
+    wire::Stamp,
+};
+
+use super::{
+    ConnectionInfo, answer as own,
+    deadline::Phase,
+    downstream::Downstream,
+    general::{DRAINED_BYTES, DRAINED_WITHIN, POOLED_TRIES, REPLAY_BYTES, Request},
+    headers,
+};
+use crate::{access_log::Line, metrics::InFlight, state::Shared};
+use answer::Answer;
+use carry::{Broken, Carrier, Limits, Owner};
+pub(crate) use pool::{Pool, keep_swept};
+use request::Said;
+use upload::Upload;
+
+/// How long the rest of a request's body is read after an answer of the proxy's own, so that the connection can be used again.
+const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+
+/// The lane.
+pub(crate) struct Express {
+    shared: Arc<Shared>,
+    pool: Arc<Pool>,
+}
+
+/// What has become of a request.
+pub(super) enum Served {
+    /// It was answered, and the connection goes on.
+    Next(Box<Downstream>),
+    /// Its connection ends.
+    Last(Box<Downstream>),
+    /// Its connection is gone, or has to be seen to end too early.
+    Cut,
+    /// It is for the general lane, as far as it has come.
+    HandedOver(Box<Downstream>, Box<Request>),
+}
+
+impl Express {
+    /// For so many worker threads.
+    pub(crate) fn new(shared: Arc<Shared>, threads: usize) -> Self {
+        Self { shared, pool: Arc::new(Pool::new(threads)) }
+    }
+
+    /// The connections that it keeps.
+    pub(crate) fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    /// Whether the request whose head was read last is plain.
+    pub(super) fn takes(&self, client: &Downstream) -> Option<Plain> {
+        if self.shared.guard.is_some() { None } else { Plain::read(client.head()) }
+    }
+
+    /// Serves it.
+    pub(super) async fn serve(&self, client: Box<Downstream>, plain: Plain, connection: &ConnectionInfo, is_last: bool) -> Served {
+        let started = Instant::now();
+        let framing = client.framing();
+        let head = plain.of(client.head());
+        let job = Job {
+            shared: &self.shared,
+            pool: &self.pool,
+            connection,
+            request_id: headers::request_id(&head, connection),
+            upload: Upload::new(framing, client.head().len()),
+            client,
+            plain,
+            framing,
+            is_last,
+            started,
+            limits: Limits { idle: Duration::ZERO, first_byte: Duration::ZERO, ends_at: None },
+            exchange: Exchange::default(),
+            in_flight: self.shared.metrics.enter(),
+            upstream_time: Duration::ZERO,
+            broken: 0,
+            is_late: false,
+            status: 0,
+            reason: None,
+            bytes_out: 0,
+        };
+        job.run().await
+    }
+}
+
+/// One request.
+struct Job<'a> {
+    shared: &'a Arc<Shared>,
+    pool: &'a Pool,
+    connection: &'a ConnectionInfo,
+    client: Box<Downstream>,
+    plain: Plain,
+    framing: Framing,
+    is_last: bool,
+    started: Instant,
+    limits: Limits,
+    exchange: Exchange,
+    request_id: String,
+    in_flight: InFlight,
+    upload: Upload,
+    /// Time spent waiting for owners, over all attempts.
+    upstream_time: Duration,
+    /// How many connections have broken that had served before.
+    broken: usize,
+    /// An owner has not answered in time.
+    is_late: bool,
+    /// What was answered; 0: nothing.
+    status: u16,
+    reason: Option<Code>,
+    bytes_out: u64,
+}
+
+/// What has become of an attempt.
+enum Attempt {
+    /// What is to be done next.
+    Next(Next),
+    /// Nothing more: the answer was written whole, and whether the connection goes on.
+    Answered(bool),
+    /// The client has gone, or sees its answer cut short, by this code's fault if it was anybody's.
+    Cut(Option<Code>),
+    /// An answer of the proxy's own, after which the connection ends.
+    Fails(Code),
+}
+
+impl<'a> Job<'a> {
+    async fn run(mut self) -> Served {
+        let head = self.plain.of(self.client.head());
+        let mut next = if headers::has_looped(&head, &self.shared.cdn_id) {
+            Next::Answer(Code::Loop)
+        } else {
+            self.shared.step(&mut self.exchange, &head, Input::<Answer<'_>>::Start)
+        };
+        let policy = Arc::clone(self.exchange.policy());
+        let (timeouts, body_limit) = (&policy.timeouts, policy.limits.body_bytes);
+        let total = Duration::from_millis(timeouts.total_ms);
+        self.limits = Limits {
+            idle: Duration::from_millis(timeouts.idle_ms),
+            first_byte: Duration::from_millis(timeouts.first_byte_ms),
+            ends_at: (!total.is_zero()).then(|| (self.started + total).into()),
+        };
+        self.upload.limit(body_limit);
+        if body_limit > 0 && matches!(self.framing, Framing::Length(length) if length > body_limit) && matches!(next, Next::Forward(..)) {
+            return self.answer(Code::BodyTooLarge, None, false).await;
+        }
+        loop {
+            next = match next {
+                Next::Forward(lease, stamp) if self.carries(&lease) => match self.attempt(lease, stamp).await {
+                    Attempt::Next(next) => next,
+                    Attempt::Answered(keeps) => return self.end(keeps),
+                    Attempt::Fails(code) => return self.answer(code, None, false).await,
+                    Attempt::Cut(reason) => {
+                        self.reason = reason;
+                        self.log();
+                        return Served::Cut;
+                    }
+                },
+                Next::Check(key) => {
+                    let service = self.exchange.trace().service.as_ref().map(|service| service.name.clone());
+                    let Some(service) = service else { return self.answer(Code::Internal, None, false).await };
+                    let found = self.shared.check(&service, &key).await;
+                    self.step(Input::Found(found))
+                }
+                Next::Answer(code) => return self.answer(code, None, true).await,
+                Next::Redirect(location) => return self.answer(Code::Moved, Some(location), true).await,
+                next @ (Next::Forward(..) | Next::Park(_) | Next::Sleep(_)) if self.upload.body() != Body::Spent => {
+                    return self.hand_over(next);
+                }
+                // Nothing of these comes where the body is spent, nor behind an answer.
+                Next::Forward(..) | Next::Park(_) | Next::Sleep(_) | Next::Relay => {
+                    tracing::error!(request_id = self.request_id, "the express lane was told what it can't do");
+                    return self.answer(Code::Internal, None, false).await;
+                }
+            }
+        }
+    }
+
+    fn head(&self) -> PlainHead<'_> {
+        self.plain.of(self.client.head())
+    }
+
+    fn step(&mut self, input: Input<'_, Answer<'_>>) -> Next {
+        let head = self.plain.of(self.client.head());
+        self.shared.step(&mut self.exchange, &head, input)
+    }
+
+    /// Whether this lane reaches the owner, and can do what the owner needs: to one that may refuse a body unread, a long one goes with care.
+    fn carries(&self, lease: &Lease) -> bool {
+        let upstream = lease.upstream();
+        let is_short = matches!(self.framing, Framing::Length(length) if length <= REPLAY_BYTES as u64);
+        upstream.tls.is_none() && upstream.protocol == Protocol::Http1 && (is_short || !upstream.stale_aware)
+    }
+
+    /// Sends the request to an owner, and passes on what comes of it.
+    async fn attempt(&mut self, lease: Lease, stamp: Stamp) -> Attempt {
+        let dispatched = Instant::now();
+        let attempt = self.attempted(&lease, &stamp, dispatched).await;
+        self.upstream_time += dispatched.elapsed();
+        drop(lease);
+        match attempt {
+            Ok(attempt) => attempt,
+            Err((failure, sent)) => {
+                self.broken += usize::from(failure == Failure::Reset { reused: true });
+                let body = self.upload.body();
+                self.is_late |= failure == Failure::FirstByteTimeout;
+                Attempt::Next(self.step(Input::Failed(failure, sent, body)))
+            }
+        }
+    }
+
+    async fn attempted(&mut self, lease: &Lease, stamp: &Stamp, dispatched: Instant) -> Result<Attempt, (Failure, Sent)> {
+        let address = lease.socket_addr();
+        let owner = self.connect(address, dispatched).await.map_err(|failure| (failure, Sent::Nothing))?;
+        let stamp = stamp.to_value();
+        let said = Said { connection: self.connection, cdn_id: &self.shared.cdn_id, request_id: &self.request_id, stamp: &stamp };
+        let (plain, framing, client) = (&self.plain, self.framing, &self.client);
+        let write = |out: &mut Vec<u8>| request::write_head(&plain.of(client.head()), framing, &said, out);
+        if let Err(code) = self.upload.begin(&self.client.buffer, write) {
+            return Ok(Attempt::Fails(code));
+        }
+        let is_reused = owner.is_reused;
+        let mut carrier = Carrier::new(&mut self.client, owner, &mut self.upload, &self.limits, dispatched.into());
+        let (keeps, keeps_owner) = loop {
+            if let Err(broken) = carrier.next().await {
+                return fails(broken, is_reused, carrier.upload.has_come());
+            }
+            match judge(&mut carrier, self.shared, &self.plain, &mut self.exchange, &self.request_id, self.is_last) {
+                Judged::Incomplete => {}
+                Judged::Refused => return Err((Failure::BadResponse, Sent::Something)),
+                Judged::Relays { status, keeps, keeps_owner } => {
+                    self.status = status;
+                    break (keeps, keeps_owner);
+                }
+                Judged::Passes(next, body) => {
+                    if let Some(body) = body.filter(|_| carrier.is_sent()) {
+                        drain_refusal(carrier.owner, body, self.pool, address).await;
+                    }
+                    return Ok(Attempt::Next(next));
+                }
+            }
+        };
+        let carried = carrier.next().await;
+        self.bytes_out = carrier.bytes_out;
+        let (is_whole, is_sent) = (carrier.is_whole(), carrier.is_sent());
+        let Carrier { owner, upload, client, .. } = carrier;
+        match carried {
+            Ok(_) => {
+                if keeps_owner && is_sent && owner.buffer.is_empty() {
+                    self.pool.keep(address, owner.stream, Instant::now());
+                }
+                Ok(Attempt::Answered(keeps && upload.has_come()))
+            }
+            Err(_) if is_whole => Ok(Attempt::Cut(None)),
+            Err(broken) if !client.answered => {
+                self.status = 0;
+                fails(broken, is_reused, upload.has_come())
+            }
+            Err(broken) => Ok(Attempt::Cut(match fails(broken, is_reused, upload.has_come()) {
+                Ok(Attempt::Fails(code)) => Some(code),
+                Err((failure, _)) => Some(failure.code()),
+                Ok(_) => None,
+            })),
+        }
+    }
+
+    /// A connection to an owner: a kept one, unless those have died.
+    async fn connect(&self, address: SocketAddr, now: Instant) -> Result<Owner, Failure> {
+        let kept = if self.broken < POOLED_TRIES { self.pool.take(address, now) } else { None };
+        if let Some(stream) = kept {
+            return Ok(Owner { stream, is_reused: true, buffer: BytesMut::new() });
+        }
+        let limit = Duration::from_millis(self.exchange.policy().timeouts.connect_ms);
+        let connecting = TcpStream::connect(address);
+        let connected = if limit.is_zero() {
+            connecting.await
+        } else {
+            tokio::time::timeout(limit, connecting).await.map_err(|_| Failure::ConnectTimeout)?
+        };
+        let stream = connected.map_err(|error| match error.kind() {
+            std::io::ErrorKind::TimedOut => Failure::ConnectTimeout,
+            _ => Failure::Connect,
+        })?;
+        let _ = stream.set_nodelay(true);
+        self.shared.metrics.connect_seconds(now.elapsed());
+        Ok(Owner { stream, is_reused: false, buffer: BytesMut::new() })
+    }
+
+    /// Answers by the proxy itself. The connection goes on if `may_keep`, and what is left of the body is short and on its way.
+    async fn answer(mut self, code: Code, location: Option<Vec<u8>>, may_keep: bool) -> Served {
+        let has_come = self.upload.has_come() || self.framing == Framing::Length(0);
+        let is_short = matches!(self.framing, Framing::Length(length) if length <= REPLAY_BYTES as u64);
+        let keeps = may_keep && !self.is_late && !self.is_last && !self.shared.is_draining() && (has_come || is_short);
+        let body = own::problem_json(code, &self.request_id);
+        let is_head = self.head().method() == b"HEAD";
+        let answer = own::written(code, &self.request_id, location.as_deref(), &body, keeps, is_head);
+        self.reason = Some(code);
+        if self.client.write_own(&answer, self.limits.idle, self.limits.ends_at).await {
+            self.status = code.status();
+            self.bytes_out = if is_head { 0 } else { body.len() as u64 };
+        }
+        let is_drained = self.status > 0 && keeps && self.drain().await;
+        self.end(is_drained)
+    }
+
+    /// Reads the rest of the body, for a while; whether it has come.
+    async fn drain(&mut self) -> bool {
+        let draining = async {
+            loop {
+                // What was found is dropped, so that nothing is kept of it.
+                let (lead, body) = self.upload.unwritten(&self.client.buffer);
+                self.upload.written(lead.len() + body.len());
+                match self.upload.advance(&mut self.client.buffer) {
+                    Ok(true) => {}
+                    Ok(false) if self.upload.has_come() => return true,
+                    Ok(false) if self.client.fill_more(self.upload.room()).await => {}
+                    _ => return false,
+                }
+            }
+        };
+        tokio::time::timeout(DRAIN_LIMIT, draining).await.unwrap_or(false)
+    }
+
+    /// Gives the request to the general lane, which begins with `next`.
+    fn hand_over(self, next: Next) -> Served {
+        let request = Request::decided(self.in_flight, self.started, self.exchange, self.request_id, next, self.upstream_time);
+        Served::HandedOver(self.client, Box::new(request))
+    }
+
+    /// Tells of it, and gives its connection back if it goes on.
+    fn end(mut self, keeps: bool) -> Served {
+        self.log();
+        let end = self.upload.end();
+        self.client.end_request(end, self.upload.has_come());
+        if keeps { Served::Next(self.client) } else { Served::Last(self.client) }
+    }
+
+    fn log(&self) {
+        let head = self.head();
+        let line = Line {
+            request_id: &self.request_id,
+            client: Some(self.connection.client.ip()),
+            method: std::str::from_utf8(head.method()).unwrap_or_default(),
+            host: head.authority(),
+            target: head.target(),
+            status: self.status,
+            reason: self.reason,
+            trace: self.exchange.trace(),
+            bytes_in: self.upload.bytes,
+            bytes_out: self.bytes_out,
+            duration: self.started.elapsed(),
+            upstream: self.upstream_time,
+            protocol: "HTTP/1.1",
+            user_agent: head.value("user-agent"),
+        };
+        self.shared.finished(&line);
+    }
+}
+
+/// What an owner's answer comes to, as far as it has been read.
+enum Judged {
+    /// Its head has not come whole.
+    Incomplete,
+    /// It can't be passed on.
+    Refused,
+    /// It goes to the client; its head is written.
+    Relays { status: u16, keeps: bool, keeps_owner: bool },
+    /// Something else is to be done, and its body is of no use; `None`: nor is its connection.
+    Passes(Next, Option<AnswerBody>),
+}
+
+/// Reads heads of answers, interim ones and the last, and asks the exchange.
+fn judge(carrier: &mut Carrier<'_>, shared: &Shared, plain: &Plain, exchange: &mut Exchange, request_id: &str, is_last: bool) -> Judged {
+    loop {
+        let mut places = answer::places();
+        let read = match Answer::read(&carrier.owner.buffer, &mut places) {
+            Ok(Some(read)) => read,
+            Ok(None) if carrier.owner.buffer.len() <= answer::MOST_HEAD_BYTES => return Judged::Incomplete,
+            _ => return Judged::Refused,
+        };
+        let len = read.len;
+        if read.is_interim() {
+            read.write_head(request_id, true, false, &mut carrier.out);
+            carrier.owner.buffer.advance(len);
+            continue;
+        }
+        let head = plain.of(carrier.client.head());
+        let Ok(body) = read.body(head.method() == b"HEAD") else { return Judged::Refused };
+        let next = shared.step(exchange, &head, Input::Reply(&read, carrier.upload.body()));
+        let keeps_owner = body != AnswerBody::UntilClose && read.keeps_connection();
+        if !matches!(next, Next::Relay) {
+            carrier.owner.buffer.advance(len);
+            return Judged::Passes(next, keeps_owner.then_some(body));
+        }
+        let keeps = !is_last && !shared.is_draining() && carrier.upload.has_come();
+        let status = read.status;
+        read.write_head(request_id, keeps, body == AnswerBody::UntilClose, &mut carrier.out);
+        carrier.owner.buffer.advance(len);
+        carrier.answer(body);
+        return Judged::Relays { status, keeps, keeps_owner };
+    }
+}
+
+/// What follows where an attempt has broken off before its answer: the owner's failure, or what is answered where it is not the owner's.
+fn fails(broken: Broken, is_reused: bool, has_come: bool) -> Result<Attempt, (Failure, Sent)> {
+    match broken {
+        Broken::Owner => Err((Failure::Reset { reused: is_reused }, Sent::Something)),
+        Broken::Answer => Err((Failure::BadResponse, Sent::Something)),
+        Broken::Late(Phase::FirstByte | Phase::Idle) => Err((Failure::FirstByteTimeout, Sent::Something)),
+        Broken::Late(Phase::Total) if has_come => Ok(Attempt::Fails(Code::UpstreamTimeout)),
+        Broken::Late(_) => Ok(Attempt::Fails(Code::ClientTimeout)),
+        Broken::Taking => Ok(Attempt::Fails(Code::UpstreamTimeout)),
+        Broken::Body(code) => Ok(Attempt::Fails(code)),
+        Broken::Client => Ok(Attempt::Cut(None)),
+    }
+}
+
+/// Reads a refusal to its end, if that is short and comes at once, so that its connection is of use again.
+async fn drain_refusal(mut owner: Owner, mut body: AnswerBody, pool: &Pool, address: SocketAddr) {
+    use tokio::io::AsyncReadExt;
+    let draining = async {
+        let mut drained = 0;
+        while !body.is_done() {
+            match body.part(&owner.buffer) {
+                Ok(part) if part.taken > 0 => {
+                    drained += part.data.len();
+                    owner.buffer.advance(part.taken);
+                }
+                Ok(_) if drained <= DRAINED_BYTES => {
+                    if !owner.stream.read_buf(&mut owner.buffer).await.is_ok_and(|read| read > 0) {
+                        return false;
+                    }
+                }
+                _ => return false,
+            }
+        }
+        drained <= DRAINED_BYTES && owner.buffer.is_empty()
+    };
+    if tokio::time::timeout(DRAINED_WITHIN, draining).await.unwrap_or(false) {
+        pool.keep(address, owner.stream, Instant::now());
+    }
+}
