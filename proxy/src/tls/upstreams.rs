@@ -63,6 +63,26 @@ pub(super) struct Entry {
     record: Arc<UpstreamTls>,
     /// What is in force of it, or of what the record said before; `None` if it never could be used.
     usable: Option<Arc<Usable>>,
+    /// The record that this one has replaced, for requests that had chosen an endpoint by it: that one is not to be met by another's name.
+    before: Option<Replaced>,
+}
+
+#[derive(Clone)]
+struct Replaced {
+    record: Arc<UpstreamTls>,
+    usable: Option<Arc<Usable>>,
+}
+
+impl Entry {
+    /// Takes note of what stood in its place.
+    fn replaces(&mut self, before: &Self) {
+        let is_same = before.record == self.record;
+        self.before = if is_same {
+            before.before.clone()
+        } else {
+            Some(Replaced { record: Arc::clone(&before.record), usable: before.usable.clone() })
+        };
+    }
 }
 
 /// What makes a connection secure.
@@ -206,6 +226,9 @@ impl Upstreams {
         if is_of(tls) {
             return Some(entry?.usable.clone());
         }
+        if let Some(before) = entry.and_then(|entry| entry.before.as_ref()).filter(|before| before.record == *tls) {
+            return Some(before.usable.clone());
+        }
         let table = shared.view.load();
         match table.as_ref().and_then(|table| table.upstream_named(name)).and_then(|upstream| upstream.tls.as_ref()) {
             None => Some(None),
@@ -310,12 +333,16 @@ impl Kind for OfUpstreams {
     }
 
     fn add(to: &mut InForce, name: &Name, record: &Arc<UpstreamTls>, loaded: Option<&Arc<Usable>>) -> Vec<String> {
-        to.insert(name.clone(), Entry { record: Arc::clone(record), usable: loaded.cloned() });
+        to.insert(name.clone(), Entry { record: Arc::clone(record), usable: loaded.cloned(), before: None });
         Vec::new()
     }
 
-    fn put(shared: &Shared, in_force: InForce, told: Vec<Told>) {
+    fn put(shared: &Shared, mut in_force: InForce, told: Vec<Told>) {
         let upstreams = &shared.upstreams;
+        let before = upstreams.in_force.load();
+        for (name, entry) in &mut in_force {
+            before.get(name).inspect(|before| entry.replaces(before));
+        }
         upstreams.in_force.store(Arc::new(in_force));
         *upstreams.told.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(told);
         upstreams.changed.notify_waiters();
