@@ -101,8 +101,8 @@ pub(crate) fn loaded(stage: &Stage, proxy: &Proxy) -> Told<Figure> {
             "{}; {:.0} requests/s were answered, p50 {} µs, p99 {} µs",
             shown.note("2 ms and more apart"),
             report.requests_per_second,
-            report.p50_us,
-            report.p99_us
+            report.latency.p50_us,
+            report.latency.p99_us
         ),
     })
 }

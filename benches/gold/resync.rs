@@ -7,7 +7,7 @@
 
 use std::{
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -15,7 +15,7 @@ use std::{
 
 use etcd_client::{CompactionOptions, Txn, TxnOp};
 use waypost_bench::{
-    Check, Keys, Report, Seen,
+    Check, Hooks, Keys, Report, Seen,
     processes::{Told, say, wait_until},
 };
 
@@ -56,7 +56,7 @@ pub(crate) fn after_compaction(stage: &Stage) -> Told<Vec<Figure>> {
     let relay = Relay::start(stage.etcd_address())?;
     let proxy = stage.start(&Asked { gold: relay.url(), ..stage.asked("main") })?;
     wait_until("the proxy to watch the store", || Ok(proxy.status()?["gold"][0]["connected"] == true))?;
-    let world = World::new(stage);
+    let world = Arc::new(World::new(stage));
     let before = stage.moment(Some(&proxy))?;
     let quiet = requests(stage, &proxy, &world, stage.size.quiet, || Ok(()))?;
     let quiet = (quiet.0, world.take_latencies());
@@ -137,15 +137,27 @@ fn resync(proxy: &Proxy, world: &World, relay: &Relay, revision: u64) -> Told<Du
 }
 
 /// Does something beside two loads, one over the keys that stay and one over those that differ.
-fn requests<T>(stage: &Stage, proxy: &Proxy, world: &World, duration: Duration, other: impl FnOnce() -> Told<T>) -> Told<(Vec<Report>, T)> {
+fn requests<T>(
+    stage: &Stage,
+    proxy: &Proxy,
+    world: &Arc<World>,
+    duration: Duration,
+    other: impl FnOnce() -> Told<T>,
+) -> Told<(Vec<Report>, T)> {
     let mut most = stage.plan(proxy, stage.size.requests * (1.0 - 1.0 / ONE_IN), duration);
     most.keys = Keys { range: 0..world.first_changed(), ..most.keys };
     let mut some = stage.plan(proxy, stage.size.requests / ONE_IN, duration);
     some.keys = Keys { range: world.first_changed()..stage.size.routes + MADE, ..some.keys };
     (some.connections, some.seed) = (some.connections / 4, 2);
-    let check: &Check<'_> = &|seen| world.is_right(seen);
+    let check: Arc<Check> = {
+        let world = Arc::clone(world);
+        Arc::new(move |seen| world.is_right(seen))
+    };
     std::thread::scope(|scope| {
-        let loads = [&most, &some].map(|plan| scope.spawn(move || waypost_bench::run_checked(plan, Some(check))));
+        let loads = [&most, &some].map(|plan| {
+            let hooks = Hooks { check: Some(Arc::clone(&check)), ..Hooks::default() };
+            scope.spawn(move || waypost_bench::run_with(plan, hooks))
+        });
         let other = other();
         let reports = loads.map(|load| load.join().unwrap_or_else(|_| Err("a load panicked".to_owned())));
         Ok((reports.into_iter().collect::<Told<_>>()?, other?))

@@ -123,18 +123,13 @@ impl Stage {
     /// A load over all routes.
     pub(crate) fn plan(&self, proxy: &Proxy, requests_per_second: f64, duration: Duration) -> Plan {
         Plan {
-            target: Target { address: proxy.address, host: "bench.example.com".to_owned(), path: "/".to_owned() },
-            method: "GET".to_owned(),
             headers: vec![("x-tenant".to_owned(), "{key}".to_owned())],
             keys: Keys { prefix: "tenant-".to_owned(), range: 0..self.size.routes },
             pace: Pace::Open { requests_per_second },
             connections: CONNECTIONS,
             duration,
-            warm_up: Duration::from_secs(1),
-            threads: 1,
-            seed: 1,
-            body_bytes: 0,
-            watch_pid: Some(proxy.pid()),
+            watch_pids: vec![proxy.pid()],
+            ..Plan::to(Target { address: proxy.address, tls: false, host: "bench.example.com".to_owned(), path: "/".to_owned() })
         }
     }
 

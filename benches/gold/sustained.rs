@@ -75,13 +75,13 @@ pub(crate) fn updates(stage: &Stage, proxy: &Proxy) -> Told<Vec<Figure>> {
 }
 
 fn requests(stage: &Stage, quiet: &Report, elsewhere: &Report, busy: &Report, again: &Report, others: Others) -> Figure {
-    let p99 = (quiet.p99_us + again.p99_us) as f64 / 2.0;
-    let ratio = busy.p99_us as f64 / p99;
+    let p99 = (quiet.latency.p99_us + again.latency.p99_us) as f64 / 2.0;
+    let ratio = busy.latency.p99_us as f64 / p99;
     let cpu = |report: &Report| report.cpu_seconds.unwrap_or(0.0) / report.seconds;
     say_done(&format!("requests' p99: {ratio:.2} of the quiet one"));
     Figure {
         name: "requests' p99 during that ÷ quiet",
-        measured: format!("{ratio:.2} ({} µs ÷ {p99:.0} µs)", busy.p99_us),
+        measured: format!("{ratio:.2} ({} µs ÷ {p99:.0} µs)", busy.latency.p99_us),
         target: "≤ 1.1",
         is_met: ratio <= 1.1,
         others,
@@ -89,18 +89,18 @@ fn requests(stage: &Stage, quiet: &Report, elsewhere: &Report, busy: &Report, ag
             "{:.0} requests/s; p50, p99, p99.9 in µs: quiet {}, {}, {}; the store written to beside the prefix {}, {}, {}; updates {}, {}, {}; \
              quiet again {}, {}, {}; the proxy's core was used {:.0} %, {:.0} %, {:.0} %, {:.0} %",
             stage.size.requests,
-            quiet.p50_us,
-            quiet.p99_us,
-            quiet.p999_us,
-            elsewhere.p50_us,
-            elsewhere.p99_us,
-            elsewhere.p999_us,
-            busy.p50_us,
-            busy.p99_us,
-            busy.p999_us,
-            again.p50_us,
-            again.p99_us,
-            again.p999_us,
+            quiet.latency.p50_us,
+            quiet.latency.p99_us,
+            quiet.latency.p999_us,
+            elsewhere.latency.p50_us,
+            elsewhere.latency.p99_us,
+            elsewhere.latency.p999_us,
+            busy.latency.p50_us,
+            busy.latency.p99_us,
+            busy.latency.p999_us,
+            again.latency.p50_us,
+            again.latency.p99_us,
+            again.latency.p999_us,
             cpu(quiet) * 100.0,
             cpu(elsewhere) * 100.0,
             cpu(busy) * 100.0,

@@ -12,7 +12,7 @@ use std::{
 };
 
 use waypost_bench::{
-    Keys, Pace, Plan, Report, Target,
+    Keys, Plan, Report, Target,
     processes::{Running, Told, free_address, http_get, pin, start_etcd, wait_until, waypost_binary},
     serve_fixed,
 };
@@ -77,7 +77,7 @@ fn show(subjects: &[Subject], direct: &Report) {
     println!(
         "medians of {ROUNDS} rounds, {CONNECTIONS} connections, {} s each; direct to the backend: p50 {} µs",
         MEASURED.as_secs(),
-        direct.p50_us
+        direct.latency.p50_us
     );
     println!("{:<26} {:>12} {:>14} {:>10} {:>10} {:>10}", "", "requests/s", "req/CPU-s", "÷ HAProxy", "p50 µs", "p99 µs");
     for subject in subjects {
@@ -88,26 +88,20 @@ fn show(subjects: &[Subject], direct: &Report) {
             median(subject, |report| report.requests_per_second),
             median(subject, per_cpu),
             ratio,
-            median(subject, |report| report.p50_us as f64),
-            median(subject, |report| report.p99_us as f64),
+            median(subject, |report| report.latency.p50_us as f64),
+            median(subject, |report| report.latency.p99_us as f64),
         );
     }
 }
 
 fn measure(address: SocketAddr, keys: u64, pid: Option<u32>) -> Told<Report> {
     waypost_bench::run(&Plan {
-        target: Target { address, host: "bench.example.com".to_owned(), path: "/".to_owned() },
-        method: "GET".to_owned(),
         headers: vec![("x-tenant".to_owned(), "{key}".to_owned())],
         keys: Keys { prefix: "tenant-".to_owned(), range: 0..keys },
-        pace: Pace::Closed,
         connections: CONNECTIONS,
         duration: MEASURED,
-        warm_up: Duration::from_secs(1),
-        threads: 1,
-        seed: 1,
-        body_bytes: 0,
-        watch_pid: pid,
+        watch_pids: pid.into_iter().collect(),
+        ..Plan::to(Target { address, tls: false, host: "bench.example.com".to_owned(), path: "/".to_owned() })
     })
 }
 

@@ -1,97 +1,113 @@
-//! What a load showed: counts, percentiles, and requests a CPU-second of the process that was watched.
+//! What a load showed: counts, latencies, seconds one by one, and requests a CPU-second of the processes that were watched.
+//!
+//! As JSON it has all of it, with the plan and the version; as text what fits a screen; as a picture its latencies ([`svg`]).
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+mod svg;
+mod table;
+
+use std::{collections::BTreeMap, time::Duration};
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-/// The largest latency that is told apart, in microseconds.
-const MAX_US: u64 = 60_000_000;
+pub use svg::{Scale, svg};
 
-/// Why a request got no answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Failure {
-    Connect,
-    Io,
-    Timeout,
-}
+use crate::{
+    plan::Plan,
+    tally::{ClassTally, Tally},
+};
 
-/// Counts of one connection, or of all.
-#[derive(Debug)]
-pub(crate) struct Tally {
-    latencies_us: Histogram<u64>,
-    by_status: BTreeMap<u16, u64>,
-    connect: u64,
-    io: u64,
-    timeout: u64,
-    wrong: u64,
-    bytes: u64,
-}
+/// How many points a curve of percentiles has each time that what is left of it halves.
+const POINTS: u32 = 5;
 
-impl Default for Tally {
-    fn default() -> Self {
-        // Three digits; bounds that are constants can't be wrong.
-        let latencies_us = Histogram::new_with_bounds(1, MAX_US, 3).unwrap_or_else(|_| unreachable!("the bounds are constants"));
-        Self { latencies_us, by_status: BTreeMap::new(), connect: 0, io: 0, timeout: 0, wrong: 0, bytes: 0 }
-    }
-}
-
-impl Tally {
-    pub(crate) fn answered(&mut self, status: u16, bytes: usize, latency: Duration) {
-        *self.by_status.entry(status).or_default() += 1;
-        self.bytes += bytes as u64;
-        self.latencies_us.saturating_record(u64::try_from(latency.as_micros()).unwrap_or(MAX_US).max(1));
-    }
-
-    pub(crate) fn checked(&mut self, is_right: bool) {
-        self.wrong += u64::from(!is_right);
-    }
-
-    pub(crate) fn failed(&mut self, failure: Failure) {
-        *match failure {
-            Failure::Connect => &mut self.connect,
-            Failure::Io => &mut self.io,
-            Failure::Timeout => &mut self.timeout,
-        } += 1;
-    }
-
-    pub(crate) fn add(&mut self, other: &Self) {
-        // Same bounds everywhere: adding can't fail.
-        let _ = self.latencies_us.add(&other.latencies_us);
-        for (status, count) in &other.by_status {
-            *self.by_status.entry(*status).or_default() += count;
-        }
-        self.connect += other.connect;
-        self.io += other.io;
-        self.timeout += other.timeout;
-        self.wrong += other.wrong;
-        self.bytes += other.bytes;
-    }
-}
-
-/// The result of a load. Latencies in microseconds.
+/// The result of a load.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
+    /// The version of the generator.
+    pub version: &'static str,
+    /// What was asked for.
+    pub plan: Plan,
     /// Requests that were answered, whatever the status.
     pub requests: u64,
     /// Answers by status.
     pub by_status: BTreeMap<u16, u64>,
-    /// Connections that could not be made.
-    pub connect_failures: u64,
-    /// Connections that broke.
-    pub io_failures: u64,
-    /// Requests not answered within ten seconds.
-    pub timeouts: u64,
-    /// Answers that a check called wrong; 0 without one.
-    pub wrong_answers: u64,
+    /// Requests that were not answered, by kind; and answers that were wrong.
+    pub failures: Failures,
+    /// Requests that failed, were answered 500 or above, or whose answer was called wrong.
+    pub failed: u64,
+    /// In an open loop: requests that were due and could not be sent before the end, since all before them had not been answered.
+    pub unsent: u64,
+    /// Requests under way when the load ended. They are in no latency.
+    pub unfinished: u64,
     /// How long was measured.
     pub seconds: f64,
     /// Answered requests a second.
     pub requests_per_second: f64,
-    /// Bytes of answers.
-    pub bytes: u64,
+    /// Bytes of answers, heads included, before TLS.
+    pub bytes_in: u64,
+    /// Bytes of the requests that they answer, the same.
+    pub bytes_out: u64,
+    /// Connections made while it was measured.
+    pub connections_made: u64,
+    /// How long requests took; in an open loop from when each was due, if its lane was busy then.
+    pub latency: Latencies,
+    /// In an open loop: the same from when each was sent.
+    pub service: Option<Latencies>,
+    /// With a share of stale keys: the others.
+    pub fresh: Option<Class>,
+    /// With a share of stale keys: those.
+    pub stale: Option<Class>,
+    /// CPU seconds, user and system, of the watched processes.
+    pub cpu_seconds: Option<f64>,
+    /// Answered requests divided by those.
+    pub requests_per_cpu_second: Option<f64>,
+    /// CPU seconds of the generator's own threads. With nearly `seconds` a thread it is the generator that was measured.
+    pub generator_cpu_seconds: f64,
+    /// Second by second.
+    pub series: Vec<Second>,
+}
+
+/// Why requests were not answered.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Failures {
+    /// Connections that could not be made.
+    pub not_connected: u64,
+    /// Handshakes of TLS that failed.
+    pub tls: u64,
+    /// Connections that broke.
+    pub broken: u64,
+    /// Streams that were reset (HTTP/2).
+    pub reset: u64,
+    /// Answers that were none.
+    pub protocol: u64,
+    /// Requests not answered within ten seconds.
+    pub timed_out: u64,
+    /// Answers that a check called wrong; 0 without one.
+    pub wrong_answers: u64,
+    /// What the first of them was.
+    pub first: Option<String>,
+}
+
+/// A kind of failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FailureKind {
+    NotConnected,
+    Tls,
+    Broken,
+    Reset,
+    Protocol,
+    TimedOut,
+}
+
+/// How long requests took, in microseconds.
+#[derive(Clone, Debug, Serialize)]
+pub struct Latencies {
+    /// How many requests.
+    pub count: u64,
     /// The fastest.
     pub min_us: u64,
+    /// The mean.
+    pub mean_us: f64,
     /// Half were at most this slow.
     pub p50_us: u64,
     /// Nine in ten.
@@ -100,72 +116,153 @@ pub struct Report {
     pub p99_us: u64,
     /// 999 in a thousand.
     pub p999_us: u64,
+    /// 9,999 in ten thousand.
+    pub p9999_us: u64,
     /// The slowest.
     pub max_us: u64,
-    /// CPU seconds, user and system, of the watched process.
-    pub cpu_seconds: Option<f64>,
-    /// Answered requests divided by those.
-    pub requests_per_cpu_second: Option<f64>,
+    /// The whole curve, from the fastest to the slowest.
+    pub percentiles: Vec<Percentile>,
+}
+
+/// A point of a curve.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Percentile {
+    /// 0 to 100.
+    pub percentile: f64,
+    /// So many in a hundred requests were at most this slow.
+    pub us: u64,
+    /// How many requests that are.
+    pub count: u64,
+}
+
+/// One kind of key.
+#[derive(Clone, Debug, Serialize)]
+pub struct Class {
+    /// Requests that were answered.
+    pub requests: u64,
+    /// As in [`Report::failed`].
+    pub failed: u64,
+    /// How long they took, counted as in [`Report::latency`].
+    pub latency: Latencies,
+}
+
+/// One second of a load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Second {
+    /// Its number, from 0.
+    pub second: usize,
+    /// Requests that were answered in it.
+    pub requests: u64,
+    /// As in [`Report::failed`].
+    pub failed: u64,
+    /// Half were at most this slow.
+    pub p50_us: u64,
+    /// 99 in a hundred.
+    pub p99_us: u64,
+    /// The slowest.
+    pub max_us: u64,
+    /// Bytes of answers.
+    pub bytes_in: u64,
+    /// Bytes of requests.
+    pub bytes_out: u64,
+}
+
+/// What is known beside the counts.
+pub(crate) struct Beside {
+    pub(crate) cpu_seconds: Option<f64>,
+    pub(crate) generator_cpu_seconds: f64,
+    pub(crate) series: Vec<Second>,
 }
 
 impl Report {
-    pub(crate) fn new(total: &Tally, measured: Duration, cpu_seconds: Option<f64>) -> Self {
-        let requests: u64 = total.by_status.values().sum();
-        let at = |quantile| total.latencies_us.value_at_quantile(quantile);
+    pub(crate) fn new(plan: &Plan, total: &Tally, beside: Beside) -> Self {
+        let by_status = total.by_status();
+        let requests: u64 = by_status.values().sum();
+        let seconds = plan.duration.as_secs_f64();
+        let Beside { cpu_seconds, generator_cpu_seconds, mut series } = beside;
+        series.retain(|second| Duration::from_secs(second.second as u64) < plan.duration);
+        let mut classes = total.classes.iter().map(Class::new);
+        let (fresh, stale) = if plan.stale.is_some() { (classes.next(), classes.next()) } else { (None, None) };
         Self {
+            version: env!("CARGO_PKG_VERSION"),
+            plan: plan.clone(),
             requests,
-            by_status: total.by_status.clone(),
-            connect_failures: total.connect,
-            io_failures: total.io,
-            timeouts: total.timeout,
-            wrong_answers: total.wrong,
-            seconds: measured.as_secs_f64(),
-            requests_per_second: requests as f64 / measured.as_secs_f64(),
-            bytes: total.bytes,
-            min_us: total.latencies_us.min(),
+            by_status,
+            failures: total.failures.clone(),
+            failed: total.failed(),
+            unsent: total.unsent,
+            unfinished: total.unfinished,
+            seconds,
+            requests_per_second: requests as f64 / seconds,
+            bytes_in: total.bytes_in,
+            bytes_out: total.bytes_out,
+            connections_made: total.connections_made,
+            latency: Latencies::new(&total.latency_us()),
+            service: total.service_us.as_ref().map(Latencies::new),
+            fresh,
+            stale,
+            cpu_seconds,
+            requests_per_cpu_second: cpu_seconds.filter(|cpu| *cpu > 0.0).map(|cpu| requests as f64 / cpu),
+            generator_cpu_seconds,
+            series,
+        }
+    }
+
+    /// Requests that failed, were answered 500 or above, or whose answer was called wrong; of the warm-up only the last.
+    pub fn failed(&self) -> u64 {
+        self.failed.max(self.failures.wrong_answers)
+    }
+}
+
+impl Failures {
+    /// Requests that were not answered.
+    pub fn unanswered(&self) -> u64 {
+        self.not_connected + self.tls + self.broken + self.reset + self.protocol + self.timed_out
+    }
+}
+
+impl Latencies {
+    pub(crate) fn new(of: &Histogram<u64>) -> Self {
+        let at = |quantile| of.value_at_quantile(quantile);
+        let mut seen = 0;
+        let points = of.iter_quantiles(POINTS).map(|step| {
+            seen += step.count_since_last_iteration();
+            Percentile { percentile: step.quantile_iterated_to() * 100.0, us: step.value_iterated_to().min(of.max()), count: seen }
+        });
+        Self {
+            count: of.len(),
+            min_us: of.min(),
+            mean_us: of.mean(),
             p50_us: at(0.5),
             p90_us: at(0.9),
             p99_us: at(0.99),
             p999_us: at(0.999),
-            max_us: total.latencies_us.max(),
-            cpu_seconds,
-            requests_per_cpu_second: cpu_seconds.filter(|cpu| *cpu > 0.0).map(|cpu| requests as f64 / cpu),
+            p9999_us: at(0.9999),
+            max_us: of.max(),
+            percentiles: points.collect(),
         }
-    }
-
-    /// Requests that failed, were answered 500 or above, or whose answer was called wrong.
-    pub fn failed(&self) -> u64 {
-        let errors: u64 = self.by_status.range(500..).map(|(_, count)| count).sum();
-        errors + self.connect_failures + self.io_failures + self.timeouts + self.wrong_answers
     }
 }
 
-impl fmt::Display for Report {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(out, "requests   {} in {:.1} s: {:.0} a second", self.requests, self.seconds, self.requests_per_second)?;
-        if let (Some(cpu), Some(rate)) = (self.cpu_seconds, self.requests_per_cpu_second) {
-            writeln!(out, "cpu        {cpu:.2} s of the watched process: {rate:.0} requests a CPU-second")?;
-        }
-        let statuses: Vec<String> = self.by_status.iter().map(|(status, count)| format!("{status}: {count}")).collect();
-        writeln!(out, "answers    {}", if statuses.is_empty() { "none".to_owned() } else { statuses.join(", ") })?;
-        if self.connect_failures + self.io_failures + self.timeouts > 0 {
-            let Self { connect_failures, io_failures, timeouts, .. } = self;
-            writeln!(out, "failures   {connect_failures} not connected, {io_failures} broken, {timeouts} timed out")?;
-        }
-        let Self { min_us, p50_us, p90_us, p99_us, p999_us, max_us, .. } = self;
-        write!(out, "latency    min {min_us} µs, p50 {p50_us}, p90 {p90_us}, p99 {p99_us}, p99.9 {p999_us}, max {max_us}")
+impl Class {
+    fn new(tally: &ClassTally) -> Self {
+        Self { requests: tally.latency_us.len(), failed: tally.failed, latency: Latencies::new(&tally.latency_us) }
     }
 }
 
-/// User and system CPU seconds of a process, all threads, from `/proc/<pid>/stat`.
-///
-/// # Errors
-/// A sentence, if there is no such process.
-pub fn cpu_seconds_of(pid: u32) -> Result<f64, String> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).map_err(|_| format!("there is no process {pid} to watch"))?;
-    // The second field, the name, may hold spaces and brackets; it ends with the last bracket.
-    let fields: Vec<&str> = stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().collect()).unwrap_or_default();
-    let ticks = |at: usize| fields.get(at).and_then(|ticks| ticks.parse::<u64>().ok()).unwrap_or(0);
-    // utime and stime are fields 14 and 15; the kernel reports them in ticks of 1/100 s on every Linux (USER_HZ).
-    Ok((ticks(11) + ticks(12)) as f64 / 100.0)
+impl Second {
+    pub(crate) fn new(second: usize, tally: &Tally) -> Self {
+        let latency = tally.latency_us();
+        let at = |quantile| latency.value_at_quantile(quantile);
+        Self {
+            second,
+            requests: latency.len(),
+            failed: tally.failed(),
+            p50_us: at(0.5),
+            p99_us: at(0.99),
+            max_us: latency.max(),
+            bytes_in: tally.bytes_in,
+            bytes_out: tally.bytes_out,
+        }
+    }
 }

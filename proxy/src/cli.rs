@@ -3,10 +3,12 @@
 //! Nothing is decided here. Flags beat the environment, which beats the bootstrap file; clap does the first two, `gold` and `run` the
 //! third.
 
+mod bench;
 mod conform;
 
 use std::{net::SocketAddr, path::PathBuf};
 
+pub(crate) use bench::BenchArgs;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) use conform::ConformArgs;
 
@@ -110,14 +112,8 @@ Example:
     /// Play every row of the stale-route protocol against a backend in any language, and say which it does not keep.
     #[command(after_help = conform::EXAMPLES)]
     Conform(ConformArgs),
-    /// Load-test a proxy or a backend over HTTP/1.1.
-    #[command(after_help = "\
-Closed loop: each connection sends its next request when the last is answered. With --rate (open loop) requests
-are due at a fixed rate and latency counts from when each was due.
-
-Examples:
-  waypost bench http://127.0.0.1:8080/ --header x-tenant={key} --keys tenant-0..1000 --duration 10s
-  waypost bench http://127.0.0.1:8080/ --rate 5000 --connections 64")]
+    /// Load-test a proxy or a backend over HTTP/1.1 or HTTP/2.
+    #[command(after_help = bench::EXAMPLES)]
     Bench(BenchArgs),
     /// Print docs/reference.md: every record, setting, flag and variable.
     #[command(hide = true)]
@@ -463,49 +459,6 @@ pub(crate) struct ExplainArgs {
     #[command(flatten)]
     pub(crate) admin: AdminArgs,
     /// For machines: the answer of /explain as it is
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct BenchArgs {
-    /// Where to: http://host:port/path
-    #[arg(value_name = "URL")]
-    pub(crate) url: String,
-    /// Connections kept open
-    #[arg(long, short = 'c', default_value_t = 32, value_name = "N")]
-    pub(crate) connections: usize,
-    /// How long to measure: 10s, 1m
-    #[arg(long, short = 'd', default_value = "10s", value_parser = humantime::parse_duration, value_name = "TIME")]
-    pub(crate) duration: std::time::Duration,
-    /// How long to warm up before
-    #[arg(long, default_value = "1s", value_parser = humantime::parse_duration, value_name = "TIME")]
-    pub(crate) warm_up: std::time::Duration,
-    /// Open loop: so many requests a second, latency counted from when each was due
-    #[arg(long, short = 'r', value_name = "N")]
-    pub(crate) rate: Option<f64>,
-    /// Worker threads
-    #[arg(long, short = 't', default_value_t = 1, value_name = "N")]
-    pub(crate) threads: usize,
-    /// A header; {key} in it is replaced by a key of --keys: x-tenant={key}
-    #[arg(long, short = 'H', value_name = "NAME=VALUE")]
-    pub(crate) header: Vec<String>,
-    /// The keys: a prefix and a range, each equally likely
-    #[arg(long, default_value = "tenant-0..1", value_name = "PREFIXA..B")]
-    pub(crate) keys: String,
-    /// The method
-    #[arg(long, short = 'X', default_value = "GET", value_name = "METHOD")]
-    pub(crate) method: String,
-    /// Bytes of request body
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    pub(crate) body_bytes: usize,
-    /// A process on this machine whose CPU time is counted, for requests a CPU-second
-    #[arg(long, value_name = "PID")]
-    pub(crate) pid: Option<u32>,
-    /// The seed that keys are drawn by
-    #[arg(long, default_value_t = 1, value_name = "N")]
-    pub(crate) seed: u64,
-    /// For machines: one JSON object
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -10,7 +10,7 @@ mod world;
 use std::time::{Duration, Instant};
 
 use hyper::Method;
-use waypost_bench::{Keys, Pace, Plan, Report, Target};
+use waypost_bench::{Keys, Plan, Report, Target};
 
 use crate::{
     cli::DemoArgs,
@@ -164,30 +164,24 @@ async fn added_latency(world: &World) -> Told<()> {
     let through = measure(format!("http://{}/", world.listen)).await?;
     show(format_args!(
         "the proxy adds p50 {} µs, p99 {} µs to a request (p50 {} → {}, p99 {} → {}; one connection)",
-        through.p50_us.saturating_sub(direct.p50_us),
-        through.p99_us.saturating_sub(direct.p99_us),
-        direct.p50_us,
-        through.p50_us,
-        direct.p99_us,
-        through.p99_us,
+        through.latency.p50_us.saturating_sub(direct.latency.p50_us),
+        through.latency.p99_us.saturating_sub(direct.latency.p99_us),
+        direct.latency.p50_us,
+        through.latency.p50_us,
+        direct.latency.p99_us,
+        through.latency.p99_us,
     ));
     Ok(())
 }
 
 async fn measure(url: String) -> Told<Report> {
     let plan = Plan {
-        target: Target::parse(&url).map_err(|fault| fault.to_string())?,
-        method: "GET".to_owned(),
         headers: vec![(TENANT_HEADER.to_owned(), "{key}".to_owned())],
         keys: Keys { prefix: "tenant-".to_owned(), range: 1..2 },
-        pace: Pace::Closed,
         connections: 1,
         duration: Duration::from_millis(1000),
         warm_up: Duration::from_millis(300),
-        threads: 1,
-        seed: 1,
-        body_bytes: 0,
-        watch_pid: None,
+        ..Plan::to(Target::parse(&url).map_err(|fault| fault.to_string())?)
     };
     let report = tokio::task::spawn_blocking(move || waypost_bench::run(&plan)).await.map_err(|error| error.to_string())??;
     if report.failed() > 0 || report.requests == 0 {
