@@ -102,7 +102,10 @@ impl Lane {
             let outcome = limit.hold(to.min(sent + ANSWER_LIMIT), self.way.exchange(&course, asked)).await;
             let ended = Instant::now();
             now = ended;
-            let counts = ended >= from && ended <= to;
+            let counts = ended >= from && ended < to;
+            if ended >= to {
+                counter.unfinished();
+            }
             let timed = Timed { ended, latency: ended - counted_from, service: ended - sent };
             match outcome {
                 Some(Ok(exchanged)) => {
@@ -120,9 +123,8 @@ impl Lane {
                 }
                 // The end of the run is nobody's failure.
                 None if ended >= to => {
-                    let waited = self.schedule.map_or(0, |schedule| self.due_until(due + schedule.every, to));
-                    counter.unsent(waited);
-                    counter.unfinished();
+                    let next = self.schedule.map_or(to, |schedule| due + schedule.every);
+                    counter.unsent(self.due_until(next, to));
                     return;
                 }
                 None => {

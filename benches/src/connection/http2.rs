@@ -1,6 +1,7 @@
 //! HTTP/2: the lanes of one connection share it, each with one stream at a time.
 //!
-//! A stream that is reset fails alone; if the connection ends, the first lane that needs it again makes a new one for all.
+//! A stream that is reset fails alone; if the connection ends, the first lane that needs it again makes a new one for all. That a server ends a
+//! connection in good order (`GOAWAY` without an error) is no failure.
 
 use std::{
     io,
@@ -27,6 +28,8 @@ use crate::{
 /// As much as may be on its way unread: no answer waits for a window.
 const STREAM_WINDOW: u32 = 16 << 20;
 const CONNECTION_WINDOW: u32 = 1 << 30;
+/// How often one request begins anew because its connection was ended in good order before it.
+const MOST_FAREWELLS: usize = 3;
 
 /// A connection that lanes share.
 #[derive(Clone, Default)]
@@ -63,29 +66,36 @@ impl Http2 {
 
     /// Sends a request on a stream, and reads its answer.
     pub(crate) async fn exchange(&mut self, connector: &Connector, requests: &Requests, asked: Asked) -> Result<Exchanged, Failure> {
-        let open = match self.open.take() {
-            Some(open) => open,
-            None => self.shared.open(connector).await?,
-        };
-        let number = open.number;
-        let outcome = exchange(open, requests, asked).await;
-        match outcome {
-            Ok((open, exchanged)) => {
-                if self.is_alone {
-                    self.shared.forget(number).await;
-                } else {
-                    self.open = Some(open);
+        let mut farewells = 0;
+        loop {
+            let open = match self.open.take() {
+                Some(open) => open,
+                None => self.shared.open(connector).await?,
+            };
+            let number = open.number;
+            let error = match exchange(open, requests, asked).await {
+                Ok((open, exchanged)) => {
+                    if self.is_alone {
+                        self.shared.forget(number).await;
+                    } else {
+                        self.open = Some(open);
+                    }
+                    return Ok(exchanged);
                 }
-                Ok(exchanged)
+                Err(error) => error,
+            };
+            if error.is_reset() && error.is_remote() {
+                return Err(Failure::new(FailureKind::Reset, format!("a stream was reset: {error}")));
             }
-            Err(error) if error.is_reset() && error.is_remote() => {
-                Err(Failure::new(FailureKind::Reset, format!("a stream was reset: {error}")))
+            self.shared.forget(number).await;
+            // Whoever ends a connection in good order has not begun this request.
+            let is_farewell = error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR);
+            if is_farewell && farewells < MOST_FAREWELLS {
+                farewells += 1;
+                continue;
             }
-            Err(error) => {
-                self.shared.forget(number).await;
-                let kind = if error.is_io() || error.is_go_away() { FailureKind::Broken } else { FailureKind::Protocol };
-                Err(Failure::new(kind, format!("a connection broke: {error}")))
-            }
+            let kind = if error.is_io() || error.is_go_away() { FailureKind::Broken } else { FailureKind::Protocol };
+            return Err(Failure::new(kind, format!("a connection broke: {error}")));
         }
     }
 }
