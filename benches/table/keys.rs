@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use waypost_bench::{Draw, Spread};
+
 /// Look-ups a round.
 const ASKED: usize = 200_000;
 /// How fast keys get rarer; 0.99 is what YCSB uses.
-const ZIPF: f64 = 0.99;
+const ZIPF: Spread = Spread::Zipf(0.99);
 
 /// The keys of one size of table.
 pub(crate) struct Sample {
@@ -21,12 +23,11 @@ impl Sample {
     pub(crate) fn new(size: usize) -> Self {
         let mut rng = fastrand::Rng::with_seed(4);
         let keys = (0..size).map(key).collect();
-        let uniform = (0..ASKED).map(|_| key(rng.usize(..size))).collect();
-        let mut sum = 0.0;
-        let sums: Vec<f64> = (1..=size).map(|rank| (sum += (rank as f64).powf(-ZIPF), sum).1).collect();
-        // The frequent ones are anywhere, not next to each other: the factor has no divisor in common with a power of ten.
-        let zipf = (0..ASKED).map(|_| key(sums.partition_point(|below| *below < rng.f64() * sum).min(size - 1) * 7919 % size));
-        let zipf = zipf.collect();
+        let mut asked = |spread| -> Vec<Arc<[u8]>> {
+            let draw = Draw::new(0..size as u64, spread).unwrap_or_else(|_| unreachable!("no table is empty"));
+            (0..ASKED).map(|_| key(draw.next(&mut rng) as usize)).collect()
+        };
+        let (uniform, zipf) = (asked(Spread::Uniform), asked(ZIPF));
         Self { keys, uniform, zipf }
     }
 }

@@ -2,6 +2,7 @@
 
 mod against;
 mod apply;
+mod bench;
 mod check;
 mod messages;
 
@@ -11,7 +12,7 @@ use serde_json::json;
 use tempfile::tempdir;
 use waypost_tests::{Backend, Etcd, Reply, Waypost, until_true};
 
-use crate::scene::{Scene, route, service};
+use crate::scene::{route, service};
 
 /// Runs the binary with this text on its standard input.
 async fn fed(args: &[&str], text: &str) -> (i32, String, String) {
@@ -136,22 +137,6 @@ async fn every_command_has_help_with_an_example() {
         assert!(status == 0 && out.contains("Example"), "route {command}: {out}");
     }
     assert_eq!(Waypost::run(&["rune"]).await.0, 2);
-}
-
-#[tokio::test]
-async fn bench_counts_what_it_sends() {
-    let scene = Scene::start().await;
-    let url = format!("http://{}/", scene.waypost.listen);
-    let args = ["bench", &url, "-H", "x-tenant={key}", "--keys", "t1..2", "--duration", "300ms", "--warm-up", "0s", "-c", "4", "--json"];
-    let (status, out, said) = Waypost::run(&args).await;
-    assert_eq!(status, 0, "{said}");
-    let report: serde_json::Value = serde_json::from_str(&out).unwrap();
-    let requests = report["requests"].as_u64().unwrap();
-    assert!(requests > 0 && report["by_status"]["200"] == requests, "{report}");
-    let open = ["bench", &url, "-H", "x-tenant=t1", "--rate", "100", "--duration", "1s", "--warm-up", "0s", "-c", "4"];
-    assert_eq!(Waypost::run(&open).await.0, 0);
-    let nobody = format!("http://{}/", waypost_tests::free_address());
-    assert_eq!(Waypost::run(&["bench", &nobody, "--duration", "100ms", "--warm-up", "0s"]).await.0, 1);
 }
 
 /// The longest test: the whole story.

@@ -9,7 +9,7 @@ use super::Report;
 const WIDTH: f64 = 960.0;
 const HEIGHT: f64 = 540.0;
 const LEFT: f64 = 80.0;
-const RIGHT: f64 = 20.0;
+const RIGHT: f64 = 50.0;
 const TOP: f64 = 30.0;
 const BOTTOM: f64 = 50.0;
 /// A line of the legend.
@@ -17,6 +17,9 @@ const LINE: f64 = 20.0;
 /// Told apart also by who sees few colours, and by their dashes.
 const COLOURS: [&str; 8] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000", "#7f7f7f"];
 const DASHES: [&str; 3] = ["none", "8 4", "2 3"];
+
+/// Round numbers of a decade, and the next one's first.
+const STEPS: [f64; 4] = [1.0, 2.0, 5.0, 10.0];
 
 /// How latencies are laid out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -79,7 +82,12 @@ impl Axes {
         let least = all().map(|(_, us)| *us).fold(f64::INFINITY, f64::min);
         let most = all().map(|(_, us)| *us).fold(10.0, f64::max);
         let (from_us, to_us) = match scale {
-            Scale::Log => (10_f64.powf(least.min(most).log10().floor()), 10_f64.powf(most.log10().ceil())),
+            Scale::Log => {
+                let decade = 10_f64.powf(least.min(most).log10().floor());
+                let from = STEPS.map(|times| times * decade).into_iter().rfind(|from| *from <= least).unwrap_or(decade);
+                let decade = 10_f64.powf(most.log10().floor());
+                (from, STEPS.map(|times| times * decade).into_iter().find(|to| *to >= most).unwrap_or(decade * 10.0))
+            }
             Scale::Linear => {
                 let step = step(most);
                 (0.0, (most / step).ceil() * step)
@@ -153,8 +161,10 @@ impl Axes {
     fn marks(&self) -> Vec<f64> {
         match self.scale {
             Scale::Log => {
-                let decades = std::iter::successors(Some(self.from_us), |us| Some(us * 10.0)).take_while(|us| *us <= self.to_us * 1.01);
-                decades.flat_map(|us| [us, us * 2.0, us * 5.0]).filter(|us| *us <= self.to_us * 1.01).collect()
+                let lowest = 10_f64.powf(self.from_us.log10().floor());
+                let decades = std::iter::successors(Some(lowest), |us| Some(us * 10.0)).take_while(|us| *us <= self.to_us * 1.01);
+                let marks = decades.flat_map(|us| [us, us * 2.0, us * 5.0]);
+                marks.filter(|us| (self.from_us * 0.99..=self.to_us * 1.01).contains(us)).collect()
             }
             Scale::Linear => {
                 let step = step(self.to_us);
@@ -173,7 +183,7 @@ fn named(nines: i32) -> (f64, String) {
 /// A round step, so that some ten of them make the most.
 fn step(most: f64) -> f64 {
     let decade = 10_f64.powf((most / 10.0).max(1.0).log10().floor());
-    [1.0, 2.0, 5.0, 10.0].map(|times| times * decade).into_iter().find(|step| most / step <= 10.0).unwrap_or(decade * 10.0)
+    STEPS.map(|times| times * decade).into_iter().find(|step| most / step <= 10.0).unwrap_or(decade * 10.0)
 }
 
 fn time(us: f64) -> String {

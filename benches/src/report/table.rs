@@ -10,7 +10,7 @@ impl fmt::Display for Report {
         let Self { requests, seconds, requests_per_second, failures, .. } = self;
         writeln!(out, "requests   {requests} in {seconds:.1} s: {requests_per_second:.0} a second")?;
         if let Pace::Open { requests_per_second: wanted } = self.plan.pace
-            && (self.unsent > 0 || self.unfinished > 0)
+            && self.unsent > self.plan.lanes() as u64
         {
             let Self { unsent, unfinished, .. } = self;
             writeln!(

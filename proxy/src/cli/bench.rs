@@ -6,16 +6,17 @@ use clap::Args;
 
 /// How it is used.
 pub(crate) const EXAMPLES: &str = "\
-Closed loop: each connection, or stream of HTTP/2, sends its next request when the last is answered. With --rate (open
-loop) requests are due at a fixed rate and latency counts from when each was due, so that a stall is charged for all
-that waited behind it.
+Closed loop: each connection, or stream of HTTP/2, sends its next request when the last is
+answered. With --rate (open loop) requests are due at a fixed rate and latency counts from when
+each was due, so that a stall is charged for all that waited behind it.
 
 Examples:
-  waypost bench http://127.0.0.1:8080/ --header x-tenant={key} --keys tenant-0..1000 --duration 10s
-  waypost bench http://127.0.0.1:8080/ --rate 5000 --connections 64 --svg latency.svg --json=report.json
-  waypost bench https://localhost:8443/ --cacert ca.pem --http2 --streams 10 --connections 4
+  waypost bench http://127.0.0.1:8080/ -H x-tenant={key} --keys tenant-0..1000 --duration 10s
+  waypost bench http://127.0.0.1:8080/ --rate 5000 --connections 64 --svg latency.svg
+  waypost bench https://localhost:8443/ --cacert ca.pem --http2 --streams 10 --json=report.json
   waypost bench http://127.0.0.1:8080/ -X POST --body 1048576 --chunked --new-connections
-  waypost bench http://127.0.0.1:8080/ -H x-tenant={key} --keys t-0..100000 --zipf 0.99 --stale 0.1 --stale-keys t-100000..100100";
+  waypost bench http://127.0.0.1:8080/ -H x-tenant={key} --keys t-0..9000 --zipf 0.99 \\
+    --stale 0.1 --stale-keys t-9000..9100";
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
@@ -32,7 +33,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, default_value = "1s", value_parser = humantime::parse_duration, value_name = "TIME")]
     pub(crate) warm_up: Duration,
     /// Open loop: so many requests a second, latency counted from when each was due
-    #[arg(long, short = 'r', value_name = "N")]
+    #[arg(long, short = 'r', allow_negative_numbers = true, value_name = "N")]
     pub(crate) rate: Option<f64>,
     /// Worker threads
     #[arg(long, short = 't', default_value_t = 1, value_name = "N")]
@@ -59,10 +60,10 @@ pub(crate) struct BenchArgs {
     #[arg(long, default_value = "tenant-0..1", value_name = "PREFIXA..B")]
     pub(crate) keys: String,
     /// Ask for keys by Zipf's law, 0.99 being usual, instead of each as often
-    #[arg(long, value_name = "EXPONENT")]
+    #[arg(long, allow_negative_numbers = true, value_name = "EXPONENT")]
     pub(crate) zipf: Option<f64>,
     /// This share of the requests asks for --stale-keys, 0 to 1; counted apart
-    #[arg(long, requires = "stale_keys", value_name = "SHARE")]
+    #[arg(long, requires = "stale_keys", allow_negative_numbers = true, value_name = "SHARE")]
     pub(crate) stale: Option<f64>,
     /// Keys whose routes you have made stale
     #[arg(long, requires = "stale", value_name = "PREFIXA..B")]
@@ -85,7 +86,7 @@ pub(crate) struct BenchArgs {
     /// A line on stderr for each second; by default if it is a terminal
     #[arg(long)]
     pub(crate) progress: bool,
-    /// For machines: one JSON object, to stdout instead of the table, or to a file
+    /// For machines: one JSON object, to stdout instead of the table, or to a file (--json=FILE)
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "-")]
     pub(crate) json: Option<PathBuf>,
     /// Draw the percentiles of latency into this file
