@@ -10,7 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::time::{ClockId, clock_gettime};
+use rustix::{
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+    time::{ClockId, clock_gettime},
+};
 
 use crate::{
     connection::{
@@ -32,6 +35,8 @@ const STARTS_IN: Duration = Duration::from_millis(20);
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// How long a load goes on of which nothing has been answered and something has failed.
 const NO_ANSWER_LIMIT: Duration = Duration::from_secs(1);
+/// Files beside connections: pollers, threads' pipes, what the caller has.
+const OTHER_FILES: u64 = 100;
 /// How often who looks on does so.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -64,6 +69,7 @@ pub fn run_with(plan: &Plan, hooks: Hooks<'_>) -> Result<Report, String> {
     if !plan.watch_pids.is_empty() {
         cpu_seconds_of_all(&plan.watch_pids)?;
     }
+    open_files(plan.connections)?;
     runtime()?.block_on(first_connection(&connector))?;
 
     let threads = plan.threads.clamp(1, plan.connections);
@@ -106,6 +112,18 @@ pub fn run_with(plan: &Plan, hooks: Hooks<'_>) -> Result<Report, String> {
         seconds.try_iter().for_each(is_over);
         Ok(Report::new(plan, &collector.total(), Beside { cpu_seconds, generator_cpu_seconds, series }))
     })
+}
+
+/// Lets this process open as many files as so many connections need.
+fn open_files(connections: usize) -> Result<(), String> {
+    let (allowed, needed) = (getrlimit(Resource::Nofile), connections as u64 + OTHER_FILES);
+    if allowed.current.is_none_or(|current| current >= needed) {
+        return Ok(());
+    }
+    let raised = allowed.maximum.is_none_or(|maximum| maximum >= needed)
+        && setrlimit(Resource::Nofile, Rlimit { current: allowed.maximum, maximum: allowed.maximum }).is_ok();
+    let most = allowed.maximum.unwrap_or(u64::MAX).saturating_sub(OTHER_FILES);
+    if raised { Ok(()) } else { Err(format!("{connections} connections need as many open files; {most} would be right here (ulimit -Hn)")) }
 }
 
 /// A target that can't be connected to is said at once, not after the load's time.
