@@ -13,6 +13,13 @@ use crate::keys::{Draw, Keys, Spread, Stale};
 /// The most connections of a plan, and the most streams of a connection.
 const MOST_CONNECTIONS: usize = 65_536;
 const MOST_STREAMS: usize = 10_000;
+/// The most requests at once, over all connections.
+const MOST_LANES: usize = 1 << 20;
+/// Bodies are held in memory.
+const MOST_BODY_BYTES: usize = 1 << 30;
+const MOST_THREADS: usize = 1024;
+/// Beyond that it is a typing error, and clocks have an end.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// A load. [`Plan::to`] has the usual values of what a caller does not care about.
 #[derive(Clone, Debug, Serialize)]
@@ -153,9 +160,18 @@ pub enum PlanFault {
     /// No certificate can be judged.
     #[error("the certificates of {0} can't be used: {1}")]
     Authorities(String, String),
-    /// Nothing is measured.
-    #[error("nothing is measured in no time; 10s would be right")]
-    Duration,
+    /// Requests at once.
+    #[error("{0} requests at once are too many; 1048576 would be right")]
+    Lanes(usize),
+    /// Threads.
+    #[error("{0} threads can't be had; 1 to 1024 would be right")]
+    Threads(usize),
+    /// A body that does not fit into memory.
+    #[error("a body of {0} bytes can't be sent; 1073741824 would be right")]
+    Body(usize),
+    /// Nothing is measured, or for ever.
+    #[error("{0:?} can't be measured, or warmed up; 10s would be right")]
+    Duration(Duration),
 }
 
 impl Target {
@@ -251,8 +267,20 @@ impl Plan {
         if self.new_connections && self.streams() > 1 {
             return Err(PlanFault::StreamsOfNew(self.streams()));
         }
-        if self.duration.is_zero() {
-            return Err(PlanFault::Duration);
+        if self.lanes() > MOST_LANES {
+            return Err(PlanFault::Lanes(self.lanes()));
+        }
+        if !(1..=MOST_THREADS).contains(&self.threads) {
+            return Err(PlanFault::Threads(self.threads));
+        }
+        if self.body.bytes > MOST_BODY_BYTES {
+            return Err(PlanFault::Body(self.body.bytes));
+        }
+        if self.duration.is_zero() || self.duration > LONGEST {
+            return Err(PlanFault::Duration(self.duration));
+        }
+        if self.warm_up > LONGEST {
+            return Err(PlanFault::Duration(self.warm_up));
         }
         crate::connection::Connector::new(self)?;
         crate::request::Requests::new(self).map(|_| ())
@@ -313,7 +341,11 @@ mod tests {
             (Plan { protocol: http2, new_connections: true, ..plan() }, PlanFault::StreamsOfNew(4)),
             (Plan { stale: Some(Stale { share: 1.5, keys: keys() }), ..plan() }, PlanFault::Share(1.5)),
             (Plan { pace: Pace::Open { requests_per_second: 0.0 }, ..plan() }, PlanFault::Rate(0.0)),
-            (Plan { duration: Duration::ZERO, ..plan() }, PlanFault::Duration),
+            (Plan { duration: Duration::ZERO, ..plan() }, PlanFault::Duration(Duration::ZERO)),
+            (Plan { warm_up: Duration::MAX, ..plan() }, PlanFault::Duration(Duration::MAX)),
+            (Plan { threads: 0, ..plan() }, PlanFault::Threads(0)),
+            (Plan { body: Body { bytes: usize::MAX, chunked: false }, ..plan() }, PlanFault::Body(usize::MAX)),
+            (Plan { connections: 65_536, protocol: Protocol::Http2 { streams: 100 }, ..plan() }, PlanFault::Lanes(6_553_600)),
         ] {
             assert_eq!(wrong.check(), Err(fault));
         }

@@ -56,7 +56,8 @@ struct Class {
 struct Fields {
     method: Method,
     scheme: Scheme,
-    authority: Option<Authority>,
+    /// Only of use where HTTP/2 is spoken.
+    authority: Option<Value<Authority>>,
     path: Value<PathAndQuery>,
     headers: Vec<(HeaderName, Value<HeaderValue>)>,
     body: Bytes,
@@ -145,7 +146,10 @@ impl Requests {
         let prefix = &self.class(asked.is_stale).prefix;
         let mut uri = Parts::default();
         uri.scheme = Some(scheme.clone());
-        uri.authority = authority.clone();
+        uri.authority = match authority.as_ref()? {
+            Value::Same(authority) => Some(authority.clone()),
+            Value::OfKey(template) => Some(Authority::from_maybe_shared(template.bytes(prefix, asked.key)).ok()?),
+        };
         uri.path_and_query = Some(match path {
             Value::Same(path) => path.clone(),
             Value::OfKey(template) => PathAndQuery::from_maybe_shared(template.bytes(prefix, asked.key)).ok()?,
@@ -180,7 +184,7 @@ impl Class {
 
 impl Fields {
     /// Whatever is spoken, this judges what can stand in a request.
-    fn new(plan: &Plan, example: &Class) -> Result<Self, PlanFault> {
+    fn new(plan: &Plan, keys: &Class) -> Result<Self, PlanFault> {
         let wrong = |text: &str, why| PlanFault::Request(text.to_owned(), why);
         let method = Method::from_bytes(plan.method.as_bytes()).map_err(|_| wrong(&plan.method, "GET would be a method"))?;
         let mut authority = plan.target.host.clone();
@@ -188,7 +192,7 @@ impl Fields {
         for (name, value) in &plan.headers {
             let field = HeaderName::from_bytes(name.as_bytes()).map_err(|_| wrong(name, "x-tenant would be a name"))?;
             let template = Template::of(value);
-            let example = HeaderValue::from_maybe_shared(template.bytes(&example.prefix, 0));
+            let example = HeaderValue::from_maybe_shared(template.bytes(&keys.prefix, 0));
             let example = example.map_err(|_| wrong(value, "a value is of visible characters"))?;
             if [CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION].contains(&field) {
                 return Err(wrong(name, "the load says it by itself"));
@@ -206,13 +210,16 @@ impl Fields {
             headers.push((CONTENT_LENGTH, Value::Same(plan.body.bytes.into())));
         }
         let path = Template::of(&plan.target.path);
-        let example = PathAndQuery::from_maybe_shared(path.bytes(&example.prefix, 0));
+        let example = PathAndQuery::from_maybe_shared(path.bytes(&keys.prefix, 0));
         let example = example.map_err(|_| wrong(&plan.target.path, "/a?b would be a path"))?;
         let is_http2 = matches!(plan.protocol, Protocol::Http2 { .. });
-        let authority = Authority::try_from(authority.as_str()).ok();
-        if is_http2 && authority.is_none() {
-            return Err(wrong(&plan.target.host, "host:port would be a host"));
-        }
+        let host = Template::of(&authority);
+        let authority = match Authority::from_maybe_shared(host.bytes(&keys.prefix, 0)) {
+            Ok(_) if host.is_of_key() => Some(Value::OfKey(host)),
+            Ok(authority) => Some(Value::Same(authority)),
+            Err(_) if is_http2 => return Err(wrong(&authority, "host:port would be a host")),
+            Err(_) => None,
+        };
         Ok(Self {
             method,
             scheme: if plan.target.tls { Scheme::HTTPS } else { Scheme::HTTP },
@@ -320,6 +327,10 @@ mod tests {
         let plan = Plan { protocol: Protocol::Http2 { streams: 1 }, ..plan() };
         let (request, _) = Requests::new(&plan).unwrap().request(Asked { key: 0, is_stale: false }).unwrap();
         assert_eq!(request.uri(), "http://127.0.0.1:81/a/tenant-0?k=tenant-0");
+        let headers = vec![("Host".to_owned(), "{key}.example.com".to_owned())];
+        let by_host = Plan { headers, ..plan.clone() };
+        let (by_host, _) = Requests::new(&by_host).unwrap().request(Asked { key: 5, is_stale: false }).unwrap();
+        assert_eq!((by_host.uri().host(), by_host.headers().len()), (Some("tenant-5.example.com"), 0));
         assert_eq!((&request.headers()["x-tenant"], &request.headers()["x-same"]), (&"tenant-0".parse().unwrap(), &"a".parse().unwrap()));
     }
 

@@ -33,6 +33,9 @@ impl Backend {
     /// From the arguments.
     pub(super) fn of(args: &ConformArgs) -> Result<Self, Failed> {
         let target = Target::parse(&args.to).map_err(|fault| Failed::unusable(format!("--to: {fault}")))?;
+        if target.tls {
+            return Err(Failed::unusable(format!("--to: {} is asked without TLS; http://host:port would be right", args.to)));
+        }
         if target.path != "/" {
             return Err(Failed::unusable(format!("--to: {} has a path; paths are named in --request and --read", args.to)));
         }

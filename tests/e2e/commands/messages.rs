@@ -148,6 +148,7 @@ async fn typing_errors_are_exit_2_with_what_was_meant() {
         (&["apply"], "FILE"),
         (&["route", "list", "or ders"], "\"or ders\" is no name"),
         (&["bench", "ftp://x"], "http://host:port/path would be right"),
+        (&["conform", "--to", "https://127.0.0.1:1"], "http://host:port would be right"),
     ] {
         let (status, out, said) = Waypost::run(args).await;
         assert_eq!((status, out.as_str()), (2, ""), "{args:?}: {said}");
