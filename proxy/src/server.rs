@@ -1,13 +1,14 @@
 //! The running process: the accept loops, background tasks, signals, the drain, and the handing over of its sockets.
 //!
 //! pingora's own `Server` is not used: its graceful stop sleeps a whole grace period even when idle, and a listener that can't
-//! be bound panics. Its documentation supports a custom accept loop, and this is ours.
+//! be bound panics. Its documentation supports a custom accept loop, and this is ours: one on each worker thread (`workers`), which serves what it accepts.
 //!
 //! What always holds: whoever has been accepted may bring a request, also while the process drains: it is answered as the connection's last.
 //! A listening socket is closed only when nothing waits in its queue, or when another process accepts from it.
 
 mod accept;
 mod signals;
+mod workers;
 
 use std::{
     io,
@@ -17,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use accept::{Accepting, Room, accept};
+use accept::{Accepting, Room};
 pub(crate) use accept::{Bound, InForce, Terms};
 pub(crate) use signals::outlast;
 use signals::{Signal, Signals};
@@ -26,6 +27,8 @@ use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
 };
+
+use workers::Workers;
 
 use crate::{
     admin,
@@ -80,7 +83,7 @@ impl Background {
 /// Serves until a signal ends it.
 ///
 /// # Errors
-/// If the signal handlers can't be installed, or a socket can't be copied.
+/// If the signal handlers can't be installed, a socket can't be copied or a thread can't be started.
 pub(crate) async fn run(
     shared: Arc<Shared>,
     mut background: Background,
@@ -103,11 +106,7 @@ pub(crate) async fn run(
     let lanes = Arc::new(Lanes { general, express });
     let accepting = Accepting { shared: Arc::clone(&shared), lanes, room: room.clone(), draining, handed_over, connection_ends };
     background.0.spawn(admin::serve_admin(Arc::clone(&shared), admin, accepting.handed_over.clone()));
-    let mut accept_loops = JoinSet::new();
-    for bound in listeners {
-        accept_loops.spawn(accept(bound, accepting.clone()));
-    }
-    drop(accepting);
+    let workers = Workers::start(threads, listeners, accepting)?;
     if let Some(taken) = process.taken {
         taken.serving().await;
     }
@@ -137,7 +136,7 @@ pub(crate) async fn run(
         }
         () = signals.interrupted(|| process.reload.hang_up(&shared)) => return Ok(Ended::Interrupted),
     }
-    accept_loops.shutdown().await;
+    workers.stop().await;
     background.0.shutdown().await;
     Ok(Ended::Drained)
 }

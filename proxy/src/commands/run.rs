@@ -211,11 +211,11 @@ pub(crate) fn access_target(flag: Option<&str>, written: &AccessTarget) -> Acces
     }
 }
 
-/// The runtime that requests are served on, and how many threads it has.
+/// The runtime of all but connections, which have threads of their own; and how many of those.
 pub(super) fn runtime(threads: Option<u16>) -> Result<(tokio::runtime::Runtime, usize), Failed> {
     let threads = threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).thread_name("waypost").enable_all().build();
-    let runtime = runtime.map_err(|error| Failed::not_done(format!("the worker threads could not be started: {error}")))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("waypost").enable_all().build();
+    let runtime = runtime.map_err(|error| Failed::not_done(format!("the threads could not be started: {error}")))?;
     Ok((runtime, threads))
 }
 

@@ -100,7 +100,7 @@ impl Terms {
     fn connection_from(&self, client: SocketAddr) -> ConnectionInfo {
         let trusted = self.trusted.iter().any(|network| network.contains(&client.ip().to_canonical()));
         let scheme = if self.tls.is_some() { "https" } else { "http" };
-        ConnectionInfo { client, trusted, scheme, subject: None }
+        ConnectionInfo { client, address: client.ip().to_string().into(), trusted, scheme, subject: None }
     }
 
     /// What comes before the first request: whom the connection is from, and a handshake. `None`: it came to nothing.
@@ -187,8 +187,7 @@ pub(super) struct Accepting {
 }
 
 /// Accepts until the process drains; then what waits in the socket's queue, unless another process takes that.
-pub(super) async fn accept(bound: Bound, mut accepting: Accepting) {
-    let Bound { listener, terms } = bound;
+pub(super) async fn accept(listener: TcpListener, terms: InForce, mut accepting: Accepting) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,

@@ -4,7 +4,7 @@
 //! pipelined. Malformed heads end here with an answer and a closed connection. While the process drains, a connection
 //! ends as soon as its present request has been answered; idle ones end a moment later, if they bring no other.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use pingora_core::{apps::HttpServerApp, protocols::http::ServerSession, server::ShutdownWatch};
@@ -33,6 +33,8 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 pub(crate) struct ConnectionInfo {
     /// Where the client is.
     pub(crate) client: SocketAddr,
+    /// Its address as owners are told it.
+    pub(crate) address: Arc<str>,
     /// Whether the listener trusts what the client says of itself and of those before it.
     pub(crate) trusted: bool,
     /// `http` or `https`.
@@ -109,11 +111,15 @@ pub(crate) async fn serve_connection(
         }
     }
     let mut requests_left = shared.limits().requests_per_connection;
+    let (mut watched, mut is_drained) = (shutdown.clone(), false);
+    let mut drained = pin!(drained(shared, &mut watched));
     loop {
         let (idle, header) = limits(shared);
         let read = tokio::select! {
+            biased;
             read = downstream.read_head(idle, header) => read,
-            () = drained(shared, &mut shutdown) => {
+            () = &mut drained, if !is_drained => {
+                is_drained = true;
                 if !downstream.has_begun() {
                     return;
                 }
@@ -214,10 +220,10 @@ pub(crate) async fn turn_away(shared: &Shared, stream: Accepted, connection: &Co
 /// Idle and header time-outs: before the service is known, those of the default policy.
 pub(super) fn limits(shared: &Shared) -> (Duration, Duration) {
     let table = shared.view.load();
-    let timeouts = table.as_ref().map(|table| table.default_policy().timeouts.clone());
-    let millis = |ms: u64| Duration::from_millis(ms);
-    let (idle, header) =
-        timeouts.map_or((Duration::from_secs(60), HEADER_LIMIT_WITHOUT_TABLE), |given| (millis(given.idle_ms), millis(given.header_ms)));
+    let (idle, header) = table.as_ref().map_or((Duration::from_secs(60), HEADER_LIMIT_WITHOUT_TABLE), |table| {
+        let given = &table.default_policy().timeouts;
+        (Duration::from_millis(given.idle_ms), Duration::from_millis(given.header_ms))
+    });
     let is_raised = shared.guard.is_some() && !idle.is_zero();
     (if is_raised { idle.max(GUARDED_IDLE) } else { idle }, header)
 }

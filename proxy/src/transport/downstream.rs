@@ -4,11 +4,15 @@
 //! this one: the head is read here under a deadline and checked ([`waypost_policy::framing`]); then exactly the head and the framed body are
 //! handed over, and what a client pipelines stays here for the next round. The [`Deadline`] that the hooks set for the
 //! present phase ends the wait by an error of the read that pingora always has pending. A client that closes its half behind a whole
-//! request is answered all the same (RFC 9112, section 9.6); one that closes it inside a request has gone.
+//! request is answered all the same (RFC 9112, section 9.6); one that closes it inside a request has gone. Heads are read in `head`; what a
+//! lane of ours does with the connection is in `plain`.
+
+mod head;
+mod plain;
 
 use std::{
-    future::poll_fn,
     io,
+    mem::MaybeUninit,
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
@@ -16,7 +20,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use pingora_core::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID, UniqueIDType,
     raw_connect::ProxyDigest,
@@ -27,7 +31,7 @@ use tokio::{
 };
 use waypost_policy::{
     Code,
-    framing::{Chunks, Framing, MAX_HEAD_BYTES, end_of_head},
+    framing::{Chunks, Framing, MAX_HEAD_BYTES},
 };
 
 use super::{
@@ -35,7 +39,6 @@ use super::{
     alarm::Alarm,
     deadline::{self, Deadline, Phase},
     ending::{CLOSE_FRAME, Frames},
-    framing::check_head,
     general::REPLAY_BYTES,
     timing::Timing,
 };
@@ -52,8 +55,6 @@ const KEPT_BYTES: usize = MAX_HEAD_BYTES + 2 * REPLAY_BYTES;
 const LINGER_LIMIT: Duration = Duration::from_secs(5);
 const LINGER_IDLE: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 16 * 1024;
-/// How long at least an answer that says that the time is over may take.
-const LAST_WORD: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Debug)]
 enum Body {
@@ -126,6 +127,17 @@ pub(crate) struct Downstream {
     frames: Frames,
     /// The client has been told that the stream is over, where that could be said.
     is_over: bool,
+    /// How far the next head is.
+    coming: Coming,
+}
+
+/// A head on its way.
+#[derive(Debug, Default)]
+struct Coming {
+    /// Since when its first byte, or the rest of it, has been waited for.
+    since: Option<Instant>,
+    /// So much of the buffer holds no end of it.
+    searched: usize,
 }
 
 /// Why no further request came.
@@ -158,6 +170,7 @@ impl Downstream {
             is_outside: false,
             frames: Frames::default(),
             is_over: false,
+            coming: Coming::default(),
         }
     }
 
@@ -175,23 +188,6 @@ impl Downstream {
     /// Whether the client said that the request whose head was read last is its last one.
     pub(crate) fn is_last(&self) -> bool {
         self.closes
-    }
-
-    /// Whether the client speaks HTTP/2 by prior knowledge: it begins with a preface that is no request of HTTP/1 (RFC 9113, section 3.4).
-    /// Waits no longer than it must to tell; what was read stays. May be dropped and called again.
-    pub(super) async fn begins_http2(&mut self, idle: Duration, header: Duration) -> Result<bool, NoHead> {
-        if self.buffer.is_empty() && !matches!(limited(idle, self.fill()).await, Some(Ok(true))) {
-            return Err(NoHead::Gone);
-        }
-        let rest = async {
-            while self.buffer.len() < HTTP2_PREFACE.len() && HTTP2_PREFACE.starts_with(&self.buffer) {
-                if !matches!(self.fill().await, Ok(true)) {
-                    break;
-                }
-            }
-        };
-        limited(header, rest).await.ok_or(NoHead::Answer(Code::ClientTimeout))?;
-        Ok(self.buffer.starts_with(HTTP2_PREFACE))
     }
 
     /// The bare connection, and what has been read of it. Nothing has been written.
@@ -230,80 +226,9 @@ impl Downstream {
         !self.buffer.is_empty()
     }
 
-    /// The head of the present request, before anything of it has been handed over.
-    pub(super) fn head(&self) -> &[u8] {
-        &self.buffer[..self.request.head_len]
-    }
-
-    /// How the present request's body is framed.
-    pub(super) fn framing(&self) -> Framing {
-        self.request.framing
-    }
-
-    /// The connection itself, which nothing is gathered for.
-    pub(super) fn accepted(&mut self) -> io::Result<Pin<&mut Accepted>> {
-        self.socket.as_mut().map(|socket| Pin::new(socket.get_mut())).ok_or_else(|| io::ErrorKind::NotConnected.into())
-    }
-
-    /// Reads once, up to about so much; false if nothing more comes.
-    pub(super) async fn fill_more(&mut self, room: usize) -> bool {
-        !self.closed && poll_fn(|context| self.poll_fill(context, room)).await.is_ok_and(|read| read > 0)
-    }
-
-    /// Writes an answer of the proxy's own to the present request; false if the client did not take it in time.
-    pub(super) async fn write_own(&mut self, answer: &[u8], reading: Duration, ends_at: Option<Instant>) -> bool {
-        self.answered = true;
-        let writing = limited(reading, async {
-            self.write_all(answer).await?;
-            self.flush().await
-        });
-        match ends_at {
-            Some(at) => tokio::time::timeout_at(at.max(Instant::now() + LAST_WORD), writing).await.unwrap_or(None),
-            None => writing.await,
-        }
-        .is_some_and(|written| written.is_ok())
-    }
-
-    /// The present request is over, on whose behalf nothing was handed over: it ends there in the buffer, as far as it has come.
-    pub(super) fn end_request(&mut self, end: usize, has_come: bool) {
-        self.buffer.advance(end.min(self.buffer.len()));
-        self.head_left = 0;
-        self.body = Body::Length(u64::from(!has_come));
-    }
-
-    /// Ends the connection.
-    pub(super) async fn end(mut self) {
-        let Some(socket) = self.socket.take() else { return };
-        if self.answered && !self.is_read() {
-            linger(socket).await;
-        } else {
-            let mut socket = socket;
-            // A client that can't be told has gone.
-            let _ = tokio::time::timeout(LINGER_LIMIT, socket.shutdown()).await;
-        }
-    }
-
     /// Whether nothing of what the client sends is left unread, as far as that is known.
     fn is_read(&self) -> bool {
         self.closed || (!self.is_outside && self.body.is_done() && self.buffer.is_empty())
-    }
-
-    /// Reads and checks the next head; may be dropped and called again. `idle` limits the wait for its first byte, `header` the time from there to its end.
-    pub(crate) async fn read_head(&mut self, idle: Duration, header: Duration) -> Result<(), NoHead> {
-        self.request.bytes = None;
-        if self.buffer.is_empty() {
-            if self.closed {
-                return Err(NoHead::Gone);
-            }
-            match limited(idle, self.fill()).await {
-                Some(Ok(true)) => {}
-                _ => return Err(NoHead::Gone),
-            }
-        }
-        match limited(header, self.rest_of_head()).await {
-            Some(read) => read,
-            None => Err(NoHead::Answer(Code::ClientTimeout)),
-        }
     }
 
     /// Writes an answer of the proxy's own outside any request; the connection is then to be dropped.
@@ -312,51 +237,6 @@ impl Downstream {
         // A client that can't be written to has gone.
         let _ = self.write_all(answer).await;
         let _ = self.flush().await;
-    }
-
-    async fn rest_of_head(&mut self) -> Result<(), NoHead> {
-        let mut searched = 0;
-        loop {
-            // A client may send an empty line before a request (RFC 9112, section 2.2).
-            while self.buffer.starts_with(b"\r\n") {
-                self.buffer.advance(2);
-                searched = 0;
-            }
-            if let Some(len) = end_of_head(&self.buffer, searched) {
-                let checked = check_head(&self.buffer[..len]).map_err(NoHead::Answer)?;
-                self.head_left = checked.len;
-                self.closes = checked.closes;
-                self.body = Body::framed_by(checked.framing);
-                self.request = Handed { head_len: checked.len, framing: checked.framing, bytes: Some(BytesMut::new()) };
-                self.answered = false;
-                return Ok(());
-            }
-            if self.buffer.len() > MAX_HEAD_BYTES {
-                return Err(NoHead::Answer(Code::HeaderTooLarge));
-            }
-            // What can't become a head is refused at once: a TLS handshake, or lines that end in a bare LF.
-            if self.buffer.first().is_some_and(|first| !first.is_ascii_alphabetic() && *first != b'\r')
-                || self.buffer.windows(2).any(|two| two == b"\n\n")
-            {
-                return Err(NoHead::Answer(Code::BadRequest));
-            }
-            searched = self.buffer.len();
-            match self.fill().await {
-                Ok(true) => {}
-                _ if self.buffer.is_empty() => return Err(NoHead::Gone),
-                Ok(false) => return Err(NoHead::Answer(Code::BadRequest)),
-                Err(_) => return Err(NoHead::Gone),
-            }
-        }
-    }
-
-    /// Reads once from the socket; false at its end.
-    async fn fill(&mut self) -> io::Result<bool> {
-        self.buffer.reserve(READ_BYTES);
-        let Some(socket) = &mut self.socket else { return Ok(false) };
-        let read = socket.read_buf(&mut self.buffer).await?;
-        self.closed |= read == 0;
-        Ok(read > 0)
     }
 
     /// Reads once from the socket without waiting, up to about `room` bytes where that is more than usual; `Ready(0)` at its end.
@@ -368,8 +248,8 @@ impl Downstream {
             self.closed |= read == 0;
             return Poll::Ready(Ok(read));
         }
-        let mut space = [0; READ_BYTES];
-        let mut into = ReadBuf::new(&mut space);
+        let mut space = [const { MaybeUninit::uninit() }; READ_BYTES];
+        let mut into = ReadBuf::uninit(&mut space);
         std::task::ready!(self.poll_socket()?.poll_read(context, &mut into))?;
         self.buffer.extend_from_slice(into.filled());
         self.closed |= into.filled().is_empty();

@@ -210,15 +210,14 @@ pub(crate) fn prepare_request(
     if let Some(subject) = connection.subject.as_deref().and_then(|subject| HeaderValue::from_str(subject).ok()) {
         head.insert_header("X-Client-Cert-Subject", subject)?;
     }
-    let client = connection.client.ip().to_string();
     let host = head.headers.get(http::header::HOST).cloned().or(named);
     if connection.trusted {
-        append_to_list(head, "X-Forwarded-For", &client)?;
+        append_to_list(head, "X-Forwarded-For", &connection.address)?;
         if !head.headers.contains_key("x-forwarded-proto") {
             head.insert_header("X-Forwarded-Proto", connection.scheme)?;
         }
     } else {
-        head.insert_header("X-Forwarded-For", client)?;
+        head.insert_header("X-Forwarded-For", &*connection.address)?;
         head.insert_header("X-Forwarded-Proto", connection.scheme)?;
     }
     if let Some(host) = host.clone().filter(|_| !head.headers.contains_key("x-forwarded-host")) {
@@ -413,7 +412,7 @@ mod tests {
             }
             strip_protocol_from_request(&mut head);
             prop_assert_eq!(left_of_protocol(&head.headers), Vec::<String>::new());
-            let connection = ConnectionInfo { client: "127.0.0.1:1".parse().unwrap(), trusted, scheme: "http", subject: None };
+            let connection = ConnectionInfo { client: "127.0.0.1:1".parse().unwrap(), address: "127.0.0.1".into(), trusted, scheme: "http", subject: None };
             prepare_request(&mut head, &connection, VIA, "waypost-1", "id", "a:1", "epoch=5").unwrap();
             prop_assert_eq!(left_of_protocol(&head.headers), ["route-stamp"]);
             let stamps: Vec<_> = head.headers.get_all(STAMP_HEADER).into_iter().collect();

@@ -95,7 +95,7 @@ pub(super) struct Carrier<'a> {
     pub(super) upload: &'a mut Upload,
     pub(super) limits: &'a Limits,
     /// To be written to the client: heads, and chunks.
-    pub(super) out: Vec<u8>,
+    pub(super) out: &'a mut Vec<u8>,
     out_written: usize,
     /// Behind that, so much of what has been read of the owner.
     direct: usize,
@@ -113,13 +113,20 @@ pub(super) struct Carrier<'a> {
 
 impl<'a> Carrier<'a> {
     /// Begins at this time.
-    pub(super) fn new(client: &'a mut Downstream, owner: Owner, upload: &'a mut Upload, limits: &'a Limits, now: Instant) -> Self {
+    pub(super) fn new(
+        client: &'a mut Downstream,
+        owner: Owner,
+        upload: &'a mut Upload,
+        out: &'a mut Vec<u8>,
+        limits: &'a Limits,
+        now: Instant,
+    ) -> Self {
         Self {
             client,
             owner,
             upload,
             limits,
-            out: Vec::new(),
+            out,
             out_written: 0,
             direct: 0,
             answer: None,
@@ -273,7 +280,7 @@ impl<'a> Carrier<'a> {
             };
             has_taken = true;
             self.bytes_out += part.data.len() as u64;
-            write_chunk(&self.owner.buffer[part.data], &mut self.out);
+            write_chunk(&self.owner.buffer[part.data], self.out);
             self.owner.buffer.advance(part.taken);
             if answer.is_done() {
                 self.out.extend_from_slice(LAST_CHUNK);

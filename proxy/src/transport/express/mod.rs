@@ -10,6 +10,7 @@ mod answer;
 mod carry;
 mod pool;
 mod request;
+mod spare;
 mod upload;
 
 use std::{
@@ -39,6 +40,7 @@ use answer::Answer;
 use carry::{Broken, Carrier, Limits, Owner};
 pub(crate) use pool::{Pool, keep_swept};
 use request::Said;
+use spare::Buffers;
 use upload::Upload;
 
 /// How long the rest of a request's body is read after an answer of the proxy's own, so that the connection can be used again.
@@ -83,12 +85,15 @@ impl Express {
         let started = Instant::now();
         let framing = client.framing();
         let head = plain.of(client.head());
-        let job = Job {
+        let Buffers { to_owner, to_client, from_owner } = spare::take();
+        let mut job = Job {
             shared: &self.shared,
             pool: &self.pool,
             connection,
             request_id: headers::request_id(&head, connection),
-            upload: Upload::new(framing, client.head().len()),
+            upload: Upload::new(framing, client.head().len(), to_owner),
+            to_client,
+            from_owner,
             client,
             plain,
             framing,
@@ -104,7 +109,8 @@ impl Express {
             reason: None,
             bytes_out: 0,
         };
-        job.run().await
+        let ended = job.run().await;
+        job.end(ended)
     }
 }
 
@@ -123,6 +129,9 @@ struct Job<'a> {
     request_id: String,
     in_flight: InFlight,
     upload: Upload,
+    /// For one attempt after the other.
+    to_client: Vec<u8>,
+    from_owner: BytesMut,
     /// Time spent waiting for owners, over all attempts.
     upstream_time: Duration,
     /// How many connections have broken that had served before.
@@ -133,6 +142,16 @@ struct Job<'a> {
     status: u16,
     reason: Option<Code>,
     bytes_out: u64,
+}
+
+/// How it ends.
+enum Ending {
+    /// It is answered; whether the connection goes on.
+    Answered(bool),
+    /// The client has gone, or its answer was cut short.
+    Cut,
+    /// The general lane goes on with this.
+    HandedOver(Next),
 }
 
 /// What has become of an attempt.
@@ -148,7 +167,7 @@ enum Attempt {
 }
 
 impl<'a> Job<'a> {
-    async fn run(mut self) -> Served {
+    async fn run(&mut self) -> Ending {
         let head = self.plain.of(self.client.head());
         let mut next = if headers::has_looped(&head, &self.shared.cdn_id) {
             Next::Answer(Code::Loop)
@@ -171,12 +190,11 @@ impl<'a> Job<'a> {
             next = match next {
                 Next::Forward(lease, stamp) if self.carries(&lease) => match self.attempt(lease, stamp).await {
                     Attempt::Next(next) => next,
-                    Attempt::Answered(keeps) => return self.end(keeps),
+                    Attempt::Answered(keeps) => return Ending::Answered(keeps),
                     Attempt::Fails(code) => return self.answer(code, None, false).await,
                     Attempt::Cut(reason) => {
                         self.reason = reason;
-                        self.log();
-                        return Served::Cut;
+                        return Ending::Cut;
                     }
                 },
                 Next::Check(key) => {
@@ -188,7 +206,7 @@ impl<'a> Job<'a> {
                 Next::Answer(code) => return self.answer(code, None, true).await,
                 Next::Redirect(location) => return self.answer(Code::Moved, Some(location), true).await,
                 next @ (Next::Forward(..) | Next::Park(_) | Next::Sleep(_)) if self.upload.body() != Body::Spent => {
-                    return self.hand_over(next);
+                    return Ending::HandedOver(next);
                 }
                 // Nothing of these comes where the body is spent, nor behind an answer.
                 Next::Forward(..) | Next::Park(_) | Next::Sleep(_) | Next::Relay => {
@@ -243,7 +261,9 @@ impl<'a> Job<'a> {
             return Ok(Attempt::Fails(code));
         }
         let is_reused = owner.is_reused;
-        let mut carrier = Carrier::new(&mut self.client, owner, &mut self.upload, &self.limits, dispatched.into());
+        self.to_client.clear();
+        let to_client = &mut self.to_client;
+        let mut carrier = Carrier::new(&mut self.client, owner, &mut self.upload, to_client, &self.limits, dispatched.into());
         let (keeps, keeps_owner) = loop {
             if let Err(broken) = carrier.next().await {
                 return fails(broken, is_reused, carrier.upload.has_come());
@@ -269,9 +289,11 @@ impl<'a> Job<'a> {
         let Carrier { owner, upload, client, .. } = carrier;
         match carried {
             Ok(_) => {
-                if keeps_owner && is_sent && owner.buffer.is_empty() {
-                    self.pool.keep(address, owner.stream, Instant::now());
+                let Owner { stream, buffer, .. } = owner;
+                if keeps_owner && is_sent && buffer.is_empty() {
+                    self.pool.keep(address, stream, Instant::now());
                 }
+                self.from_owner = buffer;
                 Ok(Attempt::Answered(keeps && upload.has_come()))
             }
             Err(_) if is_whole => Ok(Attempt::Cut(None)),
@@ -288,10 +310,12 @@ impl<'a> Job<'a> {
     }
 
     /// A connection to an owner: a kept one, unless those have died.
-    async fn connect(&self, address: SocketAddr, now: Instant) -> Result<Owner, Failure> {
+    async fn connect(&mut self, address: SocketAddr, now: Instant) -> Result<Owner, Failure> {
+        let mut buffer = std::mem::take(&mut self.from_owner);
+        buffer.clear();
         let kept = if self.broken < POOLED_TRIES { self.pool.take(address, now) } else { None };
         if let Some(stream) = kept {
-            return Ok(Owner { stream, is_reused: true, buffer: BytesMut::new() });
+            return Ok(Owner { stream, is_reused: true, buffer });
         }
         let limit = Duration::from_millis(self.exchange.policy().timeouts.connect_ms);
         let connecting = TcpStream::connect(address);
@@ -306,11 +330,11 @@ impl<'a> Job<'a> {
         })?;
         let _ = stream.set_nodelay(true);
         self.shared.metrics.connect_seconds(now.elapsed());
-        Ok(Owner { stream, is_reused: false, buffer: BytesMut::new() })
+        Ok(Owner { stream, is_reused: false, buffer })
     }
 
     /// Answers by the proxy itself. The connection goes on if `may_keep`, and what is left of the body is short and on its way.
-    async fn answer(mut self, code: Code, location: Option<Vec<u8>>, may_keep: bool) -> Served {
+    async fn answer(&mut self, code: Code, location: Option<Vec<u8>>, may_keep: bool) -> Ending {
         let has_come = self.upload.has_come() || self.framing == Framing::Length(0);
         let is_short = matches!(self.framing, Framing::Length(length) if length <= REPLAY_BYTES as u64);
         let keeps = may_keep && !self.is_late && !self.is_last && !self.shared.is_draining() && (has_come || is_short);
@@ -322,8 +346,7 @@ impl<'a> Job<'a> {
             self.status = code.status();
             self.bytes_out = if is_head { 0 } else { body.len() as u64 };
         }
-        let is_drained = self.status > 0 && keeps && self.drain().await;
-        self.end(is_drained)
+        Ending::Answered(self.status > 0 && keeps && self.drain().await)
     }
 
     /// Reads the rest of the body, for a while; whether it has come.
@@ -344,18 +367,25 @@ impl<'a> Job<'a> {
         tokio::time::timeout(DRAIN_LIMIT, draining).await.unwrap_or(false)
     }
 
-    /// Gives the request to the general lane, which begins with `next`.
-    fn hand_over(self, next: Next) -> Served {
-        let request = Request::decided(self.in_flight, self.started, self.exchange, self.request_id, next, self.upstream_time);
-        Served::HandedOver(self.client, Box::new(request))
-    }
-
     /// Tells of it, and gives its connection back if it goes on.
-    fn end(mut self, keeps: bool) -> Served {
+    fn end(mut self, ending: Ending) -> Served {
+        let keeps = match ending {
+            Ending::HandedOver(next) => {
+                let Self { in_flight, started, exchange, request_id, upstream_time, .. } = self;
+                let request = Request::decided(in_flight, started, exchange, request_id, next, upstream_time);
+                return Served::HandedOver(self.client, Box::new(request));
+            }
+            Ending::Cut => {
+                self.log();
+                return Served::Cut;
+            }
+            Ending::Answered(keeps) => keeps,
+        };
         self.log();
-        let end = self.upload.end();
-        self.client.end_request(end, self.upload.has_come());
-        if keeps { Served::Next(self.client) } else { Served::Last(self.client) }
+        self.client.end_request(self.upload.end(), self.upload.has_come());
+        let Self { client, upload, to_client, from_owner, .. } = self;
+        spare::put(Buffers { to_owner: upload.into_buffer(), to_client, from_owner });
+        if keeps { Served::Next(client) } else { Served::Last(client) }
     }
 
     fn log(&self) {
@@ -403,7 +433,7 @@ fn judge(carrier: &mut Carrier<'_>, shared: &Shared, plain: &Plain, exchange: &m
         };
         let len = read.len;
         if read.is_interim() {
-            read.write_head(request_id, true, false, &mut carrier.out);
+            read.write_head(request_id, true, false, carrier.out);
             carrier.owner.buffer.advance(len);
             continue;
         }
@@ -417,7 +447,7 @@ fn judge(carrier: &mut Carrier<'_>, shared: &Shared, plain: &Plain, exchange: &m
         }
         let keeps = !is_last && !shared.is_draining() && carrier.upload.has_come();
         let status = read.status;
-        read.write_head(request_id, keeps, body == AnswerBody::UntilClose, &mut carrier.out);
+        read.write_head(request_id, keeps, body == AnswerBody::UntilClose, carrier.out);
         carrier.owner.buffer.advance(len);
         carrier.answer(body);
         return Judged::Relays { status, keeps, keeps_owner };

@@ -56,7 +56,7 @@ pub(super) fn write_head(head: &PlainHead<'_>, framing: Framing, said: &Said<'_>
         field(out, b"X-Client-Cert-Subject", &[subject.as_bytes()]);
     }
     let before = if connection.trusted { "x-forwarded-for" } else { "" };
-    list(out, b"X-Forwarded-For", head.values(before), connection.client.ip().to_string().as_bytes());
+    list(out, b"X-Forwarded-For", head.values(before), connection.address.as_bytes());
     if !names_scheme {
         field(out, b"X-Forwarded-Proto", &[connection.scheme.as_bytes()]);
     }

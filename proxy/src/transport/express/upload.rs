@@ -54,20 +54,14 @@ impl Rest {
 }
 
 impl Upload {
-    /// Of a request whose head, so long, stands at the buffer's start.
-    pub(super) fn new(framing: Framing, head_len: usize) -> Self {
-        Self {
-            framing,
-            head_len,
-            body_limit: 0,
-            rest: Rest::of(framing),
-            found: 0,
-            sent: 0,
-            lead: Vec::new(),
-            lead_sent: 0,
-            is_kept: true,
-            bytes: 0,
-        }
+    /// Of a request whose head, so long, stands at the buffer's start; `lead` is to be used for what is written.
+    pub(super) fn new(framing: Framing, head_len: usize, lead: Vec<u8>) -> Self {
+        Self { framing, head_len, body_limit: 0, rest: Rest::of(framing), found: 0, sent: 0, lead, lead_sent: 0, is_kept: true, bytes: 0 }
+    }
+
+    /// What was given to it, for the next one.
+    pub(super) fn into_buffer(self) -> Vec<u8> {
+        self.lead
     }
 
     /// No more than that may come.
@@ -206,7 +200,8 @@ mod tests {
 
     /// What is written to an owner when the request comes in parts of so many bytes; and what is left in the buffer.
     fn carry(request: &[u8], head_len: usize, framing: Framing, step: usize) -> Result<(Vec<u8>, Vec<u8>), Code> {
-        let (mut upload, mut buffer, mut seen) = (Upload::new(framing, head_len), BytesMut::from(&request[..head_len]), Vec::new());
+        let (mut upload, mut buffer, mut seen) =
+            (Upload::new(framing, head_len, Vec::new()), BytesMut::from(&request[..head_len]), Vec::new());
         upload.begin(&buffer, |out| out.extend_from_slice(b"HEAD:"))?;
         for part in request[head_len..].chunks(step) {
             buffer.extend_from_slice(part);
@@ -259,7 +254,7 @@ mod tests {
     #[test]
     fn what_is_longer_than_what_is_kept_is_spent_and_can_be_too_much() {
         let mut buffer = BytesMut::from(&b"L\r\n"[..]);
-        let mut upload = Upload::new(Framing::Length(1 << 20), 3);
+        let mut upload = Upload::new(Framing::Length(1 << 20), 3, Vec::new());
         upload.begin(&buffer, |_| ()).unwrap();
         assert_eq!(upload.body(), Body::Withheld);
         buffer.extend_from_slice(&vec![b'x'; REPLAY_BYTES]);

@@ -1,0 +1,67 @@
+//! The connection as a lane of ours has it: the request whose head was read last stands at the buffer's start, and nothing of it is handed over.
+
+use std::{future::poll_fn, io, pin::Pin, time::Duration};
+
+use bytes::Buf;
+use tokio::{io::AsyncWriteExt, time::Instant};
+use waypost_policy::framing::Framing;
+
+use super::{Accepted, Body, Downstream, LINGER_LIMIT, limited, linger};
+
+/// How long at least an answer that says that the time is over may take.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
+impl Downstream {
+    /// The head of the present request, before anything of it has been handed over.
+    pub(in crate::transport) fn head(&self) -> &[u8] {
+        &self.buffer[..self.request.head_len]
+    }
+
+    /// How the present request's body is framed.
+    pub(in crate::transport) fn framing(&self) -> Framing {
+        self.request.framing
+    }
+
+    /// The connection itself, which nothing is gathered for.
+    pub(in crate::transport) fn accepted(&mut self) -> io::Result<Pin<&mut Accepted>> {
+        self.socket.as_mut().map(|socket| Pin::new(socket.get_mut())).ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    /// Reads once, up to about so much; false if nothing more comes.
+    pub(in crate::transport) async fn fill_more(&mut self, room: usize) -> bool {
+        !self.closed && poll_fn(|context| self.poll_fill(context, room)).await.is_ok_and(|read| read > 0)
+    }
+
+    /// Writes an answer of the proxy's own to the present request; false if the client did not take it in time.
+    pub(in crate::transport) async fn write_own(&mut self, answer: &[u8], reading: Duration, ends_at: Option<Instant>) -> bool {
+        self.answered = true;
+        let writing = limited(reading, async {
+            self.write_all(answer).await?;
+            self.flush().await
+        });
+        match ends_at {
+            Some(at) => tokio::time::timeout_at(at.max(Instant::now() + LAST_WORD), writing).await.unwrap_or(None),
+            None => writing.await,
+        }
+        .is_some_and(|written| written.is_ok())
+    }
+
+    /// The present request is over, on whose behalf nothing was handed over: it ends there in the buffer, as far as it has come.
+    pub(in crate::transport) fn end_request(&mut self, end: usize, has_come: bool) {
+        self.buffer.advance(end.min(self.buffer.len()));
+        self.head_left = 0;
+        self.body = Body::Length(u64::from(!has_come));
+    }
+
+    /// Ends the connection.
+    pub(in crate::transport) async fn end(mut self) {
+        let Some(socket) = self.socket.take() else { return };
+        if self.answered && !self.is_read() {
+            linger(socket).await;
+        } else {
+            let mut socket = socket;
+            // A client that can't be told has gone.
+            let _ = tokio::time::timeout(LINGER_LIMIT, socket.shutdown()).await;
+        }
+    }
+}
