@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod client;
+mod ending;
 mod envoy;
 mod figures;
 mod gold;

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use waypost_bench::processes::{Told, pin, say, waypost_binary};
 
 use crate::{
+    ending,
     gold::Gold,
     instance::Instance,
     owners::Owners,
@@ -35,6 +36,8 @@ impl Stage {
     /// Everything that is no proxy is on core 1 from here on. `wanted` tells which peers are looked for.
     pub(crate) fn open(tables: &BTreeSet<Table>, is_judged: bool, wanted: impl Fn(&dyn Peer) -> bool) -> Told<Self> {
         let folder = tempfile::Builder::new().prefix("peers-").tempdir().map_err(say)?;
+        ending::watch(folder.path().to_owned())?;
+        ending::raise_limit_of_files();
         let has_cores = std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1) && pin(std::process::id(), "1").is_ok();
         let owners = Owners::start()?;
         let certificate = make_certificate(folder.path())?;

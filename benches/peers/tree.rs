@@ -33,6 +33,13 @@ pub(crate) fn signal(root: u32, signal: Signal) {
     }
 }
 
+/// Ends all that are below a process, whatever they are doing.
+pub(crate) fn end_below(root: u32) {
+    for pid in members(root).into_iter().skip(1) {
+        let _ = i32::try_from(pid).ok().and_then(Pid::from_raw).map(|pid| kill_process(pid, Signal::KILL));
+    }
+}
+
 /// Resident memory of all of them, in bytes.
 pub(crate) fn memory(root: u32) -> Told<u64> {
     let (own, _) = memory_of(root)?;
