@@ -100,8 +100,7 @@ fn table(out: &mut String, results: &Results, rows: &[(usize, &Row)]) -> std::fm
 fn line(out: &mut String, row: &Row, peer: &str, cell: &Cell, ours: Option<&Cell>) -> std::fmt::Result {
     let ratio = |of: fn(&Sample) -> f64| {
         let ratio = ours.and_then(|ours| Some(ours.spread(of)?.median / cell.spread(of)?.median));
-        let digits = ratio.filter(|ratio| ratio.abs() < 0.1).map_or(2, |_| 4);
-        ratio.filter(|ratio| ratio.is_finite()).map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.digits$}"))
+        ratio.filter(|ratio| ratio.is_finite()).map_or_else(|| "–".to_owned(), two_digits)
     };
     let beside = beside(cell);
     let figures = if let Some(unit) = row.unit() {
@@ -137,6 +136,12 @@ fn with_spread(spread: Spread, unit: &str) -> String {
     } else {
         format!("{}{unit} ({}–{})", show(spread.median), show(spread.least), show(spread.most))
     }
+}
+
+/// Two places, or as many as it takes to show two digits.
+fn two_digits(ratio: f64) -> String {
+    let places = [2, 3, 4, 5, 6].into_iter().find(|places| ratio.abs() * 10_f64.powi(*places) >= 10.0).unwrap_or(2);
+    format!("{ratio:.*}", usize::try_from(places).unwrap_or(2))
 }
 
 /// A whole number with its thousands apart.
@@ -237,6 +242,13 @@ mod tests {
         assert_eq!(new, format!("# A\n\nmine\n\n{BEGIN}\n\nnew\n{END}\n\nmine too\n"));
         assert_eq!(between(&new, "new"), Ok(new.clone()));
         assert!(between("# A\n", "new").is_err());
+    }
+
+    #[test]
+    fn small_ratios_do_not_vanish() {
+        for (ratio, text) in [(1.234, "1.23"), (0.056, "0.056"), (0.000_031_2, "0.000031"), (0.0, "0.00"), (-0.5, "-0.50")] {
+            assert_eq!(two_digits(ratio), text);
+        }
     }
 
     #[test]

@@ -76,6 +76,9 @@ pub(crate) struct Row {
     pub(crate) group: Group,
     pub(crate) name: String,
     pub(crate) setup: Setup,
+    /// Whether each measurement has an instance of its own, which has done nothing before and keeps nothing after: a stopped peer would keep
+    /// thousands of connections to the owners.
+    pub(crate) is_fresh: bool,
     pub(crate) what: What,
 }
 
@@ -105,7 +108,7 @@ pub(crate) fn all(size: &Size) -> Vec<Row> {
     let setup = |table| Setup { table, threads: 1, is_pinned: true, has_log: false };
     let plain = || Load::usual(size);
     let first = setup(one);
-    let row = |id, group, name: &str, setup, what| Row { id, group, name: name.to_owned(), setup, what };
+    let row = |id, group, name: &str, setup, what| Row { id, group, name: name.to_owned(), setup, is_fresh: false, what };
     let mut rows = Vec::new();
 
     for (id, table) in ["routes-1", "routes-10k", "routes-100k", "routes-1m"].into_iter().zip([one, few, many, most]) {
@@ -126,7 +129,8 @@ pub(crate) fn all(size: &Size) -> Vec<Row> {
         ("connections-5000", Load { connections: size.connections[2], warm_up: slowly, ..plain() }),
     ] {
         let name = format!("{} connections, kept", thousands(load.connections as f64));
-        rows.push(row(id, Group::Connections, &name, first, What::Load(load)));
+        let is_fresh = load.connections == size.connections[2];
+        rows.push(Row { is_fresh, ..row(id, Group::Connections, &name, first, What::Load(load)) });
     }
     let name = format!("a new connection each request, {} at once", size.connections[0]);
     rows.push(row("new", Group::Connections, &name, first, What::Load(Load { is_new: true, ..plain() })));
@@ -150,7 +154,7 @@ pub(crate) fn all(size: &Size) -> Vec<Row> {
         rows.push(row(id, Group::Updates, &name, setup(table), What::Updates(size.updates)));
     }
     rows.push(row("added", Group::Single, "latency added, p50, unloaded", first, What::Added));
-    rows.push(row("idle", Group::Single, "memory of an idle connection", first, What::Idle(size.idle)));
+    rows.push(Row { is_fresh: true, ..row("idle", Group::Single, "memory of an idle connection", first, What::Idle(size.idle)) });
     for (id, table) in ["effect-1", "effect-10k", "effect-100k", "effect-1m"].into_iter().zip([one, few, many, most]) {
         let name = format!("an update takes effect, p50, {}", routes(table));
         rows.push(row(id, Group::Single, &name, setup(table), What::Effect(size.effects)));

@@ -87,7 +87,7 @@ fn start(stage: &Stage, results: &mut Results, peers: &[usize]) -> Told<Instance
         let row = results.rows[number].clone();
         for &peer in peers {
             let key = (peer, row.setup);
-            let can = stage.programs[peer].is_some() && PEERS[peer].cannot(&row).is_none() && !needs_own(&row);
+            let can = stage.programs[peer].is_some() && PEERS[peer].cannot(&row).is_none() && !row.is_fresh;
             if !can || instances.contains_key(&key) {
                 continue;
             }
@@ -109,11 +109,6 @@ fn start(stage: &Stage, results: &mut Results, peers: &[usize]) -> Told<Instance
     Ok(instances)
 }
 
-/// Whether a row needs an instance that has done nothing before.
-fn needs_own(row: &Row) -> bool {
-    matches!(row.what, What::Idle(_))
-}
-
 /// A row of a peer in a round; or why there is no figure.
 fn one(round: &Round<'_>, peer: usize, row: &Row, instances: &mut Instances) -> Result<Sample, String> {
     if round.stage.programs[peer].is_none() {
@@ -122,7 +117,7 @@ fn one(round: &Round<'_>, peer: usize, row: &Row, instances: &mut Instances) -> 
     if let Some(why) = PEERS[peer].cannot(row) {
         return Err(why.to_owned());
     }
-    if needs_own(row) {
+    if row.is_fresh {
         return round.measure(PEERS[peer], row, &round.stage.start(peer, row.setup)?);
     }
     let instance = match instances.get_mut(&(peer, row.setup)) {
