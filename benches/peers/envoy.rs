@@ -10,7 +10,7 @@ use crate::{
     table::Move,
 };
 
-/// Around the routes: one virtual host with an exact map, which its documentation calls more efficient than a list of routes that is searched.
+/// Around the routes: an exact map, which its documentation calls more efficient than a list of routes that is searched.
 const AROUND: [&str; 2] = [
     r#"{"version_info":"1","resources":[{"@type":"type.googleapis.com/envoy.config.route.v3.RouteConfiguration","name":"routes",
 "virtual_hosts":[{"name":"all","domains":["*"],"matcher":{"matcher_tree":{"input":{"name":"tenant","typed_config":

@@ -175,7 +175,8 @@ fn write_targets(out: &mut String, results: &Results) -> std::fmt::Result {
 fn write_starts(out: &mut String, results: &Results) -> std::fmt::Result {
     writeln!(
         out,
-        "### Starts\n\nFrom the process's start to the first answer by the first and the last route; resident memory when it has nothing left to do. One start each.\n"
+        "### Starts\n\nFrom the process's start to the first answers by the first and the last route; resident memory when it has nothing left to do. One start \
+         each.\n"
     )?;
     writeln!(out, "| routes | peer | s | MB |\n|---|---|---|---|")?;
     for ((table, peer), (took, memory)) in &results.starts {
@@ -188,8 +189,8 @@ fn write_habits(out: &mut String, results: &Results) -> std::fmt::Result {
     writeln!(out, "### What each does with a request\n")?;
     writeln!(
         out,
-        "Seen by an owner that answers with what it was sent, before anything is measured. All keep both connections, and are asked to add `X-Forwarded-For`, \
-         `X-Forwarded-Proto`, `X-Request-Id` and `Via` to the request, `X-Request-Id` and `Via` to the answer.\n"
+        "Seen by an owner that answers with what it was sent, before anything is measured. All keep both connections, and are asked to add \
+         `X-Forwarded-For`, `X-Forwarded-Proto`, `X-Request-Id` and `Via` to the request, `X-Request-Id` and `Via` to the answer.\n"
     )?;
     writeln!(out, "| peer | not to the owner | not to the client | to the owner beside | configured by |\n|---|---|---|---|---|")?;
     let list = |names: Vec<&str>| {

@@ -13,8 +13,11 @@ use crate::{
 /// The largest table that it is asked to have.
 const MOST_ROUTES: u64 = 10_000;
 
-const LOG: &str = "accessLog:\n  filePath: {{folder}}/access.log\n  format: json\n  bufferingSize: 1000\n  fields: { headers: { defaultMode: drop, names: { User-Agent: \
-                   keep, X-Tenant: keep, X-Request-Id: keep } } }";
+const LOG: &str = "accessLog:
+  filePath: {{folder}}/access.log
+  format: json
+  bufferingSize: 1000
+  fields: { headers: { defaultMode: drop, names: { User-Agent: keep, X-Tenant: keep, X-Request-Id: keep } } }";
 
 pub(crate) struct Traefik;
 
