@@ -383,6 +383,7 @@ impl Exchange {
             _ => false,
         };
         if again && body != Body::Spent {
+            self.body = Some(body);
             let to = self.look_up(world)?;
             if !last.is_at(&to) {
                 return self.follow(head, to, body, world);

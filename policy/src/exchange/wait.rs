@@ -39,9 +39,12 @@ impl Waiting {
 }
 
 impl Exchange {
-    /// Waits for the key to change.
+    /// Waits for the key to change; not with a request that could not be sent then.
     pub(super) fn park(&mut self, world: &World<'_>) -> Result<Next, Code> {
         let Some(key) = self.key.clone() else { return Err(Code::Internal) };
+        if self.body == Some(Body::Spent) {
+            return Err(Code::StaleUnhealed);
+        }
         let until = *self.waiting.until.get_or_insert(world.now + Duration::from_millis(self.policy.park_ms));
         if until <= world.now {
             return Err(Code::ParkTimeout);

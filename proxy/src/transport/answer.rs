@@ -36,6 +36,7 @@ pub(crate) fn problem_json(code: Code, request_id: &str) -> Vec<u8> {
 /// The head of an answer whose body has `body_bytes`; `location` only for a redirect.
 pub(crate) fn head(code: Code, request_id: &str, location: Option<&[u8]>, body_bytes: usize) -> pingora_core::Result<ResponseHeader> {
     let mut head = ResponseHeader::build(code.status(), Some(8))?;
+    head.set_reason_phrase(Some(code.title()))?;
     head.insert_header("Content-Type", "application/problem+json")?;
     head.insert_header("Content-Length", body_bytes)?;
     head.insert_header("Waypost-Reason", code.as_str())?;

@@ -197,7 +197,7 @@ impl ProxyHttp for GeneralLane {
                 ctx.pending = Some(next);
                 let timeouts = &ctx.exchange.policy().timeouts;
                 // pingora's own write time-out counts a whole buffer and leaves heads out.
-                ctx.deadline.set_for_all(millis(timeouts.idle_ms), total_limit(session, timeouts.total_ms));
+                ctx.deadline.set_for_all(millis(timeouts.idle_ms), total_limit(session, timeouts.total_ms, ctx.started));
                 return Ok(false);
             }
         };
@@ -529,9 +529,10 @@ fn first_byte_limit(ctx: &Request) -> Duration {
     millis(ctx.exchange.policy().timeouts.first_byte_ms)
 }
 
-/// How long all of it may take: as the policy has it, and no longer than the client of a call waits.
-fn total_limit(session: &Session, total_ms: u64) -> Duration {
+/// How long all of it may still take: as the policy has it, and no longer than the client of a call waits. What another lane has taken counts.
+fn total_limit(session: &Session, total_ms: u64, started: Instant) -> Duration {
     let of_client = grpc::time_limit(&session.req_header().headers).filter(|_| is_call(session));
     let of_policy = (total_ms > 0).then(|| millis(total_ms));
-    of_client.into_iter().chain(of_policy).min().unwrap_or_default()
+    let total = of_client.into_iter().chain(of_policy).min();
+    total.map_or(Duration::ZERO, |total| total.saturating_sub(started.elapsed()).max(Duration::from_millis(1)))
 }

@@ -256,3 +256,16 @@ fn an_owner_that_can_not_be_reached_may_have_been_replaced() {
     let _ = scene.step(&mut exchange, Input::Failed(Failure::Connect, Sent::Nothing, Body::Buffered));
     assert!(matches!(scene.step(&mut exchange, Input::Found(Found::Capped)), Next::Answer(Code::ConnectFailed)));
 }
+
+/// A request that could not be sent again does not wait for the time when it might be.
+#[test]
+fn a_spent_body_is_never_parked() {
+    let mut scene = Scene::new(&[]);
+    let (mut exchange, _) = scene.started();
+    let next = scene.step(&mut exchange, Input::Reply(&refusal(StaleState::Moved), Body::Spent));
+    assert!(matches!(next, Next::Check(_)), "{next:?}");
+    scene.put("routes/orders/t1", FROZEN, 11);
+    let found = answered(scene.now);
+    let next = scene.step(&mut exchange, Input::Found(found));
+    assert!(matches!(next, Next::Answer(Code::StaleUnhealed)), "{next:?}");
+}

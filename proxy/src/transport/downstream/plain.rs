@@ -2,7 +2,7 @@
 
 use std::{future::poll_fn, io, pin::Pin, time::Duration};
 
-use bytes::Buf;
+use bytes::{Buf, BytesMut};
 use tokio::{io::AsyncWriteExt, time::Instant};
 use waypost_policy::framing::Framing;
 
@@ -49,6 +49,10 @@ impl Downstream {
     /// The present request is over, on whose behalf nothing was handed over: it ends there in the buffer, as far as it has come.
     pub(in crate::transport) fn end_request(&mut self, end: usize, has_come: bool) {
         self.buffer.advance(end.min(self.buffer.len()));
+        if self.buffer.is_empty() {
+            // A connection that waits for its next request holds nothing of the last.
+            self.buffer = BytesMut::new();
+        }
         self.head_left = 0;
         self.body = Body::Length(u64::from(!has_come));
     }

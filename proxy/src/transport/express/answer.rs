@@ -63,7 +63,9 @@ impl<'h> Answer<'h> {
         };
         let version = if version == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
         let answer = Self { status, reason, version, fields: response.headers, len };
-        if uncarried(&answer, version, false).is_some() { Err(Refused) } else { Ok(Some(answer)) }
+        let is_sound =
+            uncarried(&answer, version, false).is_none() && (answer.is_coded() || answer.length().is_none_or(|length| length.is_ok()));
+        if is_sound { Ok(Some(answer)) } else { Err(Refused) }
     }
 
     /// Whether another one follows it, which is the answer.
@@ -72,16 +74,24 @@ impl<'h> Answer<'h> {
     }
 
     /// How its body is framed.
-    pub(super) fn body(&self, is_head: bool) -> Result<AnswerBody, Refused> {
+    pub(super) fn body(&self, is_head: bool) -> AnswerBody {
         if is_head || matches!(self.status, 204 | 304) {
-            return Ok(AnswerBody::Length(0));
+            AnswerBody::Length(0)
+        } else if self.is_coded() {
+            AnswerBody::CHUNKED
+        } else {
+            self.length().and_then(Result::ok).map_or(AnswerBody::UntilClose, AnswerBody::Length)
         }
-        if self.values("transfer-encoding").next().is_some() {
-            return Ok(AnswerBody::CHUNKED);
-        }
-        let Some(length) = self.values("content-length").next() else { return Ok(AnswerBody::UntilClose) };
-        let length = std::str::from_utf8(length).ok().and_then(|length| length.parse().ok());
-        length.map(AnswerBody::Length).ok_or(Refused)
+    }
+
+    fn is_coded(&self) -> bool {
+        self.values("transfer-encoding").next().is_some()
+    }
+
+    /// What it says that its length is.
+    fn length(&self) -> Option<Result<u64, Refused>> {
+        let length = self.values("content-length").next()?;
+        Some(std::str::from_utf8(length).ok().and_then(|length| length.parse().ok()).ok_or(Refused))
     }
 
     /// Whether the connection goes on behind it.
@@ -99,7 +109,7 @@ impl<'h> Answer<'h> {
         let is_interim = self.is_interim();
         // Neither has a body, and neither may say that it has (RFC 9110, section 8.6); with a coding a length says nothing.
         let is_bodiless = is_interim || self.status == 204;
-        let is_coded = self.values("transfer-encoding").next().is_some();
+        let is_coded = self.is_coded();
         let named: Vec<&[u8]> = if self.values("connection").next().is_some() {
             self.values("connection").flat_map(|value| value.split(|b| *b == b',')).map(<[u8]>::trim_ascii).collect()
         } else {

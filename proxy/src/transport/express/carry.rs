@@ -149,10 +149,20 @@ impl<'a> Carrier<'a> {
         self.answer.is_some_and(AnswerBody::is_done)
     }
 
+    /// Whether all of the answer that has come has been written.
+    pub(super) fn is_written(&self) -> bool {
+        self.out.is_empty() && self.direct == 0 && self.unread_since.is_none()
+    }
+
     /// Whether the request has been written whole.
     pub(super) fn is_sent(&self) -> bool {
         let (lead, body) = self.upload.unwritten(&self.client.buffer);
         !self.is_lost && self.upload.has_come() && lead.is_empty() && body.is_empty()
+    }
+
+    /// Whether a part of a head has been written to the client, and the rest has not.
+    pub(super) fn is_within_head(&self) -> bool {
+        self.out_written > 0
     }
 
     /// Carries on until something comes of it.
@@ -225,8 +235,8 @@ impl<'a> Carrier<'a> {
                 return Ok(Poll::Pending);
             }
             if self.is_whole() {
-                let is_over = matches!(way, Way::Written | Way::Lost);
-                return Ok(if is_over { Poll::Ready(Event::Written) } else { Poll::Pending });
+                // What the owner has not taken by now it does not need.
+                return Ok(if way == Way::WaitsForClient { Poll::Pending } else { Poll::Ready(Event::Written) });
             }
             if self.answer.is_some() && !self.owner.buffer.is_empty() && self.frame()? {
                 continue;

@@ -252,7 +252,11 @@ impl<'a> Job<'a> {
 
     async fn attempted(&mut self, lease: &Lease, stamp: &Stamp, dispatched: Instant) -> Result<Attempt, (Failure, Sent)> {
         let address = lease.socket_addr();
-        let owner = self.connect(address, dispatched).await.map_err(|failure| (failure, Sent::Nothing))?;
+        let owner = match self.connect(address, dispatched).await {
+            Ok(owner) => owner,
+            Err(Some(failure)) => return Err((failure, Sent::Nothing)),
+            Err(None) => return Ok(Attempt::Fails(Code::UpstreamTimeout)),
+        };
         let stamp = stamp.to_value();
         let said = Said { connection: self.connection, cdn_id: &self.shared.cdn_id, request_id: &self.request_id, stamp: &stamp };
         let (plain, framing, client) = (&self.plain, self.framing, &self.client);
@@ -263,10 +267,13 @@ impl<'a> Job<'a> {
         let is_reused = owner.is_reused;
         self.to_client.clear();
         let to_client = &mut self.to_client;
-        let mut carrier = Carrier::new(&mut self.client, owner, &mut self.upload, to_client, &self.limits, dispatched.into());
+        let connected = if is_reused { dispatched } else { Instant::now() };
+        let mut carrier = Carrier::new(&mut self.client, owner, &mut self.upload, to_client, &self.limits, connected.into());
         let (keeps, keeps_owner) = loop {
             if let Err(broken) = carrier.next().await {
-                return fails(broken, is_reused, carrier.upload.has_come());
+                let failed = fails(broken, is_reused, carrier.upload.has_come());
+                // Behind half an interim head nothing can be said.
+                return if carrier.is_within_head() { Ok(Attempt::Cut(code_of(failed))) } else { failed };
             }
             match judge(&mut carrier, self.shared, &self.plain, &mut self.exchange, &self.request_id, self.is_last) {
                 Judged::Incomplete => {}
@@ -285,7 +292,7 @@ impl<'a> Job<'a> {
         };
         let carried = carrier.next().await;
         self.bytes_out = carrier.bytes_out;
-        let (is_whole, is_sent) = (carrier.is_whole(), carrier.is_sent());
+        let (is_answered, is_sent) = (carrier.is_whole() && carrier.is_written(), carrier.is_sent());
         let Carrier { owner, upload, client, .. } = carrier;
         match carried {
             Ok(_) => {
@@ -296,21 +303,25 @@ impl<'a> Job<'a> {
                 self.from_owner = buffer;
                 Ok(Attempt::Answered(keeps && upload.has_come()))
             }
-            Err(_) if is_whole => Ok(Attempt::Cut(None)),
+            // What is wrong with the rest of the request comes too late for another answer.
+            Err(broken) if is_answered && broken != Broken::Client => {
+                self.reason = code_of(fails(broken, is_reused, upload.has_come()));
+                Ok(Attempt::Answered(false))
+            }
             Err(broken) if !client.answered => {
                 self.status = 0;
                 fails(broken, is_reused, upload.has_come())
             }
-            Err(broken) => Ok(Attempt::Cut(match fails(broken, is_reused, upload.has_come()) {
-                Ok(Attempt::Fails(code)) => Some(code),
-                Err((failure, _)) => Some(failure.code()),
-                Ok(_) => None,
-            })),
+            Err(broken) => Ok(Attempt::Cut(code_of(fails(broken, is_reused, upload.has_come())))),
         }
     }
 
-    /// A connection to an owner: a kept one, unless those have died.
-    async fn connect(&mut self, address: SocketAddr, now: Instant) -> Result<Owner, Failure> {
+    /// A connection to an owner: a kept one, unless those have died. `None`: the request's time is over.
+    async fn connect(&mut self, address: SocketAddr, now: Instant) -> Result<Owner, Option<Failure>> {
+        let left = self.limits.ends_at.map(|at| at.saturating_duration_since(now.into()));
+        if left.is_some_and(|left| left.is_zero()) {
+            return Err(None);
+        }
         let mut buffer = std::mem::take(&mut self.from_owner);
         buffer.clear();
         let kept = if self.broken < POOLED_TRIES { self.pool.take(address, now) } else { None };
@@ -318,11 +329,14 @@ impl<'a> Job<'a> {
             return Ok(Owner { stream, is_reused: true, buffer });
         }
         let limit = Duration::from_millis(self.exchange.policy().timeouts.connect_ms);
+        let limit = (!limit.is_zero()).then_some(limit);
         let connecting = TcpStream::connect(address);
-        let connected = if limit.is_zero() {
-            connecting.await
-        } else {
-            tokio::time::timeout(limit, connecting).await.map_err(|_| Failure::ConnectTimeout)?
+        let connected = match limit.into_iter().chain(left).min() {
+            None => connecting.await,
+            Some(least) => match tokio::time::timeout(least, connecting).await {
+                Ok(connected) => connected,
+                Err(_) => return Err((limit == Some(least)).then_some(Failure::ConnectTimeout)),
+            },
         };
         let stream = connected.map_err(|error| match error.kind() {
             std::io::ErrorKind::TimedOut => Failure::ConnectTimeout,
@@ -410,6 +424,15 @@ impl<'a> Job<'a> {
     }
 }
 
+/// What the log says of an answer that was cut short for such a reason.
+fn code_of(failed: Result<Attempt, (Failure, Sent)>) -> Option<Code> {
+    match failed {
+        Ok(Attempt::Fails(code)) => Some(code),
+        Err((failure, _)) => Some(failure.code()),
+        Ok(_) => None,
+    }
+}
+
 /// What an owner's answer comes to, as far as it has been read.
 enum Judged {
     /// Its head has not come whole.
@@ -438,7 +461,7 @@ fn judge(carrier: &mut Carrier<'_>, shared: &Shared, plain: &Plain, exchange: &m
             continue;
         }
         let head = plain.of(carrier.client.head());
-        let Ok(body) = read.body(head.method() == b"HEAD") else { return Judged::Refused };
+        let body = read.body(head.method() == b"HEAD");
         let next = shared.step(exchange, &head, Input::Reply(&read, carrier.upload.body()));
         let keeps_owner = body != AnswerBody::UntilClose && read.keeps_connection();
         if !matches!(next, Next::Relay) {

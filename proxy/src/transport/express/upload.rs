@@ -12,6 +12,8 @@ use waypost_policy::{
 
 use crate::transport::general::REPLAY_BYTES;
 
+/// A body that is kept may take so much with its framing.
+const KEPT_BYTES: usize = 8 * REPLAY_BYTES;
 /// So much at most is framed ahead of what has been written.
 const FRAMED_BYTES: usize = 64 << 10;
 /// So much may be read at once.
@@ -173,7 +175,7 @@ impl Upload {
                     }
                 }
             }
-            self.is_kept &= self.bytes <= REPLAY_BYTES as u64 && self.found <= 2 * REPLAY_BYTES;
+            self.is_kept &= self.bytes <= REPLAY_BYTES as u64 && self.found <= KEPT_BYTES;
             if self.body_limit > 0 && self.bytes > self.body_limit {
                 return Err(Code::BodyTooLarge);
             }
