@@ -178,10 +178,29 @@ fn field(line: &[u8]) -> Result<(&[u8], &[u8]), Code> {
     Ok((name, line[colon + 1..].trim_ascii()))
 }
 
+/// Which bytes are letters, digits, or one of these.
+const fn alphanumeric_or(others: &[u8]) -> [bool; 256] {
+    let mut allowed = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        allowed[byte] = (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let mut at = 0;
+    while at < others.len() {
+        allowed[others[at] as usize] = true;
+        at += 1;
+    }
+    allowed
+}
+
 /// RFC 9110, section 5.6.2.
+const OF_TOKENS: [bool; 256] = alphanumeric_or(b"!#$%&'*+-.^_`|~");
+/// RFC 3986, section 3.2.2.
+const OF_HOSTS: [bool; 256] = alphanumeric_or(b"-._~%!$&'()*+;=");
+
 fn is_token(bytes: &[u8]) -> bool {
-    let is_tchar = |b: &u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b);
-    !bytes.is_empty() && bytes.iter().all(is_tchar)
+    !bytes.is_empty() && bytes.iter().all(|b| OF_TOKENS[usize::from(*b)])
 }
 
 /// `Content_Length` and the like: another field, but not to every backend (CGI and WSGI know one name for both).
@@ -200,8 +219,9 @@ fn is_host(value: &[u8]) -> bool {
         let literal = literal.strip_suffix(b"]").and_then(|literal| std::str::from_utf8(literal).ok());
         return literal.is_some_and(|literal| literal.parse::<Ipv6Addr>().is_ok()) && port.iter().all(u8::is_ascii_digit);
     }
-    let is_allowed = |b: &u8| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(b);
-    let is_escaped = name.split(|b| *b == b'%').skip(1).all(|rest| rest.len() >= 2 && rest[..2].iter().all(u8::is_ascii_hexdigit));
+    let is_allowed = |b: &u8| OF_HOSTS[usize::from(*b)];
+    let is_escaped = !name.contains(&b'%')
+        || name.split(|b| *b == b'%').skip(1).all(|rest| rest.len() >= 2 && rest[..2].iter().all(u8::is_ascii_hexdigit));
     let is_named = !name.is_empty() || port.is_empty();
     is_named && is_escaped && name.iter().all(is_allowed) && port.iter().all(u8::is_ascii_digit)
 }

@@ -509,8 +509,8 @@ fn redirect_to_self<H: Head>(head: &H) -> Result<Next, Code> {
     Ok(Next::Redirect([before, own].concat()))
 }
 
-/// RFC 9110, section 9.2.2.
-fn is_idempotent(method: &[u8]) -> bool {
+/// Whether a request may be executed twice (RFC 9110, section 9.2.2).
+pub fn is_idempotent(method: &[u8]) -> bool {
     matches!(method, b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE" | b"PUT" | b"DELETE")
 }
 

@@ -7,6 +7,8 @@ use super::Part;
 
 /// The longest line of a chunk's size with its extensions.
 const MOST_LINE_BYTES: usize = 8 << 10;
+/// The largest chunk: what is larger is no size but an attempt to overflow one.
+const MOST_CHUNK_BYTES: u64 = 1 << 60;
 /// The most that trailers may be.
 const MOST_TRAILER_BYTES: usize = 64 << 10;
 
@@ -100,7 +102,7 @@ impl AnswerChunks {
                     return Ok(Part { taken: at + here, data: at..at + here });
                 }
                 Self::Size => match httparse::parse_chunk_size(rest) {
-                    Ok(httparse::Status::Complete((line, size))) => {
+                    Ok(httparse::Status::Complete((line, size))) if size <= MOST_CHUNK_BYTES => {
                         at += line;
                         *self = if size == 0 { Self::Trailers { seen: 0 } } else { Self::Data { left: size } };
                     }
@@ -172,7 +174,7 @@ mod tests {
 
     #[test]
     fn broken_framing_is_found() {
-        for bytes in [&b"x\r\n"[..], b"3\r\nabcd\r\n", b"3\r\nabc\n0\r\n\r\n", b"0\r\nA: b\n\r\n", b"0\r\n\rx", b"fffffffffffffffff\r\n"] {
+        for bytes in [&b"x\r\n"[..], b"3\r\nabcd\r\n", b"3\r\nabc\n0\r\n\r\n", b"0\r\nA: b\n\r\n", b"0\r\n\rx", b"ffffffffffffffff\r\n"] {
             assert!((1..=bytes.len()).all(|step| decode(bytes, step) == Err(Broken)), "{bytes:?}");
         }
         // And stays found, whatever comes.

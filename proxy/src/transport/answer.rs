@@ -2,6 +2,7 @@
 //!
 //! One rendering for all lanes and for connections that never got as far as a request.
 
+use bytes::BytesMut;
 use pingora_http::ResponseHeader;
 use serde::Serialize;
 use waypost_policy::Code;
@@ -53,30 +54,28 @@ pub(crate) fn head(code: Code, request_id: &str, location: Option<&[u8]>, body_b
 }
 
 /// A whole answer as bytes; of one to HEAD the head.
-pub(crate) fn written(code: Code, request_id: &str, location: Option<&[u8]>, body: &[u8], keeps: bool, is_head: bool) -> Vec<u8> {
-    let mut written = format!(
-        "HTTP/1.1 {} {}\r\nContent-Type: application/problem+json\r\nContent-Length: {}\r\nWaypost-Reason: {}\r\nX-Request-Id: {request_id}\r\nVia: {}\r\n",
-        code.status(),
-        code.title(),
-        body.len(),
-        code.as_str(),
-        super::headers::VIA,
-    )
-    .into_bytes();
-    if code.status() == 503 {
-        written.extend_from_slice(b"Retry-After: 1\r\n");
-    }
-    if let Some(location) = location {
-        written.extend_from_slice(&[b"Cache-Control: no-store\r\nLocation: ", location, b"\r\n"].concat());
-    }
+pub(crate) fn written(
+    code: Code,
+    request_id: &str,
+    location: Option<&[u8]>,
+    body: &[u8],
+    keeps: bool,
+    is_head: bool,
+) -> pingora_core::Result<Vec<u8>> {
+    let head = head(code, request_id, location, body.len())?;
+    let mut fields = BytesMut::new();
+    head.header_to_h1_wire(&mut fields);
+    let mut written = format!("HTTP/1.1 {} {}\r\n", code.status(), code.title()).into_bytes();
+    written.extend_from_slice(&fields);
     end_head(&mut written, keeps);
     written.extend_from_slice(if is_head { b"" } else { body });
-    written
+    Ok(written)
 }
 
 /// A whole answer for a connection on which no request could be read, which closes behind it.
 pub(crate) fn raw(code: Code, request_id: &str) -> Vec<u8> {
-    written(code, request_id, None, &problem_json(code, request_id), false, false)
+    // Nothing in it can be no field.
+    written(code, request_id, None, &problem_json(code, request_id), false, false).unwrap_or_default()
 }
 
 /// Ends the head of a last answer: the time, and whether the connection goes on.

@@ -26,7 +26,7 @@ const HEADER_LIMIT_WITHOUT_TABLE: Duration = Duration::from_secs(10);
 /// A guard waits at least so long for a proxy's next request: proxies end idle connections themselves, and a little earlier.
 const GUARDED_IDLE: Duration = Duration::from_secs(75);
 /// How long the rest of a request's body is read after its answer, so that the connection can be used again.
-const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+pub(super) const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 
 /// What is known of a connection.
 #[derive(Clone, Debug)]

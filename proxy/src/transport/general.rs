@@ -57,7 +57,7 @@ pub(super) const DRAINED_WITHIN: Duration = Duration::from_millis(50);
 /// "Sending again").
 const WITHHELD_AT_MOST: Duration = Duration::from_millis(100);
 /// How long a client may be silent inside its body when its request has been answered already.
-const AFTER_ANSWER: Duration = Duration::from_secs(1);
+pub(super) const AFTER_ANSWER: Duration = Duration::from_secs(1);
 
 /// Makes the general lane; `threads` is the number of worker threads of its runtime.
 pub(crate) fn general_lane(shared: Arc<Shared>, threads: usize) -> General {

@@ -326,20 +326,15 @@ fn clean_response(head: &mut ResponseHeader) -> bool {
     !is_interim
 }
 
+/// What of an answer is its connection's alone (RFC 9110, section 7.6.1).
+pub(super) const OF_ONE_HOP: [&str; 8] =
+    ["connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authentication-info", "te", "trailer", "upgrade"];
+
 /// RFC 9110, section 7.6.1. `Transfer-Encoding` stays: the transport frames the body by it and writes its own.
 fn strip_hop_by_hop(head: &mut ResponseHeader) {
     let named = head.headers.get_all(http::header::CONNECTION).into_iter().filter_map(|value| value.to_str().ok());
     let named: Vec<String> = named.flat_map(|value| value.split(',')).map(|name| name.trim().to_ascii_lowercase()).collect();
-    for name in named.iter().map(String::as_str).chain([
-        "connection",
-        "keep-alive",
-        "proxy-connection",
-        "proxy-authenticate",
-        "proxy-authentication-info",
-        "te",
-        "trailer",
-        "upgrade",
-    ]) {
+    for name in named.iter().map(String::as_str).chain(OF_ONE_HOP) {
         if !matches!(name, "transfer-encoding" | "content-length") {
             head.remove_header(name);
         }

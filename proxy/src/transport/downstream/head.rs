@@ -38,6 +38,7 @@ impl Downstream {
     /// Reads and checks the next head; may be dropped and called again. `idle` limits the wait for its first byte, `header` the time from there to
     /// its end.
     pub(crate) async fn read_head(&mut self, idle: Duration, header: Duration) -> Result<(), NoHead> {
+        self.request.bytes = None;
         let read = poll_fn(|context| self.poll_head(context, idle, header)).await;
         self.coming = Coming::default();
         read

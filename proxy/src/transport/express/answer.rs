@@ -11,7 +11,7 @@ use waypost_policy::{Reply, framing::AnswerBody, wire::is_protocol_header};
 
 use crate::transport::{
     answer::{REASON, end_head},
-    headers::{VIA, uncarried},
+    headers::{OF_ONE_HOP, VIA, uncarried},
 };
 
 /// The most fields of an answer.
@@ -150,19 +150,9 @@ fn unfolded(value: &[u8]) -> Cow<'_, [u8]> {
     lines.collect::<Vec<_>>().join(&b" "[..]).into()
 }
 
-/// RFC 9110, section 7.6.1, and what never crosses the proxy.
+/// What is the connection's alone, and what never crosses the proxy.
 fn is_of_this_hop(name: &[u8]) -> bool {
-    const OF_THIS_HOP: [&[u8]; 8] = [
-        b"connection",
-        b"keep-alive",
-        b"proxy-connection",
-        b"proxy-authenticate",
-        b"proxy-authentication-info",
-        b"te",
-        b"trailer",
-        b"upgrade",
-    ];
-    OF_THIS_HOP.iter().any(|of_hop| is(name, of_hop)) || is_protocol_header(name) || is(name, REASON.as_bytes())
+    OF_ONE_HOP.iter().any(|of_hop| is(name, of_hop.as_bytes())) || is_protocol_header(name) || is(name, REASON.as_bytes())
 }
 
 /// What the proxy says instead.

@@ -1,6 +1,6 @@
 //! The bytes of one attempt: the request to the owner and the answer to the client, both at once, and how long either is waited for.
 //!
-//! One task polls both ways in turn; no channel, no copy where a body has a length, and one buffer each way, so that whoever reads slowly is
+//! One task polls both ways in turn; no channel, no copy of a long body that has a length, and one buffer each way, so that whoever reads slowly is
 //! waited for by the other. What always holds: a wait that the policy limits ends, and it is known whom it was for.
 
 use std::{
@@ -23,10 +23,9 @@ use super::upload::{LAST_CHUNK, Upload, write_chunk};
 use crate::transport::{
     deadline::Phase,
     downstream::{Downstream, MAX_PIPELINED_BYTES},
+    general::AFTER_ANSWER,
 };
 
-/// How long the client may be silent inside its body when its request has been answered already.
-const AFTER_ANSWER: Duration = Duration::from_secs(1);
 /// What is read of an owner at once, of a head and of a long body.
 const HEAD_BYTES: usize = 16 << 10;
 const BODY_BYTES: usize = 128 << 10;
@@ -109,6 +108,8 @@ pub(super) struct Carrier<'a> {
     /// Since when the client has not read on.
     unread_since: Option<Instant>,
     is_lost: bool,
+    /// Something of the last answer has been written.
+    pub(super) has_begun: bool,
 }
 
 impl<'a> Carrier<'a> {
@@ -135,6 +136,7 @@ impl<'a> Carrier<'a> {
             answer_at: now,
             unread_since: None,
             is_lost: false,
+            has_begun: false,
         }
     }
 
@@ -329,6 +331,7 @@ impl<'a> Carrier<'a> {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.client.answered = true;
+            self.has_begun |= self.answer.is_some();
             self.unread_since = None;
             let of_out = written.min(self.out.len() - self.out_written);
             self.out_written += of_out;

@@ -3,7 +3,7 @@
 //! HTTP/1.1 with a path, a body with a length or in chunks or none, to an owner that speaks HTTP/1.1 in the clear. The same `Exchange` decides as on the general
 //! lane, and the same rules say what crosses the proxy; what is saved is a header map, channels between two tasks, and copies. What is not plain is
 //! handed to the general lane: by its head before anything is decided, by its owner or by a wait for its key after that, always
-//! before anything has been written to the client and with all that has been read of it. What always holds: a request is on one lane at a time, and
+//! before its answer has begun and with all that has been read of it. What always holds: a request is on one lane at a time, and
 //! is answered once.
 
 mod answer;
@@ -24,12 +24,14 @@ use tokio::net::TcpStream;
 use waypost_conf::Protocol;
 use waypost_policy::{
     Body, Code, Exchange, Failure, Head, Input, Lease, Next, Sent,
+    exchange::is_idempotent,
     framing::{AnswerBody, Framing, Plain, PlainHead},
     wire::Stamp,
 };
 
 use super::{
     ConnectionInfo, answer as own,
+    connection::DRAIN_LIMIT,
     deadline::Phase,
     downstream::Downstream,
     general::{DRAINED_BYTES, DRAINED_WITHIN, POOLED_TRIES, REPLAY_BYTES, Request},
@@ -42,9 +44,6 @@ pub(crate) use pool::{Pool, keep_swept};
 use request::Said;
 use spare::Buffers;
 use upload::Upload;
-
-/// How long the rest of a request's body is read after an answer of the proxy's own, so that the connection can be used again.
-const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 
 /// The lane.
 pub(crate) struct Express {
@@ -208,7 +207,7 @@ impl<'a> Job<'a> {
                 next @ (Next::Forward(..) | Next::Park(_) | Next::Sleep(_)) if self.upload.body() != Body::Spent => {
                     return Ending::HandedOver(next);
                 }
-                // Nothing of these comes where the body is spent, nor behind an answer.
+                // Nothing that is spent is sent or waits, says the exchange, and nothing is relayed without an answer.
                 Next::Forward(..) | Next::Park(_) | Next::Sleep(_) | Next::Relay => {
                     tracing::error!(request_id = self.request_id, "the express lane was told what it can't do");
                     return self.answer(Code::Internal, None, false).await;
@@ -252,11 +251,6 @@ impl<'a> Job<'a> {
 
     async fn attempted(&mut self, lease: &Lease, stamp: &Stamp, dispatched: Instant) -> Result<Attempt, (Failure, Sent)> {
         let address = lease.socket_addr();
-        let owner = match self.connect(address, dispatched).await {
-            Ok(owner) => owner,
-            Err(Some(failure)) => return Err((failure, Sent::Nothing)),
-            Err(None) => return Ok(Attempt::Fails(Code::UpstreamTimeout)),
-        };
         let stamp = stamp.to_value();
         let said = Said { connection: self.connection, cdn_id: &self.shared.cdn_id, request_id: &self.request_id, stamp: &stamp };
         let (plain, framing, client) = (&self.plain, self.framing, &self.client);
@@ -264,6 +258,11 @@ impl<'a> Job<'a> {
         if let Err(code) = self.upload.begin(&self.client.buffer, write) {
             return Ok(Attempt::Fails(code));
         }
+        let owner = match self.connect(address, dispatched).await {
+            Ok(owner) => owner,
+            Err(Some(failure)) => return Err((failure, Sent::Nothing)),
+            Err(None) => return Ok(Attempt::Fails(Code::UpstreamTimeout)),
+        };
         let is_reused = owner.is_reused;
         self.to_client.clear();
         let to_client = &mut self.to_client;
@@ -293,7 +292,7 @@ impl<'a> Job<'a> {
         let carried = carrier.next().await;
         self.bytes_out = carrier.bytes_out;
         let (is_answered, is_sent) = (carrier.is_whole() && carrier.is_written(), carrier.is_sent());
-        let Carrier { owner, upload, client, .. } = carrier;
+        let Carrier { owner, upload, has_begun, .. } = carrier;
         match carried {
             Ok(_) => {
                 let Owner { stream, buffer, .. } = owner;
@@ -308,7 +307,7 @@ impl<'a> Job<'a> {
                 self.reason = code_of(fails(broken, is_reused, upload.has_come()));
                 Ok(Attempt::Answered(false))
             }
-            Err(broken) if !client.answered => {
+            Err(broken) if !has_begun => {
                 self.status = 0;
                 fails(broken, is_reused, upload.has_come())
             }
@@ -324,7 +323,8 @@ impl<'a> Job<'a> {
         }
         let mut buffer = std::mem::take(&mut self.from_owner);
         buffer.clear();
-        let kept = if self.broken < POOLED_TRIES { self.pool.take(address, now) } else { None };
+        let is_sure = !is_idempotent(self.head().method());
+        let kept = if self.broken < POOLED_TRIES { self.pool.take(address, now, is_sure) } else { None };
         if let Some(stream) = kept {
             return Ok(Owner { stream, is_reused: true, buffer });
         }
@@ -354,8 +354,8 @@ impl<'a> Job<'a> {
         let keeps = may_keep && !self.is_late && !self.is_last && !self.shared.is_draining() && (has_come || is_short);
         let body = own::problem_json(code, &self.request_id);
         let is_head = self.head().method() == b"HEAD";
-        let answer = own::written(code, &self.request_id, location.as_deref(), &body, keeps, is_head);
         self.reason = Some(code);
+        let Ok(answer) = own::written(code, &self.request_id, location.as_deref(), &body, keeps, is_head) else { return Ending::Cut };
         if self.client.write_own(&answer, self.limits.idle, self.limits.ends_at).await {
             self.status = code.status();
             self.bytes_out = if is_head { 0 } else { body.len() as u64 };
@@ -454,6 +454,9 @@ fn judge(carrier: &mut Carrier<'_>, shared: &Shared, plain: &Plain, exchange: &m
             Ok(None) if carrier.owner.buffer.len() <= answer::MOST_HEAD_BYTES => return Judged::Incomplete,
             _ => return Judged::Refused,
         };
+        if read.len > answer::MOST_HEAD_BYTES {
+            return Judged::Refused;
+        }
         let len = read.len;
         if read.is_interim() {
             read.write_head(request_id, true, false, carrier.out);

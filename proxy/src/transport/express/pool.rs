@@ -15,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::{io::Errno, net::RecvFlags};
 use tokio::net::TcpStream;
 
 /// How long a connection may lie idle.
@@ -47,10 +48,12 @@ struct Idle {
 }
 
 impl Idle {
-    /// Whether it may serve another request. Asks the system only where it has said that there is something to read.
-    fn is_usable(&self, now: Instant) -> bool {
+    /// Whether it may serve another request. Asks the system where it has said that there is something to read, and where one must be sure.
+    fn is_usable(&self, now: Instant, is_sure: bool) -> bool {
         let is_silent = || matches!(self.stream.try_read(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock);
-        now.duration_since(self.since) < IDLE && is_silent()
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        let is_open = || matches!(rustix::net::recv(&self.stream, &mut [0_u8; 1][..], flags), Err(Errno::WOULDBLOCK));
+        now.duration_since(self.since) < IDLE && is_silent() && (!is_sure || is_open())
     }
 }
 
@@ -60,27 +63,31 @@ impl Pool {
         Self { shelves: (0..threads.max(1)).map(|_| Mutex::default()).collect(), threads: AtomicUsize::new(0) }
     }
 
-    /// A connection to the owner, the one that was used last, if there is one.
-    pub(super) fn take(&self, owner: SocketAddr, now: Instant) -> Option<TcpStream> {
+    /// A connection to the owner, the one that was used last, if there is one. `is_sure`: an owner that has just closed it must not get the request,
+    /// which could not be sent again.
+    pub(super) fn take(&self, owner: SocketAddr, now: Instant, is_sure: bool) -> Option<TcpStream> {
         let own = self.own();
-        if let Some(stream) = lock(&self.shelves[own]).take(owner, now) {
+        if let Some(stream) = lock(&self.shelves[own]).take(owner, now, is_sure) {
             return Some(stream);
         }
-        let others = self.shelves.iter().enumerate().filter(|(shelf, _)| *shelf != own);
-        others.into_iter().find_map(|(_, shelf)| match shelf.try_lock() {
-            Ok(mut shelf) => shelf.take(owner, now),
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner().take(owner, now),
+        let mut others = self.shelves.iter().enumerate().filter(|(shelf, _)| *shelf != own);
+        let another = others.find_map(|(_, shelf)| match shelf.try_lock() {
+            Ok(mut shelf) => shelf.take(owner, now, is_sure),
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner().take(owner, now, is_sure),
             Err(TryLockError::WouldBlock) => None,
-        })
+        })?;
+        // From here on this thread's own driver looks after it.
+        TcpStream::from_std(another.into_std().ok()?).ok()
     }
 
-    /// Keeps a connection whose last answer has been read to its end, if there is room.
+    /// Keeps a connection whose last answer has been read to its end. Where there is no room another goes that nobody has used lately.
     pub(super) fn keep(&self, owner: SocketAddr, stream: TcpStream, now: Instant) {
         let mut shelf = lock(&self.shelves[self.own()]);
-        if shelf.count < (KEPT / self.shelves.len()).max(1) {
-            shelf.count += 1;
-            shelf.idle.entry(owner).or_default().push(Idle { stream, since: now });
+        if shelf.count >= (KEPT / self.shelves.len()).max(1) {
+            shelf.let_one_go();
         }
+        shelf.count += 1;
+        shelf.idle.entry(owner).or_default().push(Idle { stream, since: now });
     }
 
     fn own(&self) -> usize {
@@ -96,7 +103,7 @@ impl Pool {
         for shelf in &self.shelves {
             let mut shelf = lock(shelf);
             for kept in shelf.idle.values_mut() {
-                kept.retain(|idle| idle.is_usable(now));
+                kept.retain(|idle| idle.is_usable(now, false));
             }
             shelf.idle.retain(|_, kept| !kept.is_empty());
             shelf.count = shelf.idle.values().map(Vec::len).sum();
@@ -105,15 +112,23 @@ impl Pool {
 }
 
 impl Shelf {
-    fn take(&mut self, owner: SocketAddr, now: Instant) -> Option<TcpStream> {
+    fn take(&mut self, owner: SocketAddr, now: Instant, is_sure: bool) -> Option<TcpStream> {
         let kept = self.idle.get_mut(&owner)?;
         while let Some(idle) = kept.pop() {
             self.count -= 1;
-            if idle.is_usable(now) {
+            if idle.is_usable(now, is_sure) {
                 return Some(idle.stream);
             }
         }
         None
+    }
+
+    /// The oldest of one owner's or another's.
+    fn let_one_go(&mut self) {
+        if let Some(kept) = self.idle.values_mut().find(|kept| !kept.is_empty()) {
+            kept.remove(0);
+            self.count -= 1;
+        }
     }
 }
 
@@ -150,11 +165,11 @@ mod tests {
         let (ours, theirs) = connection(&listener).await;
         let port = ours.local_addr().unwrap();
         pool.keep(owner, ours, now);
-        let taken = pool.take(owner, now).unwrap();
+        let taken = pool.take(owner, now, false).unwrap();
         assert_eq!(taken.local_addr().unwrap(), port);
-        assert!(pool.take(owner, now).is_none(), "it is with a request");
+        assert!(pool.take(owner, now, false).is_none(), "it is with a request");
         pool.keep(owner, taken, now);
-        assert!(pool.take(owner, now + IDLE).is_none(), "it has been idle for too long");
+        assert!(pool.take(owner, now + IDLE, false).is_none(), "it has been idle for too long");
         drop(theirs);
 
         for closes in [true, false] {
@@ -165,7 +180,7 @@ mod tests {
             let held = (!closes).then_some(theirs);
             ours.readable().await.unwrap();
             pool.keep(owner, ours, now);
-            assert!(pool.take(owner, now).is_none(), "closed: {closes}");
+            assert!(pool.take(owner, now, false).is_none(), "closed: {closes}");
             drop(held);
         }
     }
@@ -176,11 +191,11 @@ mod tests {
         let owner = listener.local_addr().unwrap();
         let (pool, now) = (Arc::new(Pool::new(2)), Instant::now());
         let (ours, theirs) = connection(&listener).await;
-        pool.take(owner, now);
+        pool.take(owner, now, false);
         let keeper = Arc::clone(&pool);
         std::thread::spawn(move || keeper.keep(owner, ours, now)).join().unwrap();
         pool.sweep(now);
-        let taken = pool.take(owner, now).expect("from the other's shelf");
+        let taken = pool.take(owner, now, false).expect("from the other's shelf");
         pool.keep(owner, taken, now);
         drop(theirs);
         pool.sweep(now + IDLE);

@@ -1,6 +1,6 @@
 //! A plain request as its owner is to see it: what [`prepare_request`](super::super::headers::prepare_request) makes of a header map, made of bytes.
 //!
-//! What always holds: the two say the same (a property holds them together); nothing of the protocol's but the proxy's own stamp goes on.
+//! What always holds: the two say the same (`tests/e2e/lanes.rs` holds them together); nothing of the protocol's but the proxy's own stamp goes on.
 
 use waypost_policy::{
     Head,
@@ -14,7 +14,7 @@ use crate::transport::{
 };
 
 /// What is of the connection that the request came by (RFC 9110, section 7.6.1), and its framing, which is written anew.
-const OF_THIS_HOP: [&[u8]; 9] = [
+const OF_THIS_HOP: [&[u8]; 8] = [
     b"connection",
     b"keep-alive",
     b"proxy-connection",
@@ -23,7 +23,6 @@ const OF_THIS_HOP: [&[u8]; 9] = [
     b"te",
     b"trailer",
     b"transfer-encoding",
-    b"http2-settings",
 ];
 
 /// What the proxy says of a request.

@@ -36,7 +36,8 @@ pub(super) fn put(mut buffers: Buffers) {
     to_owner.clear();
     to_client.clear();
     from_owner.clear();
-    let is_small = to_owner.capacity() <= MOST_WRITTEN && to_client.capacity() <= MOST_WRITTEN && from_owner.capacity() <= MOST_READ;
+    // The capacity of one that has been read from is not all of its memory.
+    let is_small = to_owner.capacity() <= MOST_WRITTEN && to_client.capacity() <= MOST_WRITTEN && !from_owner.try_reclaim(MOST_READ + 1);
     SPARE.with_borrow_mut(|spare| {
         if is_small && spare.len() < SETS {
             spare.push(buffers);
