@@ -6,6 +6,7 @@
 mod writer;
 
 use std::{
+    borrow::Cow,
     io,
     net::IpAddr,
     sync::{
@@ -16,12 +17,14 @@ use std::{
 };
 
 use prometheus_client::metrics::counter::Counter;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use waypost_conf::{AccessTarget, LogFormat};
 use waypost_policy::{Code, exchange::Trace, head::Target};
 
 use writer::{Message, Place, Writer};
 
+/// How long a line usually is, and some more.
+const USUAL_BYTES: usize = 640;
 /// How many lines may wait for the writer.
 const QUEUE_LINES: usize = 16 * 1024;
 
@@ -47,16 +50,17 @@ pub(crate) struct Line<'a> {
 /// The fields of INTERFACE.md, in its order, and the chain of dispatches where it has more to tell than they.
 #[derive(Serialize)]
 struct Fields<'a> {
-    time: String,
+    #[serde(serialize_with = "as_text")]
+    time: humantime::Rfc3339Timestamp,
     request_id: &'a str,
     client: Option<IpAddr>,
     method: &'a str,
-    host: Option<String>,
-    path: String,
+    host: Option<Cow<'a, str>>,
+    path: Cow<'a, str>,
     status: u16,
     reason: Option<&'static str>,
     service: Option<&'a str>,
-    key: Option<String>,
+    key: Option<Cow<'a, str>>,
     owner: Option<&'a str>,
     endpoint: Option<&'a str>,
     epoch: Option<u64>,
@@ -67,9 +71,13 @@ struct Fields<'a> {
     duration_us: u64,
     upstream_us: u64,
     protocol: &'a str,
-    user_agent: Option<String>,
+    user_agent: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     chain: Option<Vec<String>>,
+}
+
+fn as_text<S: Serializer>(time: &humantime::Rfc3339Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(time)
 }
 
 impl<'a> Line<'a> {
@@ -94,12 +102,12 @@ impl<'a> Line<'a> {
     }
 
     fn fields(&self) -> Fields<'_> {
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let text = String::from_utf8_lossy;
         // The query stays out of the log: it is where secrets are.
         let path = Target::parse(self.target).map_or_else(|| without_secrets(self.target), |target| target.path);
         let dispatches = &self.trace.dispatches;
         Fields {
-            time: humantime::format_rfc3339_micros(SystemTime::now()).to_string(),
+            time: humantime::format_rfc3339_micros(SystemTime::now()),
             request_id: self.request_id,
             client: self.client,
             method: self.method,
@@ -181,7 +189,10 @@ impl AccessLog {
         let mut bytes = if self.is_text.load(Ordering::Relaxed) {
             text_line(&fields).into_bytes()
         } else {
-            serde_json::to_vec(&fields).unwrap_or_default()
+            let mut bytes = Vec::with_capacity(USUAL_BYTES);
+            // What it is made of can be written, and a vector takes it.
+            let _ = serde_json::to_writer(&mut bytes, &fields);
+            bytes
         };
         bytes.push(b'\n');
         if self.queue.try_send(Message::Line(bytes)).is_err() {

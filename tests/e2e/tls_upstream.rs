@@ -209,13 +209,14 @@ async fn the_handshake_agrees_on_http_2_or_not() {
         let mut record = upstream(front.address, stage.trusting());
         record["protocol"] = json!(protocol);
         stage.put(record).await;
-        for _ in 0..3 {
-            stage.serves(protocol).await;
-        }
-        let shaken = front.shaken();
-        assert!(shaken.iter().all(|shaken| shaken.protocol.as_deref() == Some(agreed.as_bytes())), "{protocol}");
         // A request that comes while the last one's connection is on its way back makes another.
-        assert!(shaken.len() < 3, "{protocol}: {} connections", shaken.len());
+        until_true("a connection is kept", async || {
+            let before = front.shaken().len();
+            stage.serves(protocol).await;
+            before > 0 && front.shaken().len() == before
+        })
+        .await;
+        assert!(front.shaken().iter().all(|shaken| shaken.protocol.as_deref() == Some(agreed.as_bytes())), "{protocol}");
     }
 }
 
@@ -291,9 +292,13 @@ async fn what_a_record_trusted_before_serves_no_request_any_more() {
     let (ours, others) = (&stage.certificates, Certificates::new());
     let front = stage.front(&Handshaking::by(&ours.sign("a"))).await;
     stage.put(upstream(front.address, stage.trusting())).await;
-    stage.serves("the first").await;
-    stage.serves("the second").await;
-    assert_eq!(front.shaken().len(), 1, "the connection is kept");
+    // A request that comes while the last one's connection is on its way back makes another.
+    until_true("a connection is kept", async || {
+        let before = front.shaken().len();
+        stage.serves("of the record").await;
+        before > 0 && front.shaken().len() == before
+    })
+    .await;
     stage.put(upstream(front.address, json!({ "ca": file(&others.ca) }))).await;
     stage.refuses("another authority in the record", "UnknownIssuer").await;
     stage.put(upstream(front.address, stage.trusting())).await;

@@ -18,6 +18,8 @@ use waypost_conf::AccessTarget;
 
 /// How often it is looked whether the file has been moved away.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long lines are gathered.
+const PAUSE: Duration = Duration::from_millis(5);
 /// About how many bytes are written at once.
 const BATCH_BYTES: usize = 64 * 1024;
 
@@ -95,7 +97,8 @@ impl Writer {
         Self { place, lost, batch: Vec::with_capacity(BATCH_BYTES), lines: 0, looked: Instant::now(), is_torn: false, is_failing: false }
     }
 
-    /// Writes until the queue's other end has gone; whenever nothing waits, everything is written.
+    /// Writes until the queue's other end has gone: a line after a pause at once, and then what comes within [`PAUSE`] together. So it is seldom waiting
+    /// for a line, and no request has to wake it.
     pub(super) fn run(mut self, queue: &Receiver<Message>) {
         while let Ok(first) = queue.recv() {
             self.take(first);
@@ -103,6 +106,7 @@ impl Writer {
                 self.take(next);
             }
             self.write();
+            std::thread::sleep(PAUSE);
         }
     }
 

@@ -231,7 +231,7 @@ impl Accepting {
         if let Some(place) = room.enter(shared.limits().connections) {
             let terms = Arc::clone(terms);
             tokio::spawn(async move {
-                if let Some((stream, speaks, connection)) = terms.open(stream, connection, &shared).await {
+                if let Some((stream, speaks, connection)) = Box::pin(terms.open(stream, connection, &shared)).await {
                     serve_connection(&shared, &lanes, stream, speaks, connection, draining).await;
                 }
                 drop((place, connection_ends));

@@ -82,7 +82,7 @@ pub(crate) async fn serve_connection(
     mut shutdown: ShutdownWatch,
 ) {
     if speaks == Speaks::Http2 {
-        return serve_http2(shared, &lanes.general, Incoming::new(stream, BytesMut::new()), connection, shutdown).await;
+        return Box::pin(serve_http2(shared, &lanes.general, Incoming::new(stream, BytesMut::new()), connection, shutdown)).await;
     }
     let mut downstream = Box::new(Downstream::new(stream));
     if speaks == Speaks::Either {
@@ -100,7 +100,7 @@ pub(crate) async fn serve_connection(
             Ok(false) => {}
             Ok(true) => {
                 let Some((stream, read)) = downstream.into_bare() else { return };
-                return serve_http2(shared, &lanes.general, Incoming::new(stream, read), connection, shutdown).await;
+                return Box::pin(serve_http2(shared, &lanes.general, Incoming::new(stream, read), connection, shutdown)).await;
             }
             Err(NoHead::Gone) => return,
             Err(NoHead::Answer(code)) => {
@@ -141,13 +141,13 @@ pub(crate) async fn serve_connection(
         if let Some(express) = &lanes.express
             && let Some(plain) = express.takes(&downstream)
         {
-            // On a heap of its own, so that a connection that waits for its next request takes no room for this.
+            // In memory of its own, as all that a connection does not do while it waits for its next request: so it takes no room for it.
             match Box::pin(express.serve(downstream, plain, &connection, is_last)).await {
                 Served::Next(taken_back) => {
                     downstream = taken_back;
                     continue;
                 }
-                Served::Last(taken_back) => return taken_back.end().await,
+                Served::Last(taken_back) => return Box::pin(taken_back.end()).await,
                 Served::Cut => return,
                 Served::HandedOver(taken_back, request) => (downstream, again) = (taken_back, Some(request)),
             }
