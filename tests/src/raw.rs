@@ -85,6 +85,11 @@ impl Peer {
         Self { stream, received, taken: 0 }
     }
 
+    /// Where this end is.
+    pub fn address(&self) -> SocketAddr {
+        self.stream.local_addr().unwrap()
+    }
+
     /// Sends exact bytes; false if the other end takes no more.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
         self.stream.write_all(bytes.as_ref()).await.is_ok()
@@ -259,7 +264,12 @@ pub struct RawBackend {
 impl RawBackend {
     /// Starts one; the script gets each connection with its number, from 0, and closes it by ending.
     pub async fn start<F: Future<Output = ()> + Send + 'static>(script: impl Fn(Peer, usize) -> F + Send + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at("127.0.0.1:0", script).await
+    }
+
+    /// The same at an address, which may stand for many: of `0.0.0.0` each [`Peer::address`] says which one the proxy has taken.
+    pub async fn start_at<F: Future<Output = ()> + Send + 'static>(at: &str, script: impl Fn(Peer, usize) -> F + Send + 'static) -> Self {
+        let listener = TcpListener::bind(at).await.unwrap();
         let address = listener.local_addr().unwrap();
         let connections = Arc::<Mutex<Vec<Arc<Mutex<Received>>>>>::default();
         let all = Arc::clone(&connections);

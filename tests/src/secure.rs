@@ -67,6 +67,19 @@ impl SecurePeer {
         self.stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed)
     }
 
+    /// Sends exact bytes, and reads until the other end closes; all that came.
+    pub async fn exchange(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let (mut reading, mut writing) = tokio::io::split(&mut self.stream);
+        let mut got = std::mem::take(&mut self.buffer);
+        let sending = async {
+            let _ = writing.write_all(bytes).await;
+            let _ = writing.flush().await;
+        };
+        let reading = async { while reading.read_buf(&mut got).await.is_ok_and(|read| read > 0) {} };
+        let _ = tokio::time::timeout(crate::LIMIT, futures_util::future::join(sending, reading)).await;
+        got
+    }
+
     /// Sends a request and reads its answer, which has a length; the whole answer. An empty one: the connection has ended.
     pub async fn ask(&mut self, request: &str) -> String {
         if self.stream.write_all(request.as_bytes()).await.is_err() {

@@ -61,14 +61,28 @@ impl Replaced {
     }
 }
 
-/// The binary with these arguments, without what the environment would add.
+/// The binary with these arguments, without what the environment would add; a proxy is on the lane that [`lane`] says.
 pub fn command(args: &[&str]) -> Command {
     let mut command = Command::new(binary());
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("WAYPOST_")) {
         command.env_remove(name);
     }
-    command.args(args);
+    // Right behind the command: a test may end with a flag whose value it adds.
+    let (name, rest) = args.split_at(args.len().min(1));
+    command.args(name).args(lane(args)).args(rest);
     command
+}
+
+/// What puts a proxy that is started with these arguments on the lane of this run of the tests: `WAYPOST_TEST_LANE=general` keeps all of them off
+/// the express lane. Nothing for other commands; a guard has the general lane alone.
+fn lane<T: AsRef<str>>(args: &[T]) -> Option<&'static str> {
+    const GENERAL: &str = "--no-express";
+    let is_proxy = args.first().is_some_and(|first| first.as_ref() == "run") && args.iter().all(|arg| arg.as_ref() != GENERAL);
+    match std::env::var("WAYPOST_TEST_LANE").as_deref() {
+        Ok("general") if is_proxy => Some(GENERAL),
+        Ok("general") | Err(_) => None,
+        Ok(other) => panic!("WAYPOST_TEST_LANE is {other:?}; \"general\" would be right, or nothing"),
+    }
 }
 
 fn binary() -> PathBuf {
@@ -146,7 +160,7 @@ impl Waypost {
         }
         command.args(["--listen", &self.listen.to_string(), "--admin", &self.admin.to_string()]);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
-        command.args(&self.extra).current_dir(self.folder.path());
+        command.args(&self.extra).args(lane(&[&self.command[..], &self.extra].concat())).current_dir(self.folder.path());
         self.process = Some(Process::start(&mut command, &self.folder.path().join("waypost.log")));
     }
 
