@@ -4,12 +4,14 @@
 //! most hold one reader against another one of the same thing, or a value against itself written and read again.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
+mod answers;
 mod bodies;
 mod fields;
 mod files;
 mod heads;
 mod keys;
 mod parser;
+mod plain;
 mod records;
 mod senders;
 mod snapshots;
@@ -20,11 +22,13 @@ mod proxy_protocol;
 #[path = "../../proxy/src/transport/framing.rs"]
 mod transport;
 
+pub use answers::parts;
 pub use bodies::chunks;
 pub use fields::fields;
 pub use files::{bootstrap, yaml};
 pub use heads::head;
 pub use keys::template;
+pub use plain::plain;
 pub use records::record;
 pub use senders::proxy_header;
 pub use snapshots::snapshot;
@@ -33,11 +37,13 @@ pub use snapshots::snapshot;
 pub type Holds = fn(&[u8]);
 
 /// Every kind of input by the name of its fuzz target and its corpus.
-pub const INPUTS: [(&str, Holds); 9] = [
+pub const INPUTS: [(&str, Holds); 11] = [
     ("bootstrap", bootstrap),
     ("chunks", chunks),
     ("fields", fields),
     ("head", head),
+    ("parts", parts),
+    ("plain", plain),
     ("proxy_header", proxy_header),
     ("record", record),
     ("snapshot", snapshot),
