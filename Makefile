@@ -24,6 +24,9 @@ TRAEFIK_VERSION := 3.7.15
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?= $(notdir $(basename $(wildcard fuzz/fuzz_targets/*.rs)))
 INSTALL_TOOL := CARGO_PROFILE_DEV_DEBUG=0 $(CARGO) install -q --locked --debug --root $(TOOLS)
+# The modules of tests/e2e that concern single requests over HTTP/1.1: they are run once more on the general lane alone.
+ON_EACH_LANE := -- answers:: expect:: forwarded:: framing:: framing_bodies:: headers:: hop_by_hop:: http:: owners:: owners_time:: refusals:: requests:: \
+	smuggling:: --skip lanes::
 # Where Debian has nginx, which is not in every user's path.
 export PATH := $(PATH):/usr/sbin
 
@@ -44,6 +47,7 @@ test: setup deny
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
 	$(CARGO) build --locked -p waypost
 	$(CARGO) test --workspace --locked
+	WAYPOST_TEST_LANE=general $(CARGO) test --locked -p waypost-tests --test e2e $(ON_EACH_LANE)
 
 # Licences, bans and sources of all that Waypost is built of, by deny.toml.
 deny: setup-deny
@@ -66,6 +70,8 @@ soak: setup setup-soak
 	PROPTEST_CASES=20000 $(CARGO) test --workspace --locked --lib
 	WAYPOST_STREAM_SECONDS=180 $(CARGO) test --locked -p waypost-tests --test real grpc::streams
 	for round in 1 2 3 4 5 6 7 8 9 10; do $(CARGO) test --locked -p waypost-tests || exit 1; done
+	WAYPOST_TEST_LANE=general $(CARGO) test --locked -p waypost-tests --test e2e
+	WAYPOST_LANES=20000 $(CARGO) test --locked -p waypost-tests --test e2e lanes::what_a_seed
 	$(CARGO) test --locked -p waypost-tests --test e2e store:: -- --ignored
 	ETCD_BIN=$(ETCD_3_5)/etcd $(CARGO) test --locked -p waypost-watcher --test '*'
 	ETCD_BIN=$(ETCD_3_5)/etcd $(CARGO) test --locked -p waypost-tests --test e2e

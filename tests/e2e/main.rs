@@ -27,6 +27,7 @@ mod hostile;
 mod http;
 mod http2;
 mod keep_alive;
+mod lanes;
 mod limits;
 mod mass_delete;
 mod observe;
