@@ -208,3 +208,8 @@ async fn over_tls_both_are_alike_too() {
 async fn what_a_seed_draws_is_treated_alike() {
     drawn::course().await;
 }
+
+#[tokio::test]
+async fn what_fuzzing_has_kept_is_treated_alike() {
+    hold(Setting::default(), drawn::kept()).await;
+}

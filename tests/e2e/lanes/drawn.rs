@@ -3,7 +3,7 @@
 //! `WAYPOST_SEED=n … --test e2e what_a_seed_draws` replays a course, `WAYPOST_LANES=n` has so many cases.
 
 use super::{
-    case::{Act, Case, Then, Way, last},
+    case::{Act, Case, OK, Then, Way, last},
     hold,
     lane::Setting,
 };
@@ -23,6 +23,28 @@ pub(super) async fn course() {
         left -= some;
         hold(Setting::default(), (0..some).map(|_| draw(rng)).collect()).await;
     }
+}
+
+/// What fuzzing has kept: heads, and chunked bodies, each as a request's and as an answer's.
+pub(super) fn kept() -> Vec<Case> {
+    let corpus = |name: &str| {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(name);
+        let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
+        files.sort();
+        files.into_iter().map(|file| std::fs::read(file).unwrap()).collect::<Vec<_>>()
+    };
+    let case = |request: Vec<u8>, answer: Vec<u8>| {
+        let acts = vec![Act::Body, Act::Send(answer), Act::Finish, Act::Hang];
+        Case::of("kept", request).alone().owner(acts).then(Then::Finishes)
+    };
+    let heads = corpus("head").into_iter().map(|head| case([&head[..], b"\r\n\r\n"].concat(), OK.to_vec()));
+    let bodies = corpus("chunks").into_iter().chain(corpus("parts")).flat_map(|body| {
+        let body = body.get(1..).unwrap_or_default();
+        let post = [b"POST /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n", body].concat();
+        let said = [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", body].concat();
+        [case(post, OK.to_vec()), case(b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n".to_vec(), said)]
+    });
+    heads.chain(bodies).collect()
 }
 
 const METHODS: [&str; 6] = ["GET", "POST", "PUT", "HEAD", "DELETE", "OPTIONS"];
