@@ -91,7 +91,7 @@ fn shown(case: &Case, number: usize, seen: &Seen, lane: &Lane) -> String {
     let sent = text(&case.sent(number).concat());
     let mut message = |who: &str, message: &Message| {
         let id = message.value("x-request-id").filter(|id| !sent.contains(*id));
-        let _ = writeln!(shown, "  {who}: {:?}", allowed::first(message));
+        let _ = writeln!(shown, "  {who}: {:?}", message.first);
         for (name, values) in &message.fields {
             let values = values.iter().map(|value| match &**name {
                 "date" => "(a time)".to_owned(),

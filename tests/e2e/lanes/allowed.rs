@@ -32,12 +32,6 @@ pub(super) fn is_compared(request: &Message) -> bool {
     request.end == End::Whole
 }
 
-/// A first line as it is compared. The words of the proxy's own 413 stand in two tables, of which one has those of an older RFC.
-pub(super) fn first(message: &Message) -> String {
-    let is_own = message.value("waypost-reason").is_some();
-    if is_own { message.first.replace("Payload Too Large", "Content Too Large") } else { message.first.clone() }
-}
-
 /// Whether all that was asked and answered came whole.
 pub(super) fn is_whole(seen: &Seen) -> bool {
     seen.owner.iter().all(|(_, request)| is_compared(request)) && seen.client.iter().all(|answer| answer.end == End::Whole)
@@ -106,10 +100,9 @@ pub(super) fn once(case: &Case, asked: &mut Vec<(&'static str, Message)>) {
     }
 }
 
-/// Whether the log's lines of a case are left out: of a chunk of 2^64 - 1 bytes that never comes the general lane's parser says that there can be none,
-/// the express lane's that it was cut short.
+/// Whether the log's lines of a case are left out.
 pub(super) fn is_logged_otherwise(case: &Case) -> bool {
-    case.is_left() || says(case, "ffffffffffffffff")
+    case.is_left()
 }
 
 /// Whether the owner says something with this in it.

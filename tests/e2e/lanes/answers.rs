@@ -257,7 +257,7 @@ fn kept() -> Vec<String> {
     for count in [100, 200, 253, 254, 255, 256, 257, 300] {
         all.push(ok(&("X: y\r\n".repeat(count) + five), "hello"));
     }
-    for size in [1000, 4096, 16_384, 65_536, 200_000, 3_000_000] {
+    for size in [1000, 4096, 16_384, 65_536, 200_000, 1_100_000] {
         all.push(ok(&format!("X: {}\r\n{five}", "a".repeat(size)), "hello"));
     }
     for size in [4095, 4096, 4097, 16_384, 65_536, 131_072, 500_000] {
