@@ -62,7 +62,11 @@ impl Kept {
         Self {
             request_id: line.request_id.into(),
             ended: SystemTime::now(),
-            method: line.method.chars().take(MAX_METHOD_CHARS).collect(),
+            method: if line.method.len() <= MAX_METHOD_CHARS {
+                line.method.into()
+            } else {
+                line.method.chars().take(MAX_METHOD_CHARS).collect()
+            },
             host: line.host.map(cut),
             path: cut(path),
             status: line.status,

@@ -1,7 +1,7 @@
 //! Who asked, through whom, and whether the request was here before: what an owner is told, and what a client may say of it.
 
 use serde_json::json;
-use waypost_tests::{RawBackend, RawRequest};
+use waypost_tests::{RawBackend, RawRequest, until_true};
 
 use crate::stage::{Requests, Stage, body, field, keeping, reason, statuses};
 
@@ -178,8 +178,7 @@ async fn the_proxy_protocol_names_the_client() {
         assert_eq!(statuses(&answer), [200], "{seen_as}");
         assert_eq!(requests.lock().unwrap().last().unwrap().values("x-forwarded-for"), [seen_as]);
     }
-    let lines = stage.waypost.access_log();
-    assert!(lines.iter().any(|line| line["client"] == "2001:db8::7"), "{lines:?}");
+    until_true("the log names it", async || stage.waypost.access_log().iter().any(|line| line["client"] == "2001:db8::7")).await;
     // Byte by byte, as a network may bring it.
     let mut client = stage.client().await;
     client.send_bytewise(&[v2, &get[..]].concat()).await;

@@ -8,21 +8,23 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use tokio::time::{Instant, Sleep};
 
-use super::deadline::{Deadline, Phase};
+use super::{
+    alarm::Alarm,
+    deadline::{Deadline, Phase},
+};
 
 /// The waits of one request after the other.
 #[derive(Debug)]
 pub(super) struct Timing {
     deadline: Arc<Deadline>,
-    timer: Pin<Box<Sleep>>,
+    alarm: Alarm,
     /// Ends the time for which a body is withheld; made when one is.
     withholding: Option<Pin<Box<Sleep>>>,
-    /// What the timer is set for, and by which limits.
+    /// When the present phase ends, and by which limits.
     armed: Option<(Instant, Phase)>,
     armed_generation: u64,
     /// Since when something waits to be read by the client.
@@ -31,14 +33,7 @@ pub(super) struct Timing {
 
 impl Timing {
     pub(super) fn new(deadline: Arc<Deadline>) -> Self {
-        Self {
-            deadline,
-            timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
-            withholding: None,
-            armed: None,
-            armed_generation: 0,
-            unread_since: None,
-        }
+        Self { deadline, alarm: Alarm::default(), withholding: None, armed: None, armed_generation: 0, unread_since: None }
     }
 
     /// What the hooks share with whoever polls this.
@@ -58,12 +53,9 @@ impl Timing {
         if self.armed_generation != wait.generation {
             self.armed_generation = wait.generation;
             self.armed = wait.end(Instant::now());
-            if let Some((at, _)) = self.armed {
-                self.timer.as_mut().reset(at);
-            }
         }
-        let Some((_, phase)) = self.armed else { return Poll::Pending };
-        ready!(self.timer.as_mut().poll(context));
+        let Some((at, phase)) = self.armed else { return Poll::Pending };
+        ready!(self.alarm.poll(context, at));
         self.deadline.fire(phase);
         Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "the deadline of the present phase has passed"))
     }
@@ -78,8 +70,7 @@ impl Timing {
         let Some((at, phase)) = self.deadline.wait().end_of_write(since) else { return Poll::Pending };
         // The present phase is timed anew when it is waited for again.
         self.armed_generation = 0;
-        self.timer.as_mut().reset(at);
-        ready!(self.timer.as_mut().poll(context));
+        ready!(self.alarm.poll(context, at));
         self.deadline.fire(phase);
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client has not read on in time")))
     }

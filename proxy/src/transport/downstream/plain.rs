@@ -62,9 +62,9 @@ impl Downstream {
         let Some(socket) = self.socket.take() else { return };
         if self.answered && !self.is_read() {
             linger(socket).await;
-        } else {
+        } else if let Accepted::Secure(_) = socket.get_ref() {
             let mut socket = socket;
-            // A client that can't be told has gone.
+            // Says that nothing was cut off. A client that can't be told has gone.
             let _ = tokio::time::timeout(LINGER_LIMIT, socket.shutdown()).await;
         }
     }
