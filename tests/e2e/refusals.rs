@@ -204,7 +204,7 @@ async fn a_last_request_is_healed_like_any_other() {
         assert!(answer.contains(" 200 OK\r\n") && answer.matches("HTTP/1.1 ").count() == 1, "{request:?}: {answer:?}");
         assert_eq!(answer.ends_with("ok"), n < 3, "{answer:?}");
     }
-    // One connection for each lane, whose requests follow each other on it.
-    assert!(matches!((stage.refusing.received().len(), stage.taking.received().len()), (1..=2, 1..=2)));
+    // A request may come while the last one's connection is on its way back.
+    assert!(matches!((stage.refusing.received().len(), stage.taking.received().len()), (1..=4, 1..=4)));
     assert_eq!(stage.taken.lock().unwrap().len(), 4);
 }

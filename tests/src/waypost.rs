@@ -61,7 +61,7 @@ impl Replaced {
     }
 }
 
-/// The binary with these arguments, without what the environment would add; a proxy is on the lane that [`lane`] says.
+/// The binary with these arguments, without what the environment would add; a proxy is on the lane that `WAYPOST_TEST_LANE` says.
 pub fn command(args: &[&str]) -> Command {
     let mut command = Command::new(binary());
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("WAYPOST_")) {
