@@ -47,7 +47,7 @@ test: setup deny
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
 	$(CARGO) build --locked -p waypost
 	$(CARGO) test --workspace --locked
-	WAYPOST_TEST_LANE=general $(CARGO) test --locked -p waypost-tests --test e2e $(ON_EACH_LANE)
+	WAYPOST_TEST_LANE=general $(CARGO) test --workspace --locked --test e2e $(ON_EACH_LANE)
 
 # Licences, bans and sources of all that Waypost is built of, by deny.toml.
 deny: setup-deny
