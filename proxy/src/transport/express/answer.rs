@@ -110,11 +110,7 @@ impl<'h> Answer<'h> {
         // Neither has a body, and neither may say that it has (RFC 9110, section 8.6); with a coding a length says nothing.
         let is_bodiless = is_interim || self.status == 204;
         let is_coded = self.is_coded();
-        let named: Vec<&[u8]> = if self.values("connection").next().is_some() {
-            self.values("connection").flat_map(|value| value.split(|b| *b == b',')).map(<[u8]>::trim_ascii).collect()
-        } else {
-            Vec::new()
-        };
+        let named: Vec<&[u8]> = self.values("connection").flat_map(|value| value.split(|b| *b == b',')).map(<[u8]>::trim_ascii).collect();
         let version: &[u8] = if is_interim && self.version == Version::HTTP_10 { b"HTTP/1.0 " } else { b"HTTP/1.1 " };
         put(out, &[version, self.status.to_string().as_bytes(), b" ", self.reason.as_bytes(), b"\r\n"]);
         for field in self.fields {
