@@ -69,6 +69,7 @@ soak: setup setup-soak
 	$(CARGO) build --locked -p waypost
 	PROPTEST_CASES=20000 $(CARGO) test --workspace --locked --lib
 	WAYPOST_STREAM_SECONDS=180 $(CARGO) test --locked -p waypost-tests --test real grpc::streams
+	WAYPOST_LANES=30000 $(CARGO) test --locked -p waypost-tests --test e2e what_a_seed_draws
 	for round in 1 2 3 4 5 6 7 8 9 10; do $(CARGO) test --locked -p waypost-tests || exit 1; done
 	WAYPOST_TEST_LANE=general $(CARGO) test --locked -p waypost-tests --test e2e
 	WAYPOST_LANES=20000 $(CARGO) test --locked -p waypost-tests --test e2e lanes::what_a_seed

@@ -80,13 +80,14 @@ fn is_broken_and_too_large(express: &Seen, general: &Seen) -> bool {
         && before(express) == before(general)
 }
 
-/// A body whose framing is broken in what came together with its head: the express lane has not written the head yet, and says what is wrong; the
-/// general lane has, and cuts.
+/// A body whose framing is broken in what came together with its head: the express lane has not written the head yet, and says what is wrong (without the
+/// interim answers before it); the general lane has, and cuts.
 fn is_broken_at_once(express: &Seen, general: &Seen) -> bool {
-    let Some(cut) = general.client.last().filter(|answer| answer.end == End::Cut) else { return false };
-    let before = general.client.len() - 1;
-    let own = express.client.get(before).is_some_and(|answer| answer.value("waypost-reason") == Some("bad_response"));
-    own && cut.value("transfer-encoding") == Some("chunked")
+    let finals = |seen: &'_ Seen| seen.client.iter().filter(|answer| !answer.is_interim()).cloned().collect::<Vec<_>>();
+    let (own, cut) = (finals(express), finals(general));
+    let Some(last) = cut.last().filter(|answer| answer.end == End::Cut) else { return false };
+    let is_own = own.get(cut.len() - 1).is_some_and(|answer| answer.value("waypost-reason") == Some("bad_response"));
+    is_own && last.value("transfer-encoding") == Some("chunked")
 }
 
 /// How often an owner is asked that says it is behind depends on the time that each answer takes: its repeats are one. And what one has got that goes
