@@ -18,6 +18,13 @@ pub struct Name(Arc<str>);
 #[error("\"{}\" is no name; 1 to 128 letters, digits, `.`, `_` or `-`, the first a letter or digit, would be right", .0.escape_debug())]
 pub struct NameFault(String);
 
+impl Name {
+    /// Its text, to be kept.
+    pub fn shared(&self) -> Arc<str> {
+        Arc::clone(&self.0)
+    }
+}
+
 impl TryFrom<&str> for Name {
     type Error = NameFault;
 

@@ -6,6 +6,7 @@
 //! holds the connection adds what its own parser behind can't carry.
 
 mod answer;
+mod names;
 mod plain;
 
 use std::{net::Ipv6Addr, ops::Range};
@@ -13,6 +14,7 @@ use std::{net::Ipv6Addr, ops::Range};
 use crate::{Code, head::Target};
 
 pub use answer::{AnswerBody, AnswerChunks, Broken};
+pub use names::Known;
 pub use plain::{Plain, PlainHead};
 
 /// The largest request head, in bytes.
@@ -54,8 +56,10 @@ pub struct CheckedHead<'a> {
 
 /// Where the head ends: the offset behind the first empty line, if it has arrived. `from`: how much was searched before.
 pub fn end_of_head(bytes: &[u8], from: usize) -> Option<usize> {
-    let from = from.saturating_sub(3);
-    bytes[from..].windows(4).position(|four| four == b"\r\n\r\n").map(|at| from + at + 4)
+    // The line feed that ends it stands at the earliest here.
+    let from = from.max(3);
+    let feeds = memchr::memchr_iter(b'\n', bytes.get(from..)?);
+    feeds.map(|at| from + at + 1).find(|end| bytes[..*end].ends_with(b"\r\n\r\n"))
 }
 
 /// Checks a whole head, its empty line included.
@@ -63,12 +67,24 @@ pub fn end_of_head(bytes: &[u8], from: usize) -> Option<usize> {
 /// # Errors
 /// The code to answer with: `BadRequest`, or `HeaderTooLarge` for too many fields.
 pub fn check_head(head: &[u8]) -> Result<CheckedHead<'_>, Code> {
+    check_each(head, |_| {}).map(|(checked, _)| checked)
+}
+
+/// What is told of a head while it is checked, in the order in which it stands there.
+enum Found<'a> {
+    Line { method: &'a [u8], target: &'a [u8] },
+    Field { name: &'a [u8], value: &'a [u8], known: Known },
+}
+
+/// Checks a whole head and tells what it consists of; nothing that was told means anything if it does not pass.
+fn check_each<'a>(head: &'a [u8], mut found: impl FnMut(Found<'a>)) -> Result<(CheckedHead<'a>, Version), Code> {
     let len = head.len();
     if len > MAX_HEAD_BYTES {
         return Err(Code::HeaderTooLarge);
     }
     let mut lines = Lines(head);
-    let (target, version) = request_line(lines.next().ok_or(Code::BadRequest)??)?;
+    let (method, target, version) = request_line(lines.next().ok_or(Code::BadRequest)??)?;
+    found(Found::Line { method, target });
     let mut host: &[u8] = b"";
     let mut fields = 0usize;
     let mut hosts = 0usize;
@@ -86,25 +102,30 @@ pub fn check_head(head: &[u8]) -> Result<CheckedHead<'_>, Code> {
             return Err(Code::HeaderTooLarge);
         }
         let (name, value) = field(line)?;
-        if name.eq_ignore_ascii_case(b"host") {
-            hosts += 1;
-            host = value;
-            if !is_host(value) {
-                return Err(Code::BadRequest);
+        let known = Known::of(name);
+        found(Found::Field { name, value, known });
+        match known {
+            Known::Host => {
+                hosts += 1;
+                host = value;
+                if !is_host(value) {
+                    return Err(Code::BadRequest);
+                }
             }
-        } else if name.eq_ignore_ascii_case(b"content-length") {
-            if length.replace(content_length(value)?).is_some() {
-                return Err(Code::BadRequest);
+            Known::ContentLength => {
+                if length.replace(content_length(value)?).is_some() {
+                    return Err(Code::BadRequest);
+                }
             }
-        } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
-            if chunked || !value.eq_ignore_ascii_case(b"chunked") {
-                return Err(Code::BadRequest);
+            Known::TransferEncoding => {
+                if chunked || !value.eq_ignore_ascii_case(b"chunked") {
+                    return Err(Code::BadRequest);
+                }
+                chunked = true;
             }
-            chunked = true;
-        } else if name.eq_ignore_ascii_case(b"connection") {
-            options += connection_options(value, &mut closes)?;
-        } else if is_taken_for_framing(name) {
-            return Err(Code::BadRequest);
+            Known::Connection => options += connection_options(value, &mut closes)?,
+            Known::MisspeltFraming => return Err(Code::BadRequest),
+            _ => {}
         }
     }
     if options > MAX_CONNECTION_OPTIONS {
@@ -119,7 +140,7 @@ pub fn check_head(head: &[u8]) -> Result<CheckedHead<'_>, Code> {
         return Err(Code::BadRequest);
     }
     let framing = if chunked { Framing::Chunked } else { Framing::Length(length.unwrap_or(0)) };
-    Ok(CheckedHead { len, target, framing, closes })
+    Ok((CheckedHead { len, target, framing, closes }, version))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -138,44 +159,48 @@ impl<'a> Iterator for Lines<'a> {
         if self.0.is_empty() {
             return None;
         }
-        let Some(end) = self.0.iter().position(|&b| (b < 0x20 && b != b'\t') || b == 0x7f) else {
-            self.0 = b"";
-            return Some(Err(Code::BadRequest));
-        };
-        if self.0.get(end..end + 2) != Some(b"\r\n") {
-            self.0 = b"";
+        let bytes = std::mem::take(&mut self.0);
+        let end = memchr::memchr(b'\r', bytes).filter(|end| bytes.get(end + 1) == Some(&b'\n'));
+        let Some(end) = end else { return Some(Err(Code::BadRequest)) };
+        let line = &bytes[..end];
+        // All of them, without an end in between, so that many are looked at at once.
+        let has_control = line.iter().fold(false, |has, &b| has | ((b < 0x20) & (b != b'\t')) | (b == 0x7f));
+        if has_control {
             return Some(Err(Code::BadRequest));
         }
-        let line = &self.0[..end];
-        self.0 = &self.0[end + 2..];
+        self.0 = &bytes[end + 2..];
         Some(Ok(line))
     }
 }
 
-fn request_line(line: &[u8]) -> Result<(&[u8], Version), Code> {
-    let mut parts = line.split(|b| *b == b' ');
-    let (Some(method), Some(target), Some(version), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
-        return Err(Code::BadRequest);
+/// Method, target and version.
+fn request_line(line: &[u8]) -> Result<(&[u8], &[u8], Version), Code> {
+    let (method, rest) = token(line);
+    let target = rest.strip_prefix(b" ").and_then(|rest| rest.get(..memchr::memchr(b' ', rest)?)).ok_or(Code::BadRequest)?;
+    let version = match &rest[target.len() + 2..] {
+        b"HTTP/1.1" => Version::Http11,
+        b"HTTP/1.0" => Version::Http10,
+        _ => return Err(Code::BadRequest),
     };
     let is_of_another_form = method == b"CONNECT" || (target == b"*" && method != b"OPTIONS");
-    if !is_token(method) || target.is_empty() || target.contains(&b'\t') || is_of_another_form {
+    if method.is_empty() || target.is_empty() || target.contains(&b'\t') || is_of_another_form {
         return Err(Code::BadRequest);
     }
-    match version {
-        b"HTTP/1.1" => Ok((target, Version::Http11)),
-        b"HTTP/1.0" => Ok((target, Version::Http10)),
-        _ => Err(Code::BadRequest),
-    }
+    Ok((method, target, version))
 }
 
 /// Name and trimmed value; a line that starts with white space (obs-fold) has no token for a name.
 fn field(line: &[u8]) -> Result<(&[u8], &[u8]), Code> {
-    let colon = line.iter().position(|b| *b == b':').ok_or(Code::BadRequest)?;
-    let name = &line[..colon];
-    if !is_token(name) {
-        return Err(Code::BadRequest);
+    let (name, rest) = token(line);
+    match rest.strip_prefix(b":") {
+        Some(value) if !name.is_empty() => Ok((name, value.trim_ascii())),
+        _ => Err(Code::BadRequest),
     }
-    Ok((name, line[colon + 1..].trim_ascii()))
+}
+
+/// The token that a line begins with, and what follows it.
+fn token(line: &[u8]) -> (&[u8], &[u8]) {
+    line.split_at(line.iter().position(|b| !OF_TOKENS[usize::from(*b)]).unwrap_or(line.len()))
 }
 
 /// Which bytes are letters, digits, or one of these.
@@ -201,12 +226,6 @@ const OF_HOSTS: [bool; 256] = alphanumeric_or(b"-._~%!$&'()*+;=");
 
 fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().all(|b| OF_TOKENS[usize::from(*b)])
-}
-
-/// `Content_Length` and the like: another field, but not to every backend (CGI and WSGI know one name for both).
-fn is_taken_for_framing(name: &[u8]) -> bool {
-    let spelt = || name.iter().map(|b| if *b == b'_' { b'-' } else { b.to_ascii_lowercase() });
-    name.contains(&b'_') && (spelt().eq(b"content-length".iter().copied()) || spelt().eq(b"transfer-encoding".iter().copied()))
 }
 
 /// `uri-host [":" port]` without userinfo; may be empty (RFC 9112, section 3.2).

@@ -59,7 +59,7 @@ pub fn judge(table: &Table, me: &str, asked: &Asked<'_>) -> Judgement {
     let here = Here { table, me: table.upstream_named(me).map(|upstream| upstream.id), name: me, asked };
     let view = here.view();
     let Some(stamp) = asked.stamp else { return here.without_stamp(&view) };
-    if stamp.table != table.id().as_str() {
+    if *stamp.table != *table.id().as_str() {
         return here.of_another_table(&view);
     }
     if stamp.ask.as_deref() == Some(me) {
@@ -209,11 +209,11 @@ mod tests {
 
     fn stamp(epoch: u64) -> Stamp {
         Stamp {
-            service: "orders".to_owned(),
-            key: Some(b"t1".to_vec()),
+            service: "orders".into(),
+            key: Some(b"t1"[..].into()),
             epoch,
             revision: 19,
-            table: "c0ffee-0".to_owned(),
+            table: "c0ffee-0".into(),
             hop: 0,
             wait_ms: 50,
             ask: None,
@@ -251,7 +251,7 @@ mod tests {
         const FROZEN: &str = r#"{"owner":"a","epoch":5,"state":"frozen"}"#;
         const MOVING_HERE: &str = r#"{"owner":"b","epoch":5,"state":"moving","target":"a"}"#;
         const MOVING_AWAY: &str = r#"{"owner":"a","epoch":5,"state":"moving","target":"b"}"#;
-        let another = |epoch| Some(Stamp { table: "c0ffee-1".to_owned(), ..stamp(epoch) });
+        let another = |epoch| Some(Stamp { table: "c0ffee-1".into(), ..stamp(epoch) });
         let ask = |of: &str| Some(Stamp { ask: Some(of.to_owned()), ..stamp(5) });
         type Row = (&'static str, &'static str, Option<Stamp>, &'static str, [&'static str; 2]);
         let rows: [Row; 23] = [

@@ -32,6 +32,11 @@ impl Clock {
 
     /// The present moment.
     pub(crate) fn now(self) -> Moment {
-        Moment::after_origin(self.origin.elapsed())
+        self.moment(Instant::now())
+    }
+
+    /// The moment of this time.
+    pub(crate) fn moment(self, at: Instant) -> Moment {
+        Moment::after_origin(at.saturating_duration_since(self.origin))
     }
 }

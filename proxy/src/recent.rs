@@ -5,12 +5,12 @@
 
 use std::{
     collections::VecDeque,
-    hash::{BuildHasher, RandomState},
     mem::size_of,
     sync::{Arc, Mutex, PoisonError, TryLockError},
     time::{Duration, SystemTime},
 };
 
+use ahash::RandomState;
 use waypost_conf::Name;
 use waypost_policy::{
     Code, Moment,
@@ -31,19 +31,16 @@ const RING_BYTES: usize = 16 * 1024 * 1024;
 const SHARDS: usize = 64;
 /// What is kept of a path and of a host; what is longer is cut, and marked so.
 const MAX_TEXT_BYTES: usize = 1024;
+const MARK: &[u8] = "…".as_bytes();
 /// What is kept of a method; no registered one is longer.
 const MAX_METHOD_CHARS: usize = 32;
 
 /// What is kept of a request.
 #[derive(Debug)]
 pub(crate) struct Kept {
-    pub(crate) request_id: Box<str>,
+    texts: Texts,
     /// When it ended, as in the access log.
     pub(crate) ended: SystemTime,
-    pub(crate) method: Box<str>,
-    pub(crate) host: Option<Box<[u8]>>,
-    /// Without the query: it is where secrets are.
-    pub(crate) path: Box<[u8]>,
     /// 0 if nothing was answered.
     pub(crate) status: u16,
     pub(crate) reason: Option<Code>,
@@ -56,19 +53,59 @@ pub(crate) struct Kept {
     pub(crate) waits: Box<[Waited]>,
 }
 
+/// All that a request said, in one piece of memory.
+#[derive(Debug)]
+struct Texts {
+    /// Request id, method, host and path, one behind the other.
+    all: Box<[u8]>,
+    request_id: usize,
+    method: usize,
+    host: Option<usize>,
+}
+
+impl Texts {
+    fn new(request_id: &str, method: &str, host: Option<&[u8]>, path: &[u8]) -> Self {
+        let method = method.char_indices().nth(MAX_METHOD_CHARS).map_or(method, |(end, _)| &method[..end]);
+        let parts = [request_id.as_bytes(), method.as_bytes(), host.unwrap_or_default(), path];
+        let mut all = Vec::with_capacity(parts.iter().map(|part| part.len().min(MAX_TEXT_BYTES + MARK.len())).sum());
+        let [request_id, method, host_bytes, _] = parts.map(|part| {
+            let start = all.len();
+            all.extend_from_slice(&part[..part.len().min(MAX_TEXT_BYTES)]);
+            if part.len() > MAX_TEXT_BYTES {
+                all.extend_from_slice(MARK);
+            }
+            all.len() - start
+        });
+        Self { all: all.into(), request_id, method, host: host.map(|_| host_bytes) }
+    }
+}
+
 impl Kept {
+    /// The request's id.
+    pub(crate) fn request_id(&self) -> &str {
+        std::str::from_utf8(&self.texts.all[..self.texts.request_id]).unwrap_or_default()
+    }
+
+    /// Its method.
+    pub(crate) fn method(&self) -> &str {
+        std::str::from_utf8(&self.texts.all[self.texts.request_id..][..self.texts.method]).unwrap_or_default()
+    }
+
+    /// Whom it was for.
+    pub(crate) fn host(&self) -> Option<&[u8]> {
+        self.texts.host.map(|bytes| &self.texts.all[self.texts.request_id + self.texts.method..][..bytes])
+    }
+
+    /// Its path, without the query, which is where secrets are.
+    pub(crate) fn path(&self) -> &[u8] {
+        &self.texts.all[self.texts.request_id + self.texts.method + self.texts.host.unwrap_or_default()..]
+    }
+
     fn of(line: &Line<'_>) -> Self {
         let path = Target::parse(line.target).map_or(line.target, |target| target.path);
         Self {
-            request_id: line.request_id.into(),
+            texts: Texts::new(line.request_id, line.method, line.host, path),
             ended: SystemTime::now(),
-            method: if line.method.len() <= MAX_METHOD_CHARS {
-                line.method.into()
-            } else {
-                line.method.chars().take(MAX_METHOD_CHARS).collect()
-            },
-            host: line.host.map(cut),
-            path: cut(path),
             status: line.status,
             reason: line.reason,
             service: line.trace.service.as_ref().map(|service| service.name.clone()),
@@ -82,15 +119,10 @@ impl Kept {
 
     /// Names and addresses are shared with the table and not counted.
     fn bytes(&self) -> usize {
-        let texts = self.request_id.len() + self.method.len() + self.host.as_ref().map_or(0, |host| host.len()) + self.path.len();
         let key = self.key.as_ref().map_or(0, |key| key.len());
         let dispatches = self.dispatches.len().saturating_sub(1) * size_of::<Dispatched>();
-        size_of::<Self>() + texts + key + dispatches + size_of_val(&*self.waits)
+        size_of::<Self>() + self.texts.all.len() + key + dispatches + size_of_val(&*self.waits)
     }
-}
-
-fn cut(text: &[u8]) -> Box<[u8]> {
-    if text.len() <= MAX_TEXT_BYTES { text.into() } else { [&text[..MAX_TEXT_BYTES], "…".as_bytes()].concat().into() }
 }
 
 /// Both rings.
@@ -175,7 +207,7 @@ impl Ring {
         self.shards(hash).find_map(|shard| {
             let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
             let newest_first = shard.entries.iter().rev();
-            let mut of_this_id = newest_first.filter(|(of, kept)| *of == hash && *kept.request_id == *request_id);
+            let mut of_this_id = newest_first.filter(|(of, kept)| *of == hash && kept.request_id() == request_id);
             of_this_id.next().map(|(_, kept)| Arc::clone(kept))
         })
     }
@@ -189,11 +221,8 @@ mod tests {
 
     fn kept(id: &str, path_bytes: usize) -> Kept {
         Kept {
-            request_id: id.into(),
+            texts: Texts::new(id, "GET", None, &vec![b'x'; path_bytes]),
             ended: SystemTime::now(),
-            method: "GET".into(),
-            host: None,
-            path: cut(&vec![b'x'; path_bytes]),
             status: 200,
             reason: None,
             service: None,
@@ -243,7 +272,7 @@ mod tests {
         }
         assert!(recent.find("plain").is_none());
         let failed = recent.find("failed").unwrap();
-        assert_eq!((failed.reason, &*failed.path), (Some(Code::NoRoute), &b"/a"[..]));
+        assert_eq!((failed.reason, failed.path()), (Some(Code::NoRoute), &b"/a"[..]));
         recent.keep(&ended("failed", None, &trace));
         assert_eq!(recent.find("failed").unwrap().reason, None, "of one id the last is shown");
     }

@@ -7,7 +7,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -112,16 +112,25 @@ impl Shared {
 
     /// What is shared, as a step of this moment sees it.
     pub(crate) fn world<'a>(&'a self, table: &'a Table, rng: &'a mut fastrand::Rng) -> World<'a> {
-        let now = self.clock.now();
+        self.world_at(Instant::now(), table, rng)
+    }
+
+    fn world_at<'a>(&'a self, now: Instant, table: &'a Table, rng: &'a mut fastrand::Rng) -> World<'a> {
+        let now = self.clock.moment(now);
         World { table, hints: &self.hints, now, gold_age: self.view.age(now), rng }
     }
 
     /// One step of an exchange in the world of this moment.
     pub(crate) fn step<H: Head, R: Reply>(&self, exchange: &mut Exchange, head: &H, input: Input<'_, R>) -> Next {
+        self.step_at(Instant::now(), exchange, head, input)
+    }
+
+    /// One step of an exchange in the world of this time, which is about now.
+    pub(crate) fn step_at<H: Head, R: Reply>(&self, now: Instant, exchange: &mut Exchange, head: &H, input: Input<'_, R>) -> Next {
         let table = self.view.load();
         let Some(table) = table.as_ref() else { return Next::Answer(Code::NotReady) };
         let mut rng = fastrand::Rng::new();
-        let mut world = self.world(table, &mut rng);
+        let mut world = self.world_at(now, table, &mut rng);
         let next = exchange.step(head, input, &mut world);
         if let Some(key) = exchange.take_learnt() {
             self.wake(&key, world.now);

@@ -463,11 +463,11 @@ impl Exchange {
         self.last = Some(Dispatch { owner: to.owner, epoch: to.epoch, endpoint, source: to.source, is_ask: ask.is_some() });
         self.waiting.is_parked = false;
         let stamp = Stamp {
-            service: self.trace.service.as_ref().map(|service| service.name.to_string()).unwrap_or_default(),
-            key: self.trace.key.as_ref().map(|key| key.to_vec()),
+            service: self.trace.service.as_ref().map(|service| service.name.shared()).unwrap_or_default(),
+            key: self.trace.key.clone(),
             epoch: to.epoch,
             revision: world.table.revision(),
-            table: world.table.id().as_str().to_owned(),
+            table: world.table.id().shared(),
             hop: self.trace.hops,
             wait_ms: BACKEND_WAIT_MS,
             ask: ask.map(Name::to_string),

@@ -1,72 +1,81 @@
-//! The heads of plain requests, read in place: where each field stands, and nothing copied.
+//! The heads of plain requests, read in place while they are checked: where each field stands, and nothing copied.
 //!
-//! A strict subset of what [`check_head`](super::check_head) lets through, for a transport that carries nothing else: HTTP/1.1, a path, a body framed
+//! A part of what [`check_head`](super::check_head) lets through, for a transport that carries nothing else: HTTP/1.1, a path, a body framed
 //! by its length or chunked, nothing that is agreed on between two neighbours but that the connection is kept or closed. What is not plain
 //! is no error: it is for a transport that knows all of HTTP.
 
-use crate::Head;
+use super::{CheckedHead, Found, Known, Version, check_each};
+use crate::{Code, Head};
 
 /// The most fields of a plain head.
 const MOST_FIELDS: usize = 64;
-/// Names that ask for more than to be carried.
-const ASKING: [&[u8]; 3] = [b"expect", b"upgrade", b"http2-settings"];
+/// So many most heads have.
+const USUAL_FIELDS: usize = 12;
 
-/// Where something stands in a head.
+/// Where something stands in a head, which is no longer than what this can say.
 #[derive(Clone, Copy, Debug, Default)]
 struct Place {
-    start: u32,
-    end: u32,
+    start: u16,
+    len: u16,
 }
 
 impl Place {
-    fn of(part: &[u8], head: &[u8]) -> Option<Self> {
-        let start = (part.as_ptr() as usize).checked_sub(head.as_ptr() as usize)?;
-        Some(Self { start: u32::try_from(start).ok()?, end: u32::try_from(start + part.len()).ok()? })
+    /// `part` is a part of the head.
+    fn of(part: &[u8], head: &[u8]) -> Self {
+        let start = (part.as_ptr() as usize).wrapping_sub(head.as_ptr() as usize);
+        // A head is shorter than 64 KiB, or has not passed; of what has not, places mean nothing.
+        Self { start: start as u16, len: part.len() as u16 }
     }
 
     fn in_head(self, head: &[u8]) -> &[u8] {
-        head.get(self.start as usize..self.end as usize).unwrap_or_default()
+        let start = usize::from(self.start);
+        head.get(start..start + usize::from(self.len)).unwrap_or_default()
     }
 }
 
+#[derive(Clone, Copy, Debug)]
+struct Field {
+    name: Place,
+    value: Place,
+    known: Known,
+}
+
 /// A plain head's places. They mean something only together with the bytes that they were read from ([`Plain::of`]).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Plain {
     method: Place,
     target: Place,
-    fields: [(Place, Place); MOST_FIELDS],
-    count: usize,
+    fields: Vec<Field>,
 }
 
 impl Plain {
-    /// Reads a head that has passed [`check_head`](super::check_head); `None` if it is not plain.
-    pub fn read(head: &[u8]) -> Option<Self> {
-        let mut fields = [const { std::mem::MaybeUninit::uninit() }; MOST_FIELDS];
-        let mut request = httparse::Request::new(&mut []);
-        let read = request.parse_with_uninit_headers(head, &mut fields).ok()?;
-        if read != httparse::Status::Complete(head.len()) || request.version != Some(1) {
-            return None;
-        }
-        let target = request.path?.as_bytes();
-        if target.first() != Some(&b'/') {
-            return None;
-        }
-        let mut plain = Self {
-            method: Place::of(request.method?.as_bytes(), head)?,
-            target: Place::of(target, head)?,
-            fields: [(Place::default(), Place::default()); MOST_FIELDS],
-            count: request.headers.len(),
-        };
-        for (place, field) in plain.fields.iter_mut().zip(&*request.headers) {
-            let name = field.name.as_bytes();
-            let value = field.value.trim_ascii();
-            let is_asking = ASKING.iter().any(|asking| name.eq_ignore_ascii_case(asking));
-            if is_asking || (name.eq_ignore_ascii_case(b"connection") && !is_kept_or_closed(value)) {
-                return None;
+    /// Checks a head as [`check_head`](super::check_head) does; with its places if it is plain.
+    ///
+    /// # Errors
+    /// As [`check_head`](super::check_head).
+    pub fn check(head: &[u8]) -> Result<(CheckedHead<'_>, Option<Self>), Code> {
+        let mut plain = Self { fields: Vec::with_capacity(USUAL_FIELDS), ..Self::default() };
+        let mut asks = false;
+        let (checked, version) = check_each(head, |found| match found {
+            Found::Line { method, target } => (plain.method, plain.target) = (Place::of(method, head), Place::of(target, head)),
+            Found::Field { name, value, known } => {
+                asks |= match known {
+                    Known::Expect | Known::Upgrade | Known::Http2Settings => true,
+                    Known::Connection => !is_kept_or_closed(value),
+                    _ => plain.fields.len() == MOST_FIELDS,
+                };
+                if !asks {
+                    plain.fields.push(Field { name: Place::of(name, head), value: Place::of(value, head), known });
+                }
             }
-            *place = (Place::of(name, head)?, Place::of(value, head)?);
-        }
-        Some(plain)
+        })?;
+        let is_plain = !asks && version == Version::Http11 && checked.target.first() == Some(&b'/');
+        Ok((checked, is_plain.then_some(plain)))
+    }
+
+    /// Reads a head; `None` if it is not plain, or would not pass.
+    pub fn read(head: &[u8]) -> Option<Self> {
+        Self::check(head).ok()?.1
     }
 
     /// The head, by its bytes.
@@ -87,15 +96,21 @@ pub struct PlainHead<'a> {
 }
 
 impl<'a> PlainHead<'a> {
-    /// All fields in order: the name as it is written, and the value without the white space around it.
-    pub fn fields(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
+    /// All fields in order: what it is, the name as it is written, and the value without the white space around it.
+    pub fn fields(&self) -> impl Iterator<Item = (Known, &'a [u8], &'a [u8])> + use<'a> {
         let bytes = self.bytes;
-        self.plain.fields[..self.plain.count].iter().map(move |(name, value)| (name.in_head(bytes), value.in_head(bytes)))
+        self.plain.fields.iter().map(move |field| (field.known, field.name.in_head(bytes), field.value.in_head(bytes)))
     }
 
     /// The first value of a field.
     pub fn value(&self, name: &str) -> Option<&'a [u8]> {
-        self.fields().find(|(field, _)| field.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
+        self.fields().find(|(_, field, _)| field.eq_ignore_ascii_case(name.as_bytes())).map(|(.., value)| value)
+    }
+
+    /// The values of a field that is known.
+    pub fn values_of(&self, wanted: Known) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        let bytes = self.bytes;
+        self.plain.fields.iter().filter(move |field| field.known == wanted).map(move |field| field.value.in_head(bytes))
     }
 }
 
@@ -109,11 +124,11 @@ impl Head for PlainHead<'_> {
     }
 
     fn authority(&self) -> Option<&[u8]> {
-        self.value("host")
+        self.values_of(Known::Host).next()
     }
 
     fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        self.fields().filter(move |(field, _)| field.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
+        self.fields().filter(move |(_, field, _)| field.eq_ignore_ascii_case(name.as_bytes())).map(|(.., value)| value)
     }
 }
 
@@ -128,7 +143,7 @@ mod tests {
         let read = plain.of(head);
         assert_eq!((read.method(), read.target(), read.authority()), (&b"POST"[..], &b"/a?b"[..], Some(&b"a"[..])));
         assert_eq!(read.values("x-t").collect::<Vec<_>>(), [b"1", b"2"]);
-        assert_eq!(read.fields().map(|(name, _)| name.len()).collect::<Vec<_>>(), [4, 3, 3, 10, 14]);
+        assert_eq!(read.fields().map(|(_, name, _)| name.len()).collect::<Vec<_>>(), [4, 3, 3, 10, 14]);
     }
 
     #[test]

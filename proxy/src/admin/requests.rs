@@ -69,11 +69,11 @@ struct Hop<'a> {
 fn shown(kept: &Kept) -> Shown<'_> {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Shown {
-        request_id: &kept.request_id,
+        request_id: kept.request_id(),
         time: humantime::format_rfc3339_micros(kept.ended).to_string(),
-        method: &kept.method,
-        host: kept.host.as_deref().map(text),
-        path: text(&kept.path),
+        method: kept.method(),
+        host: kept.host().map(text),
+        path: text(kept.path()),
         status: kept.status,
         reason: kept.reason.map(Code::as_str),
         service: kept.service.as_deref(),

@@ -236,7 +236,7 @@ impl Case {
             Stamped::Newer => Stamp { epoch: epoch + 1, wait_ms: LONG_WAIT_MS, ..stamp },
             Stamped::AnotherTable => {
                 let epoch = if self.known == Known::Mine { epoch + 37 } else { epoch.saturating_sub(1) };
-                Stamp { table: another(&cast.table), epoch, ..stamp }
+                Stamp { table: another(&cast.table).into(), epoch, ..stamp }
             }
             Stamped::Ask => Stamp { ask: Some(cast.me.clone()), hop: 1, ..stamp },
         })
@@ -251,11 +251,11 @@ impl Case {
 /// What a proxy says that knows all of it.
 pub(super) fn stamp(cast: &Cast, facts: &Facts) -> Stamp {
     Stamp {
-        service: cast.service.clone(),
-        key: Some(facts.key.clone()),
+        service: cast.service.as_str().into(),
+        key: Some(facts.key.as_slice().into()),
         epoch: facts.epoch,
         revision: facts.revision,
-        table: cast.table.clone(),
+        table: cast.table.as_str().into(),
         hop: 0,
         wait_ms: WAIT_MS,
         ask: None,

@@ -4,7 +4,7 @@
 
 use pingora_http::RequestHeader;
 use waypost_policy::{
-    Code,
+    Code, Head,
     explain::{Decision, Explanation, explain},
     head::Target,
 };
@@ -64,7 +64,7 @@ impl Asked {
         };
         let Some(mut head) = head else { return answered(Code::BadRequest, Self::MALFORMED) };
         strip_protocol_from_request(&mut head);
-        if has_looped(&RequestHead(&head), &shared.cdn_id) {
+        if has_looped(RequestHead(&head).values("cdn-loop"), &shared.cdn_id) {
             return answered(Code::Loop, &format!("CDN-Loop names {}: the request has passed through this proxy", shared.cdn_id));
         }
         let mut explanation = explain(&RequestHead(&head), &shared.world(table, &mut fastrand::Rng::new()));

@@ -139,7 +139,7 @@ pub(crate) async fn serve_connection(
         requests_left = requests_left.saturating_sub(1);
         let mut again = None;
         if let Some(express) = &lanes.express
-            && let Some(plain) = express.takes(&downstream)
+            && let Some(plain) = express.takes(&mut downstream)
         {
             // In memory of its own, as all that a connection does not do while it waits for its next request: so it takes no room for it.
             match Box::pin(express.serve(downstream, plain, &connection, is_last)).await {

@@ -31,7 +31,7 @@ use tokio::{
 };
 use waypost_policy::{
     Code,
-    framing::{Chunks, Framing, MAX_HEAD_BYTES},
+    framing::{Chunks, Framing, MAX_HEAD_BYTES, Plain},
 };
 
 use super::{
@@ -112,6 +112,8 @@ pub(crate) struct Downstream {
     body: Body,
     /// The present request as it came.
     request: Handed,
+    /// Its head's places, if it is plain and nobody has taken them.
+    plain: Option<Plain>,
     timing: Timing,
     /// For whoever waits for the client outside pingora's sessions.
     pub(super) alarm: Alarm,
@@ -162,6 +164,7 @@ impl Downstream {
             head_left: 0,
             body: Body::Length(0),
             request: Handed { head_len: 0, framing: Framing::Length(0), bytes: None },
+            plain: None,
             timing: Timing::new(deadline),
             alarm: Alarm::default(),
             closes: false,

@@ -6,7 +6,7 @@ use pingora_core::protocols::http::authority::validate_request_authority;
 use pingora_http::RequestHeader;
 use waypost_policy::{
     Code,
-    framing::{self, CheckedHead},
+    framing::{self, CheckedHead, Plain},
 };
 
 /// Checks a whole head, its empty line included.
@@ -16,6 +16,12 @@ use waypost_policy::{
 pub(crate) fn check_head(head: &[u8]) -> Result<CheckedHead<'_>, Code> {
     let checked = framing::check_head(head)?;
     if has_uncarried(checked.target) { Err(Code::BadRequest) } else { Ok(checked) }
+}
+
+/// The same; with its places if it is plain.
+pub(crate) fn check_plain_head(head: &[u8]) -> Result<(CheckedHead<'_>, Option<Plain>), Code> {
+    let (checked, plain) = Plain::check(head)?;
+    if has_uncarried(checked.target) { Err(Code::BadRequest) } else { Ok((checked, plain)) }
 }
 
 /// Whether the general transport's own parser would refuse the target or change it (it cuts a fragment off, knows only UTF-8, and

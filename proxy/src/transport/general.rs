@@ -25,7 +25,7 @@ use pingora_core::{
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, HttpProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use waypost_owner::Served;
-use waypost_policy::{Code, Failure, Input, Next, Sent};
+use waypost_policy::{Code, Failure, Head, Input, Next, Sent};
 
 use super::{
     answer,
@@ -184,7 +184,9 @@ impl ProxyHttp for GeneralLane {
         let next = match &self.shared.guard {
             _ if ctx.decided.is_some() => ctx.decided.take().unwrap_or(Next::Answer(Code::Internal)),
             Some(guard) => self.judge(guard, session.req_header(), stamp, ctx).await,
-            None if headers::has_looped(&RequestHead(session.req_header()), &self.shared.cdn_id) => Next::Answer(Code::Loop),
+            None if headers::has_looped(RequestHead(session.req_header()).values("cdn-loop"), &self.shared.cdn_id) => {
+                Next::Answer(Code::Loop)
+            }
             None => self.step(session.req_header(), ctx, Input::Start),
         };
         ctx.body_limit = ctx.exchange.policy().limits.body_bytes;
@@ -309,7 +311,8 @@ impl ProxyHttp for GeneralLane {
 
     async fn upstream_response_filter(&self, session: &mut Session, head: &mut ResponseHeader, ctx: &mut Self::CTX) -> Result<()> {
         ctx.deadline.release_body();
-        if let Some(why) = headers::uncarried(&ReplyHead(head), head.version, session.as_downstream().is_upgrade_req()) {
+        let may_switch = session.as_downstream().is_upgrade_req() && headers::switches_to_websocket(head);
+        if let Some(why) = headers::uncarried(head.status.as_u16(), head.version, &headers::Announced::by(head), may_switch) {
             return Err(Error::explain(ErrorType::InvalidHTTPHeader, why).into_up());
         }
         let is_interim = head.status.is_informational() && head.status != http::StatusCode::SWITCHING_PROTOCOLS;

@@ -86,9 +86,9 @@ pub(crate) fn new_request_id() -> String {
     uuid::Uuid::now_v7().to_string()
 }
 
-/// Whether the request has passed through this very proxy already (RFC 8586).
-pub(crate) fn has_looped<H: Head>(head: &H, cdn_id: &str) -> bool {
-    let mut entries = head.values("cdn-loop").flat_map(|value| value.split(|b| *b == b','));
+/// Whether the request has passed through this very proxy already (RFC 8586), by the values of its `CDN-Loop`.
+pub(crate) fn has_looped<'a>(values: impl Iterator<Item = &'a [u8]>, cdn_id: &str) -> bool {
+    let mut entries = values.flat_map(|value| value.split(|b| *b == b','));
     entries.any(|entry| entry.split(|b| *b == b';').next().is_some_and(|id| id.trim_ascii() == cdn_id.as_bytes()))
 }
 
@@ -143,24 +143,62 @@ pub(crate) fn expects_continue(head: &RequestHeader) -> bool {
     head.headers.get(http::header::EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
+/// What an owner's answer says of its body.
+#[derive(Default)]
+pub(crate) struct Announced<'a> {
+    /// `Transfer-Encoding`.
+    pub(crate) codings: Said<'a>,
+    /// `Content-Length`.
+    pub(crate) lengths: Said<'a>,
+    /// `Trailer` is there.
+    pub(crate) has_trailers: bool,
+}
+
+/// What a field says that should stand there once.
+#[derive(Default)]
+pub(crate) struct Said<'a> {
+    pub(crate) first: Option<&'a [u8]>,
+    /// It does not.
+    pub(crate) is_repeated: bool,
+}
+
+impl<'a> Said<'a> {
+    /// Another one.
+    pub(crate) fn note(&mut self, value: &'a [u8]) {
+        self.is_repeated |= self.first.is_some();
+        self.first.get_or_insert(value);
+    }
+}
+
+impl<'a> Announced<'a> {
+    /// What a head says.
+    pub(crate) fn by(head: &'a ResponseHeader) -> Self {
+        let mut announced = Self { has_trailers: head.headers.contains_key(http::header::TRAILER), ..Self::default() };
+        head.headers.get_all(http::header::TRANSFER_ENCODING).iter().for_each(|coding| announced.codings.note(coding.as_bytes()));
+        head.headers.get_all(http::header::CONTENT_LENGTH).iter().for_each(|length| announced.lengths.note(length.as_bytes()));
+        announced
+    }
+}
+
+/// Whether an answer switches to what is passed on if it was asked for: WebSocket.
+pub(crate) fn switches_to_websocket(head: &ResponseHeader) -> bool {
+    head.headers.get(http::header::UPGRADE).is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"))
+}
+
 /// Why an owner's answer is refused, if it is: its framing is faulty (RFC 9112, section 6), or it can't be passed on as it was meant.
-pub(crate) fn uncarried<R: Reply>(head: &R, version: http::Version, upgrade_asked: bool) -> Option<&'static str> {
-    let mut codings = head.values("transfer-encoding");
-    let coding = codings.next();
-    // With a coding it says nothing (RFC 9112, section 6.3).
-    let mut lengths = head.values("content-length").filter(|_| coding.is_none());
-    let is_switching = head.status() == 101;
-    // Only WebSocket is asked for.
-    let is_asked = || upgrade_asked && head.values("upgrade").next().is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"websocket"));
-    if is_switching && !is_asked() {
+pub(crate) fn uncarried(status: u16, version: http::Version, announced: &Announced<'_>, may_switch: bool) -> Option<&'static str> {
+    let Announced { codings, lengths, has_trailers } = announced;
+    let is_coded = codings.first.is_some();
+    if status == 101 && !may_switch {
         Some("it switches to a protocol that was not asked for")
-    } else if codings.next().is_some() || coding.is_some_and(|coding| !coding.eq_ignore_ascii_case(b"chunked")) {
+    } else if codings.is_repeated || codings.first.is_some_and(|coding| !coding.eq_ignore_ascii_case(b"chunked")) {
         Some("it has a transfer coding that was not asked for")
-    } else if coding.is_some() && version == http::Version::HTTP_10 {
+    } else if is_coded && version == http::Version::HTTP_10 {
         Some("it is HTTP/1.0 and chunked")
-    } else if lengths.next().is_some_and(|length| !length.iter().all(u8::is_ascii_digit)) || lengths.next().is_some() {
+    // With a coding it says nothing (RFC 9112, section 6.3).
+    } else if !is_coded && (lengths.is_repeated || lengths.first.is_some_and(|length| !length.iter().all(u8::is_ascii_digit))) {
         Some("it has several lengths")
-    } else if coding.is_some() && head.values("trailer").next().is_some() {
+    } else if is_coded && *has_trailers {
         // They would be lost on the way, and with them what they say: often that the body is not whole.
         Some("it announces trailers")
     } else {

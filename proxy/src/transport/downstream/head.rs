@@ -15,7 +15,7 @@ use waypost_policy::{
 };
 
 use super::{Body, Coming, Downstream, HTTP2_PREFACE, Handed, NoHead, limited};
-use crate::transport::framing::check_head;
+use crate::transport::framing::check_plain_head;
 
 impl Downstream {
     /// Whether the client speaks HTTP/2 by prior knowledge: it begins with a preface that is no request of HTTP/1 (RFC 9113, section 3.4).
@@ -79,11 +79,12 @@ impl Downstream {
             self.coming.searched = 0;
         }
         if let Some(len) = end_of_head(&self.buffer, self.coming.searched) {
-            let checked = check_head(&self.buffer[..len]).map_err(NoHead::Answer)?;
+            let (checked, plain) = check_plain_head(&self.buffer[..len]).map_err(NoHead::Answer)?;
             self.head_left = checked.len;
             self.closes = checked.closes;
             self.body = Body::framed_by(checked.framing);
             self.request = Handed { head_len: checked.len, framing: checked.framing, bytes: Some(BytesMut::new()) };
+            self.plain = plain;
             self.answered = false;
             return Ok(true);
         }

@@ -4,7 +4,7 @@ use std::{future::poll_fn, io, pin::Pin, time::Duration};
 
 use bytes::{Buf, BytesMut};
 use tokio::{io::AsyncWriteExt, time::Instant};
-use waypost_policy::framing::Framing;
+use waypost_policy::framing::{Framing, Plain};
 
 use super::{Accepted, Body, Downstream, LINGER_LIMIT, limited, linger};
 
@@ -15,6 +15,11 @@ impl Downstream {
     /// The head of the present request, before anything of it has been handed over.
     pub(in crate::transport) fn head(&self) -> &[u8] {
         &self.buffer[..self.request.head_len]
+    }
+
+    /// Its places, once, if it is plain.
+    pub(in crate::transport) fn take_plain(&mut self) -> Option<Plain> {
+        self.plain.take()
     }
 
     /// How the present request's body is framed.

@@ -7,11 +7,14 @@ use std::{borrow::Cow, mem::MaybeUninit};
 
 use http::Version;
 use httparse::{Header, ParserConfig, Response, Status};
-use waypost_policy::{Reply, framing::AnswerBody, wire::is_protocol_header};
+use waypost_policy::{
+    Reply,
+    framing::{AnswerBody, Known},
+};
 
 use crate::transport::{
-    answer::{REASON, end_head},
-    headers::{OF_ONE_HOP, VIA, uncarried},
+    answer::end_head,
+    headers::{Announced, VIA, uncarried},
 };
 
 /// The most fields of an answer.
@@ -33,6 +36,13 @@ pub(super) struct Answer<'h> {
     reason: &'h str,
     version: Version,
     fields: &'h [Header<'h>],
+    announced: Announced<'h>,
+    /// What `Content-Length` says, where that says anything.
+    length: Option<u64>,
+    /// The connection ends behind it.
+    closes: bool,
+    /// `Connection` names fields that are its alone.
+    names_fields: bool,
     /// How many bytes it has, with the empty line.
     pub(super) len: usize,
 }
@@ -62,10 +72,31 @@ impl<'h> Answer<'h> {
             return Err(Refused);
         };
         let version = if version == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
-        let answer = Self { status, reason, version, fields: response.headers, len };
-        let is_sound =
-            uncarried(&answer, version, false).is_none() && (answer.is_coded() || answer.length().is_none_or(|length| length.is_ok()));
-        if is_sound { Ok(Some(answer)) } else { Err(Refused) }
+        let fields: &'h [Header<'h>] = response.headers;
+        let (mut announced, mut is_kept, mut closes, mut names_fields) = (Announced::default(), false, false, false);
+        for field in fields {
+            match Known::of(field.name.as_bytes()) {
+                Known::TransferEncoding => announced.codings.note(field.value),
+                Known::ContentLength => announced.lengths.note(field.value),
+                Known::Trailer => announced.has_trailers = true,
+                Known::Connection => {
+                    for option in options(field.value) {
+                        is_kept |= option.eq_ignore_ascii_case(b"keep-alive");
+                        closes |= option.eq_ignore_ascii_case(b"close");
+                        names_fields |= !option.eq_ignore_ascii_case(b"keep-alive");
+                    }
+                }
+                _ => {}
+            }
+        }
+        let is_coded = announced.codings.first.is_some();
+        let length = announced.lengths.first.filter(|_| !is_coded);
+        let parsed = length.and_then(|length| std::str::from_utf8(length).ok()?.parse().ok());
+        if uncarried(status, version, &announced, false).is_some() || length.is_some() != parsed.is_some() {
+            return Err(Refused);
+        }
+        let closes = if version == Version::HTTP_10 { !is_kept } else { closes };
+        Ok(Some(Self { status, reason, version, fields, announced, length: parsed, closes, names_fields, len }))
     }
 
     /// Whether another one follows it, which is the answer.
@@ -80,28 +111,17 @@ impl<'h> Answer<'h> {
         } else if self.is_coded() {
             AnswerBody::CHUNKED
         } else {
-            self.length().and_then(Result::ok).map_or(AnswerBody::UntilClose, AnswerBody::Length)
+            self.length.map_or(AnswerBody::UntilClose, AnswerBody::Length)
         }
     }
 
     fn is_coded(&self) -> bool {
-        self.values("transfer-encoding").next().is_some()
-    }
-
-    /// What it says that its length is.
-    fn length(&self) -> Option<Result<u64, Refused>> {
-        let length = self.values("content-length").next()?;
-        Some(std::str::from_utf8(length).ok().and_then(|length| length.parse().ok()).ok_or(Refused))
+        self.announced.codings.first.is_some()
     }
 
     /// Whether the connection goes on behind it.
     pub(super) fn keeps_connection(&self) -> bool {
-        let mut options = self.values("connection").flat_map(|value| value.split(|b| *b == b',')).map(<[u8]>::trim_ascii);
-        if self.version == Version::HTTP_10 {
-            options.any(|option| option.eq_ignore_ascii_case(b"keep-alive"))
-        } else {
-            !options.any(|option| option.eq_ignore_ascii_case(b"close"))
-        }
+        !self.closes
     }
 
     /// Writes the head for the client; `is_endless`: nothing in it says where its body ends.
@@ -110,18 +130,20 @@ impl<'h> Answer<'h> {
         // Neither has a body, and neither may say that it has (RFC 9110, section 8.6); with a coding a length says nothing.
         let is_bodiless = is_interim || self.status == 204;
         let is_coded = self.is_coded();
-        let named: Vec<&[u8]> = self.values("connection").flat_map(|value| value.split(|b| *b == b',')).map(<[u8]>::trim_ascii).collect();
+        let named: Vec<&[u8]> = if self.names_fields { self.values("connection").flat_map(options).collect() } else { Vec::new() };
         let version: &[u8] = if is_interim && self.version == Version::HTTP_10 { b"HTTP/1.0 " } else { b"HTTP/1.1 " };
-        put(out, &[version, self.status.to_string().as_bytes(), b" ", self.reason.as_bytes(), b"\r\n"]);
+        put(out, &[version, itoa::Buffer::new().format(self.status).as_bytes(), b" ", self.reason.as_bytes(), b"\r\n"]);
         for field in self.fields {
             let name = field.name.as_bytes();
-            let is_framing = is(name, b"content-length") || is(name, b"transfer-encoding");
-            let goes = if is_framing {
-                is_bodiless || (is_coded && is(name, b"content-length"))
-            } else {
-                is_of_this_hop(name) || named.iter().any(|named| is(name, named)) || (!is_interim && is_said_by_proxy(name))
+            let goes = match Known::of(name) {
+                Known::ContentLength => is_bodiless || is_coded,
+                Known::TransferEncoding => is_bodiless,
+                Known::Protocol | Known::WaypostReason => true,
+                // What the proxy says instead.
+                Known::XRequestId | Known::Date if !is_interim => true,
+                known => known.is_of_answers_hop() || name.is_empty() || named.iter().any(|named| name.eq_ignore_ascii_case(named)),
             };
-            if !goes && !name.is_empty() {
+            if !goes {
                 put(out, &[name, b": ", &unfolded(field.value), b"\r\n"]);
             }
         }
@@ -146,18 +168,9 @@ fn unfolded(value: &[u8]) -> Cow<'_, [u8]> {
     lines.collect::<Vec<_>>().join(&b" "[..]).into()
 }
 
-/// What is the connection's alone, and what never crosses the proxy.
-fn is_of_this_hop(name: &[u8]) -> bool {
-    OF_ONE_HOP.iter().any(|of_hop| is(name, of_hop.as_bytes())) || is_protocol_header(name) || is(name, REASON.as_bytes())
-}
-
-/// What the proxy says instead.
-fn is_said_by_proxy(name: &[u8]) -> bool {
-    is(name, b"x-request-id") || is(name, b"date")
-}
-
-fn is(name: &[u8], wanted: &[u8]) -> bool {
-    name.eq_ignore_ascii_case(wanted)
+/// What stands in a list.
+fn options(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|b| *b == b',').map(<[u8]>::trim_ascii)
 }
 
 fn put(out: &mut Vec<u8>, parts: &[&[u8]]) {

@@ -140,10 +140,10 @@ impl<'a> Carrier<'a> {
         }
     }
 
-    /// From now on what comes is the answer's body.
-    pub(super) fn answer(&mut self, body: AnswerBody) {
+    /// From this time on what comes is the answer's body.
+    pub(super) fn answer(&mut self, body: AnswerBody, now: Instant) {
         self.answer = Some(body);
-        self.answer_at = Instant::now();
+        self.answer_at = now;
     }
 
     /// Whether the answer has come whole.

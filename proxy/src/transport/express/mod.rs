@@ -25,7 +25,7 @@ use waypost_conf::Protocol;
 use waypost_policy::{
     Body, Code, Exchange, Failure, Head, Input, Lease, Next, Sent,
     exchange::is_idempotent,
-    framing::{AnswerBody, Framing, Plain, PlainHead},
+    framing::{AnswerBody, Framing, Known, Plain, PlainHead},
     wire::Stamp,
 };
 
@@ -75,8 +75,8 @@ impl Express {
     }
 
     /// Whether the request whose head was read last is plain.
-    pub(super) fn takes(&self, client: &Downstream) -> Option<Plain> {
-        if self.shared.guard.is_some() { None } else { Plain::read(client.head()) }
+    pub(super) fn takes(&self, client: &mut Downstream) -> Option<Plain> {
+        if self.shared.guard.is_some() { None } else { client.take_plain() }
     }
 
     /// Serves it.
@@ -98,6 +98,7 @@ impl Express {
             framing,
             is_last,
             started,
+            ended: started,
             limits: Limits { idle: Duration::ZERO, first_byte: Duration::ZERO, ends_at: None },
             exchange: Exchange::default(),
             in_flight: self.shared.metrics.enter(),
@@ -123,6 +124,8 @@ struct Job<'a> {
     framing: Framing,
     is_last: bool,
     started: Instant,
+    /// When the last attempt ended.
+    ended: Instant,
     limits: Limits,
     exchange: Exchange,
     request_id: String,
@@ -168,10 +171,10 @@ enum Attempt {
 impl<'a> Job<'a> {
     async fn run(&mut self) -> Ending {
         let head = self.plain.of(self.client.head());
-        let mut next = if headers::has_looped(&head, &self.shared.cdn_id) {
+        let mut next = if headers::has_looped(head.values_of(Known::CdnLoop), &self.shared.cdn_id) {
             Next::Answer(Code::Loop)
         } else {
-            self.shared.step(&mut self.exchange, &head, Input::<Answer<'_>>::Start)
+            self.shared.step_at(self.started, &mut self.exchange, &head, Input::<Answer<'_>>::Start)
         };
         let policy = Arc::clone(self.exchange.policy());
         let (timeouts, body_limit) = (&policy.timeouts, policy.limits.body_bytes);
@@ -183,14 +186,14 @@ impl<'a> Job<'a> {
         };
         self.upload.limit(body_limit);
         if body_limit > 0 && matches!(self.framing, Framing::Length(length) if length > body_limit) && matches!(next, Next::Forward(..)) {
-            return self.answer(Code::BodyTooLarge, None, false).await;
+            return Box::pin(self.answer(Code::BodyTooLarge, None, false)).await;
         }
         loop {
             next = match next {
                 Next::Forward(lease, stamp) if self.carries(&lease) => match self.attempt(lease, stamp).await {
                     Attempt::Next(next) => next,
                     Attempt::Answered(keeps) => return Ending::Answered(keeps),
-                    Attempt::Fails(code) => return self.answer(code, None, false).await,
+                    Attempt::Fails(code) => return Box::pin(self.answer(code, None, false)).await,
                     Attempt::Cut(reason) => {
                         self.reason = reason;
                         return Ending::Cut;
@@ -198,19 +201,19 @@ impl<'a> Job<'a> {
                 },
                 Next::Check(key) => {
                     let service = self.exchange.trace().service.as_ref().map(|service| service.name.clone());
-                    let Some(service) = service else { return self.answer(Code::Internal, None, false).await };
-                    let found = self.shared.check(&service, &key).await;
+                    let Some(service) = service else { return Box::pin(self.answer(Code::Internal, None, false)).await };
+                    let found = Box::pin(self.shared.check(&service, &key)).await;
                     self.step(Input::Found(found))
                 }
-                Next::Answer(code) => return self.answer(code, None, true).await,
-                Next::Redirect(location) => return self.answer(Code::Moved, Some(location), true).await,
+                Next::Answer(code) => return Box::pin(self.answer(code, None, true)).await,
+                Next::Redirect(location) => return Box::pin(self.answer(Code::Moved, Some(location), true)).await,
                 next @ (Next::Forward(..) | Next::Park(_) | Next::Sleep(_)) if self.upload.body() != Body::Spent => {
                     return Ending::HandedOver(next);
                 }
                 // Nothing that is spent is sent or waits, says the exchange, and nothing is relayed without an answer.
                 Next::Forward(..) | Next::Park(_) | Next::Sleep(_) | Next::Relay => {
                     tracing::error!(request_id = self.request_id, "the express lane was told what it can't do");
-                    return self.answer(Code::Internal, None, false).await;
+                    return Box::pin(self.answer(Code::Internal, None, false)).await;
                 }
             }
         }
@@ -234,9 +237,13 @@ impl<'a> Job<'a> {
 
     /// Sends the request to an owner, and passes on what comes of it.
     async fn attempt(&mut self, lease: Lease, stamp: Stamp) -> Attempt {
-        let dispatched = Instant::now();
+        // The first follows at once.
+        let dispatched = if self.exchange.trace().dispatches.len() > 1 { Instant::now() } else { self.started };
         let attempt = self.attempted(&lease, &stamp, dispatched).await;
-        self.upstream_time += dispatched.elapsed();
+        if self.ended <= dispatched {
+            self.ended = Instant::now();
+        }
+        self.upstream_time += self.ended - dispatched;
         drop(lease);
         match attempt {
             Ok(attempt) => attempt,
@@ -258,10 +265,13 @@ impl<'a> Job<'a> {
         if let Err(code) = self.upload.begin(&self.client.buffer, write) {
             return Ok(Attempt::Fails(code));
         }
-        let owner = match self.connect(address, dispatched).await {
-            Ok(owner) => owner,
-            Err(Some(failure)) => return Err((failure, Sent::Nothing)),
-            Err(None) => return Ok(Attempt::Fails(Code::UpstreamTimeout)),
+        let owner = match self.kept(address, dispatched) {
+            Some(owner) => owner,
+            None => match Box::pin(self.connect(address, dispatched)).await {
+                Ok(owner) => owner,
+                Err(Some(failure)) => return Err((failure, Sent::Nothing)),
+                Err(None) => return Ok(Attempt::Fails(Code::UpstreamTimeout)),
+            },
         };
         let is_reused = owner.is_reused;
         self.to_client.clear();
@@ -283,13 +293,14 @@ impl<'a> Job<'a> {
                 }
                 Judged::Passes(next, body) => {
                     if let Some(body) = body.filter(|_| carrier.is_sent()) {
-                        drain_refusal(carrier.owner, body, self.pool, address).await;
+                        Box::pin(drain_refusal(carrier.owner, body, self.pool, address)).await;
                     }
                     return Ok(Attempt::Next(next));
                 }
             }
         };
         let carried = carrier.next().await;
+        self.ended = Instant::now();
         self.bytes_out = carrier.bytes_out;
         let (is_answered, is_sent) = (carrier.is_whole() && carrier.is_written(), carrier.is_sent());
         let Carrier { owner, upload, has_begun, .. } = carrier;
@@ -297,7 +308,7 @@ impl<'a> Job<'a> {
             Ok(_) => {
                 let Owner { stream, buffer, .. } = owner;
                 if keeps_owner && is_sent && buffer.is_empty() {
-                    self.pool.keep(address, stream, Instant::now());
+                    self.pool.keep(address, stream, self.ended);
                 }
                 self.from_owner = buffer;
                 Ok(Attempt::Answered(keeps && upload.has_come()))
@@ -315,18 +326,32 @@ impl<'a> Job<'a> {
         }
     }
 
-    /// A connection to an owner: a kept one, unless those have died. `None`: the request's time is over.
-    async fn connect(&mut self, address: SocketAddr, now: Instant) -> Result<Owner, Option<Failure>> {
-        let left = self.limits.ends_at.map(|at| at.saturating_duration_since(now.into()));
-        if left.is_some_and(|left| left.is_zero()) {
-            return Err(None);
+    /// A kept connection to an owner, unless those have died or the request's time is over.
+    fn kept(&mut self, address: SocketAddr, now: Instant) -> Option<Owner> {
+        if self.broken >= POOLED_TRIES || self.left(now).is_some_and(|left| left.is_zero()) {
+            return None;
         }
+        let is_sure = !is_idempotent(self.head().method());
+        let stream = self.pool.take(address, now, is_sure)?;
+        Some(Owner { stream, is_reused: true, buffer: self.spare_buffer() })
+    }
+
+    /// What is left of the request's time.
+    fn left(&self, now: Instant) -> Option<Duration> {
+        self.limits.ends_at.map(|at| at.saturating_duration_since(now.into()))
+    }
+
+    fn spare_buffer(&mut self) -> BytesMut {
         let mut buffer = std::mem::take(&mut self.from_owner);
         buffer.clear();
-        let is_sure = !is_idempotent(self.head().method());
-        let kept = if self.broken < POOLED_TRIES { self.pool.take(address, now, is_sure) } else { None };
-        if let Some(stream) = kept {
-            return Ok(Owner { stream, is_reused: true, buffer });
+        buffer
+    }
+
+    /// A new connection to an owner. `None`: the request's time is over.
+    async fn connect(&mut self, address: SocketAddr, now: Instant) -> Result<Owner, Option<Failure>> {
+        let left = self.left(now);
+        if left.is_some_and(|left| left.is_zero()) {
+            return Err(None);
         }
         let limit = Duration::from_millis(self.exchange.policy().timeouts.connect_ms);
         let limit = (!limit.is_zero()).then_some(limit);
@@ -344,7 +369,7 @@ impl<'a> Job<'a> {
         })?;
         let _ = stream.set_nodelay(true);
         self.shared.metrics.connect_seconds(now.elapsed());
-        Ok(Owner { stream, is_reused: false, buffer })
+        Ok(Owner { stream, is_reused: false, buffer: self.spare_buffer() })
     }
 
     /// Answers by the proxy itself. The connection goes on if `may_keep`, and what is left of the body is short and on its way.
@@ -360,6 +385,7 @@ impl<'a> Job<'a> {
             self.status = code.status();
             self.bytes_out = if is_head { 0 } else { body.len() as u64 };
         }
+        self.ended = Instant::now();
         Ending::Answered(self.status > 0 && keeps && self.drain().await)
     }
 
@@ -415,7 +441,7 @@ impl<'a> Job<'a> {
             trace: self.exchange.trace(),
             bytes_in: self.upload.bytes,
             bytes_out: self.bytes_out,
-            duration: self.started.elapsed(),
+            duration: self.ended - self.started,
             upstream: self.upstream_time,
             protocol: "HTTP/1.1",
             user_agent: head.value("user-agent"),
@@ -465,7 +491,8 @@ fn judge(carrier: &mut Carrier<'_>, shared: &Shared, plain: &Plain, exchange: &m
         }
         let head = plain.of(carrier.client.head());
         let body = read.body(head.method() == b"HEAD");
-        let next = shared.step(exchange, &head, Input::Reply(&read, carrier.upload.body()));
+        let now = Instant::now();
+        let next = shared.step_at(now, exchange, &head, Input::Reply(&read, carrier.upload.body()));
         let keeps_owner = body != AnswerBody::UntilClose && read.keeps_connection();
         if !matches!(next, Next::Relay) {
             carrier.owner.buffer.advance(len);
@@ -475,7 +502,7 @@ fn judge(carrier: &mut Carrier<'_>, shared: &Shared, plain: &Plain, exchange: &m
         let status = read.status;
         read.write_head(request_id, keeps, body == AnswerBody::UntilClose, carrier.out);
         carrier.owner.buffer.advance(len);
-        carrier.answer(body);
+        carrier.answer(body, now.into());
         return Judged::Relays { status, keeps, keeps_owner };
     }
 }

@@ -4,26 +4,10 @@
 
 use waypost_policy::{
     Head,
-    framing::{Framing, PlainHead},
-    wire::is_protocol_header,
+    framing::{Framing, Known, PlainHead},
 };
 
-use crate::transport::{
-    ConnectionInfo,
-    headers::{CLIENT_SUBJECT, VIA, is_spelt, is_word_on_client},
-};
-
-/// What is of the connection that the request came by (RFC 9110, section 7.6.1), and its framing, which is written anew.
-const OF_THIS_HOP: [&[u8]; 8] = [
-    b"connection",
-    b"keep-alive",
-    b"proxy-connection",
-    b"proxy-authenticate",
-    b"proxy-authorization",
-    b"te",
-    b"trailer",
-    b"transfer-encoding",
-];
+use crate::transport::{ConnectionInfo, headers::VIA};
 
 /// What the proxy says of a request.
 pub(super) struct Said<'a> {
@@ -38,24 +22,21 @@ pub(super) fn write_head(head: &PlainHead<'_>, framing: Framing, said: &Said<'_>
     let connection = said.connection;
     let (mut host, mut names_host, mut names_scheme): (&[u8], bool, bool) = (b"", false, false);
     put(out, &[head.method(), b" ", head.target(), b" HTTP/1.1\r\n"]);
-    for (name, value) in head.fields() {
-        if name.eq_ignore_ascii_case(b"host") {
-            host = value;
-        } else {
-            match fate(name, connection.trusted) {
-                Fate::Passes => {}
-                Fate::Goes => continue,
-                Fate::NamesHost => names_host = true,
-                Fate::NamesScheme => names_scheme = true,
-            }
+    for (known, name, value) in head.fields() {
+        match fate(known, connection.trusted) {
+            Fate::Passes => {}
+            Fate::Goes => continue,
+            Fate::IsHost => host = value,
+            Fate::NamesHost => names_host = true,
+            Fate::NamesScheme => names_scheme = true,
         }
         field(out, name, &[value]);
     }
     if let Some(subject) = &connection.subject {
         field(out, b"X-Client-Cert-Subject", &[subject.as_bytes()]);
     }
-    let before = if connection.trusted { "x-forwarded-for" } else { "" };
-    list(out, b"X-Forwarded-For", head.values(before), connection.address.as_bytes());
+    let before = head.values_of(Known::XForwardedFor).filter(|_| connection.trusted);
+    list(out, b"X-Forwarded-For", before, connection.address.as_bytes());
     if !names_scheme {
         field(out, b"X-Forwarded-Proto", &[connection.scheme.as_bytes()]);
     }
@@ -64,7 +45,7 @@ pub(super) fn write_head(head: &PlainHead<'_>, framing: Framing, said: &Said<'_>
     }
     field(out, b"X-Request-Id", &[said.request_id.as_bytes()]);
     field(out, b"Via", &[VIA.as_bytes()]);
-    list(out, b"CDN-Loop", head.values("cdn-loop"), said.cdn_id.as_bytes());
+    list(out, b"CDN-Loop", head.values_of(Known::CdnLoop), said.cdn_id.as_bytes());
     field(out, b"Route-Stamp", &[said.stamp.as_bytes()]);
     if framing == Framing::Chunked {
         field(out, b"Transfer-Encoding", &[b"chunked"]);
@@ -76,26 +57,23 @@ pub(super) fn write_head(head: &PlainHead<'_>, framing: Framing, said: &Said<'_>
 enum Fate {
     Passes,
     Goes,
+    IsHost,
     /// It passes, and says what the proxy would have said.
     NamesHost,
     NamesScheme,
 }
 
-fn fate(name: &[u8], is_trusted: bool) -> Fate {
-    let is = |wanted: &[u8]| name.eq_ignore_ascii_case(wanted);
-    if OF_THIS_HOP.iter().any(|of_hop| is(of_hop)) || is(b"cdn-loop") || is_protocol_header(name) || is_spelt(name, CLIENT_SUBJECT) {
-        return Fate::Goes;
-    }
-    if !is_word_on_client(name) {
-        return Fate::Passes;
-    }
-    // The two that are written anew in any case.
-    if !is_trusted || name.contains(&b'_') || is(b"x-forwarded-for") || is(b"x-request-id") {
-        return Fate::Goes;
-    }
-    match name {
-        _ if is(b"x-forwarded-host") => Fate::NamesHost,
-        _ if is(b"x-forwarded-proto") => Fate::NamesScheme,
+fn fate(known: Known, is_trusted: bool) -> Fate {
+    match known {
+        Known::Host => Fate::IsHost,
+        // The last two are written anew in any case, and with them what a client says of a certificate and of routes.
+        Known::CdnLoop | Known::Protocol | Known::XClientCertSubject | Known::MisspeltWord | Known::XForwardedFor | Known::XRequestId => {
+            Fate::Goes
+        }
+        Known::Forwarded | Known::XForwardedHost | Known::XForwardedProto | Known::XForwardedOther if !is_trusted => Fate::Goes,
+        Known::XForwardedHost => Fate::NamesHost,
+        Known::XForwardedProto => Fate::NamesScheme,
+        known if known.is_of_requests_hop() => Fate::Goes,
         _ => Fate::Passes,
     }
 }

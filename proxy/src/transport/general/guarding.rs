@@ -3,7 +3,7 @@
 //! What always holds: a request is judged by its head alone, before anything of its body is read; the permit is held until the connection to the
 //! backend is done with it, or broken; what is refused was seen by no backend.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use http::HeaderValue;
 use pingora_core::Result;
@@ -63,8 +63,8 @@ impl GeneralLane {
         };
         let key = identity.key.clone().unwrap_or_default();
         // A service that is not known here is judged all the same: it may be that this view is behind.
-        let service = stamp.as_ref().map(|(_, stamp)| stamp.service.clone());
-        let service = service.or_else(|| identity.service.as_ref().map(|service| service.name.to_string())).unwrap_or_default();
+        let service = stamp.as_ref().map(|(_, stamp)| Arc::clone(&stamp.service));
+        let service = service.or_else(|| identity.service.as_ref().map(|service| service.name.shared())).unwrap_or_default();
         self.in_world(|world| ctx.exchange.identified(identity, world));
         let (stamp, _) = stamp.unzip();
         let asked = waypost_owner::Head {
