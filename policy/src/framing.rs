@@ -105,26 +105,14 @@ fn check_each<'a>(head: &'a [u8], mut found: impl FnMut(Found<'a>)) -> Result<(C
         let known = Known::of(name);
         found(Found::Field { name, value, known });
         match known {
-            Known::Host => {
+            Known::Host if is_host(value) => {
                 hosts += 1;
                 host = value;
-                if !is_host(value) {
-                    return Err(Code::BadRequest);
-                }
             }
-            Known::ContentLength => {
-                if length.replace(content_length(value)?).is_some() {
-                    return Err(Code::BadRequest);
-                }
-            }
-            Known::TransferEncoding => {
-                if chunked || !value.eq_ignore_ascii_case(b"chunked") {
-                    return Err(Code::BadRequest);
-                }
-                chunked = true;
-            }
+            Known::ContentLength if length.is_none() => length = Some(content_length(value)?),
+            Known::TransferEncoding if !chunked && value.eq_ignore_ascii_case(b"chunked") => chunked = true,
             Known::Connection => options += connection_options(value, &mut closes)?,
-            Known::MisspeltFraming => return Err(Code::BadRequest),
+            Known::Host | Known::ContentLength | Known::TransferEncoding | Known::MisspeltFraming => return Err(Code::BadRequest),
             _ => {}
         }
     }

@@ -103,11 +103,7 @@ pub(crate) async fn serve_connection(
                 return Box::pin(serve_http2(shared, &lanes.general, Incoming::new(stream, read), connection, shutdown)).await;
             }
             Err(NoHead::Gone) => return,
-            Err(NoHead::Answer(code)) => {
-                let deadline = downstream.deadline();
-                refuse(shared, downstream, code, &connection).await;
-                return close(&deadline).await;
-            }
+            Err(NoHead::Answer(code)) => return Box::pin(turn_down(shared, downstream, code, &connection)).await,
         }
     }
     let mut requests_left = shared.limits().requests_per_connection;
@@ -129,11 +125,7 @@ pub(crate) async fn serve_connection(
         match read {
             Ok(()) => {}
             Err(NoHead::Gone) => return,
-            Err(NoHead::Answer(code)) => {
-                let deadline = downstream.deadline();
-                refuse(shared, downstream, code, &connection).await;
-                return close(&deadline).await;
-            }
+            Err(NoHead::Answer(code)) => return Box::pin(turn_down(shared, downstream, code, &connection)).await,
         }
         let is_last = requests_left == 1 || downstream.is_last();
         requests_left = requests_left.saturating_sub(1);
@@ -155,7 +147,7 @@ pub(crate) async fn serve_connection(
         let deadline = downstream.begin_session();
         let handed = Handed { connection: connection.clone(), deadline: Arc::clone(&deadline), is_last, again };
         let served = Box::pin(serve_request(shared, &lanes.general, downstream, handed, &shutdown));
-        let Some(taken_back) = served.await else { return close(&deadline).await };
+        let Some(taken_back) = served.await else { return Box::pin(close(&deadline)).await };
         downstream = taken_back;
     }
 }
@@ -211,9 +203,13 @@ async fn close(deadline: &Deadline) {
 
 /// Answers a connection that is one too many, without waiting for its request.
 pub(crate) async fn turn_away(shared: &Shared, stream: Accepted, connection: &ConnectionInfo) {
-    let downstream = Box::new(Downstream::new(stream));
+    turn_down(shared, Box::new(Downstream::new(stream)), Code::Overloaded, connection).await;
+}
+
+/// Answers outside any request, and closes.
+async fn turn_down(shared: &Shared, downstream: Box<Downstream>, code: Code, connection: &ConnectionInfo) {
     let deadline = downstream.deadline();
-    refuse(shared, downstream, Code::Overloaded, connection).await;
+    refuse(shared, downstream, code, connection).await;
     close(&deadline).await;
 }
 

@@ -102,9 +102,10 @@ pub(super) type Socket = BufWriter<Accepted>;
 /// The connection.
 #[derive(Debug)]
 pub(crate) struct Downstream {
-    /// Writes are gathered, so that a head and a small body leave in one call; pingora flushes behind each answer. `None` only
+    /// In a session writes are gathered, so that a head and a small body leave in one call; pingora flushes behind each answer. `None` only
     /// while it is dropped.
     socket: Option<Socket>,
+    gathers: bool,
     /// Read from the socket and not handed over.
     pub(super) buffer: BytesMut,
     /// How much of the buffer is the head.
@@ -154,18 +155,19 @@ pub(crate) enum NoHead {
 impl Downstream {
     /// Wraps an accepted connection.
     pub(crate) fn new(accepted: Accepted) -> Self {
-        Self::of(Some(BufWriter::with_capacity(WRITE_BYTES, accepted)), Arc::default())
+        Self::of(Some(BufWriter::with_capacity(0, accepted)), Timing::default())
     }
 
-    fn of(socket: Option<Socket>, deadline: Arc<Deadline>) -> Self {
+    fn of(socket: Option<Socket>, timing: Timing) -> Self {
         Self {
             socket,
+            gathers: false,
             buffer: BytesMut::new(),
             head_left: 0,
             body: Body::Length(0),
             request: Handed { head_len: 0, framing: Framing::Length(0), bytes: None },
             plain: None,
-            timing: Timing::new(deadline),
+            timing,
             alarm: Alarm::default(),
             closes: false,
             closed: false,
@@ -179,8 +181,25 @@ impl Downstream {
 
     /// A session of the general lane begins with the request whose head was read last.
     pub(super) fn begin_session(&mut self) -> Arc<Deadline> {
-        self.timing.begin(Arc::default());
+        self.timing.begin();
+        self.gather(WRITE_BYTES);
         self.deadline()
+    }
+
+    /// A connection that waits for its next request needs nothing of its last session.
+    fn end_session(&mut self) {
+        self.timing.begin();
+        self.gather(0);
+    }
+
+    /// Has so much gathered before it is written, from where all has been written.
+    fn gather(&mut self, bytes: usize) {
+        if self.gathers != (bytes > 0)
+            && let Some(socket) = self.socket.take_if(|socket| socket.buffer().is_empty())
+        {
+            self.socket = Some(BufWriter::with_capacity(bytes, socket.into_inner()));
+            self.gathers = bytes > 0;
+        }
     }
 
     /// What the hooks share with this connection for the request whose head was read last.
@@ -202,7 +221,8 @@ impl Downstream {
     /// The connection whose session has ended and left it.
     pub(super) fn taken_up(left: Left, deadline: Arc<Deadline>) -> Self {
         let Left { socket, buffer, request, closes, closed, answered } = left;
-        let mut downstream = Self::of(socket, deadline);
+        let mut downstream = Self::of(socket, Timing::new(deadline));
+        downstream.gathers = true;
         (downstream.buffer, downstream.request) = (buffer, request);
         (downstream.closes, downstream.closed, downstream.answered) = (closes, closed, answered);
         downstream
@@ -438,9 +458,11 @@ impl Drop for Downstream {
     /// with it (RFC 9112, section 9.6), and so must be written what was gathered. That takes time, so the socket is left to whoever
     /// serves the connection. So is all of it when the request is to be handed over once more.
     fn drop(&mut self) {
-        if self.timing.deadline().discards_answer() {
+        // Without a session nobody is there to whom anything could be left.
+        let Some(session) = self.timing.shared().map(Arc::clone) else { return };
+        if session.discards_answer() {
             let nothing = Handed { head_len: 0, framing: Framing::Length(0), bytes: None };
-            self.timing.deadline().leave(deadline::Left::Connection(Box::new(Left {
+            session.leave(deadline::Left::Connection(Box::new(Left {
                 socket: self.socket.take(),
                 buffer: std::mem::take(&mut self.buffer),
                 request: std::mem::replace(&mut self.request, nothing),
@@ -453,7 +475,7 @@ impl Drop for Downstream {
         let is_unread = !self.is_read();
         let is_unwritten = self.socket.as_ref().is_some_and(|socket| !socket.buffer().is_empty());
         if self.answered && (is_unread || is_unwritten) {
-            self.timing.deadline().leave_unread(self.socket.take());
+            session.leave_unread(self.socket.take());
         }
     }
 }

@@ -6,7 +6,7 @@
 use std::{
     io,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     task::{Context, Poll, ready},
 };
 
@@ -18,9 +18,10 @@ use super::{
 };
 
 /// The waits of one request after the other.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Timing {
-    deadline: Arc<Deadline>,
+    /// None while no session has one: most requests need none.
+    deadline: OnceLock<Arc<Deadline>>,
     alarm: Alarm,
     /// Ends the time for which a body is withheld; made when one is.
     withholding: Option<Pin<Box<Sleep>>>,
@@ -33,30 +34,35 @@ pub(super) struct Timing {
 
 impl Timing {
     pub(super) fn new(deadline: Arc<Deadline>) -> Self {
-        Self { deadline, alarm: Alarm::default(), withholding: None, armed: None, armed_generation: 0, unread_since: None }
+        Self { deadline: deadline.into(), ..Self::default() }
     }
 
     /// What the hooks share with whoever polls this.
     pub(super) fn deadline(&self) -> &Arc<Deadline> {
-        &self.deadline
+        self.deadline.get_or_init(Arc::default)
+    }
+
+    /// The same, if anybody has asked for it.
+    pub(super) fn shared(&self) -> Option<&Arc<Deadline>> {
+        self.deadline.get()
     }
 
     /// Another request begins.
-    pub(super) fn begin(&mut self, deadline: Arc<Deadline>) {
-        self.deadline = deadline;
+    pub(super) fn begin(&mut self) {
+        self.deadline = OnceLock::new();
         self.armed_generation = 0;
     }
 
     /// Ready when the present phase has taken too long.
     pub(super) fn poll_late(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
-        let wait = self.deadline.wait();
+        let wait = self.deadline().wait();
         if self.armed_generation != wait.generation {
             self.armed_generation = wait.generation;
             self.armed = wait.end(Instant::now());
         }
         let Some((at, phase)) = self.armed else { return Poll::Pending };
         ready!(self.alarm.poll(context, at));
-        self.deadline.fire(phase);
+        self.deadline().fire(phase);
         Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "the deadline of the present phase has passed"))
     }
 
@@ -67,23 +73,23 @@ impl Timing {
             return write;
         }
         let since = *self.unread_since.get_or_insert_with(Instant::now);
-        let Some((at, phase)) = self.deadline.wait().end_of_write(since) else { return Poll::Pending };
+        let Some((at, phase)) = self.deadline().wait().end_of_write(since) else { return Poll::Pending };
         // The present phase is timed anew when it is waited for again.
         self.armed_generation = 0;
         ready!(self.alarm.poll(context, at));
-        self.deadline.fire(phase);
+        self.deadline().fire(phase);
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client has not read on in time")))
     }
 
     /// Ready when the body may be read: at once, at its release, or when its time has passed.
     pub(super) fn poll_released(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        let Some(until) = self.deadline.withheld_from(context.waker()) else { return Poll::Ready(()) };
+        let Some(until) = self.deadline().withheld_from(context.waker()) else { return Poll::Ready(()) };
         let timer = self.withholding.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
         if timer.deadline() != until {
             timer.as_mut().reset(until);
         }
         ready!(timer.as_mut().poll(context));
-        self.deadline.release_body();
+        self.deadline().release_body();
         Poll::Ready(())
     }
 }
