@@ -75,14 +75,14 @@ pub(crate) struct Lanes {
 /// Serves a connection to its end.
 pub(crate) async fn serve_connection(
     shared: &Arc<Shared>,
-    lanes: &Lanes,
+    lanes: &Arc<Lanes>,
     stream: Accepted,
     speaks: Speaks,
     connection: ConnectionInfo,
     mut shutdown: ShutdownWatch,
 ) {
     if speaks == Speaks::Http2 {
-        return Box::pin(serve_http2(shared, &lanes.general, Incoming::new(stream, BytesMut::new()), connection, shutdown)).await;
+        return Box::pin(serve_http2(shared, lanes, Incoming::new(stream, BytesMut::new()), connection, shutdown)).await;
     }
     let mut downstream = Box::new(Downstream::new(stream));
     if speaks == Speaks::Either {
@@ -100,7 +100,7 @@ pub(crate) async fn serve_connection(
             Ok(false) => {}
             Ok(true) => {
                 let Some((stream, read)) = downstream.into_bare() else { return };
-                return Box::pin(serve_http2(shared, &lanes.general, Incoming::new(stream, read), connection, shutdown)).await;
+                return Box::pin(serve_http2(shared, lanes, Incoming::new(stream, read), connection, shutdown)).await;
             }
             Err(NoHead::Gone) => return,
             Err(NoHead::Answer(code)) => return Box::pin(turn_down(shared, downstream, code, &connection)).await,

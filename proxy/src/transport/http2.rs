@@ -1,4 +1,4 @@
-//! HTTP/2 from clients: one connection, many requests at once, each a session of the general lane.
+//! HTTP/2 from clients: one connection, many requests at once, each by the express lane or a session of the general one.
 //!
 //! The frames are the `h2` crate's; what is taken, how long it is waited for and what it may cost is decided here. The connection's own task
 //! moves all frames, each request is a task of its own. While the process drains the client is told (GOAWAY) and what it has asked for is
@@ -6,11 +6,13 @@
 
 mod admission;
 mod conduct;
+mod plain;
 mod session;
 
 use std::{
+    future::poll_fn,
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
@@ -31,15 +33,19 @@ use tokio::{
 use waypost_policy::{Code, framing::MAX_HEAD_BYTES};
 
 use super::{
-    Accepted, General, answer,
-    connection::{ConnectionInfo, Handed, draining, limits},
-    deadline::Left,
+    Accepted,
+    alarm::Alarm,
+    answer,
+    connection::{ConnectionInfo, Handed, Lanes, draining, limits},
+    deadline::{Deadline, Left},
     downstream::limited,
-    grpc,
+    express::Served,
+    general, grpc,
     headers::new_request_id,
 };
 use crate::state::Shared;
 use conduct::{Conduct, Frames};
+use plain::PlainStream;
 use session::{ClientStream, Http2Session, size_of_head};
 pub(super) use session::{Unanswered, take_handed};
 
@@ -73,64 +79,107 @@ impl Incoming {
     }
 }
 
+/// What all requests of a connection share.
+struct Serving {
+    shared: Arc<Shared>,
+    lanes: Arc<Lanes>,
+    connection: ConnectionInfo,
+    conduct: Arc<Conduct>,
+    shutdown: ShutdownWatch,
+}
+
+/// What a connection has come to.
+#[allow(clippy::large_enum_variant, reason = "it is taken apart where it is made")]
+enum Event {
+    /// A request.
+    Asked(Request<RecvStream>, SendResponse<Bytes>),
+    /// Its end, and why if that was not agreed on.
+    Over(Option<h2::Error>),
+    /// It has had no request for too long.
+    Idle,
+    /// The process drains.
+    Draining,
+}
+
 /// Serves a connection to its end.
 pub(super) async fn serve_http2(
     shared: &Arc<Shared>,
-    lane: &Arc<General>,
+    lanes: &Arc<Lanes>,
     mut incoming: Incoming,
     connection: ConnectionInfo,
-    mut shutdown: ShutdownWatch,
+    shutdown: ShutdownWatch,
 ) {
     let is_watched = shared.guard.is_none() && !connection.trusted;
     incoming.is_watched = is_watched;
     let conduct = Arc::clone(&incoming.conduct);
     let (_, header) = limits(shared);
     let Some(Ok(mut h2)) = limited(header, builder(is_watched).handshake(incoming)).await else { return };
+    let serving = Arc::new(Serving {
+        shared: Arc::clone(shared),
+        lanes: Arc::clone(lanes),
+        connection: connection.clone(),
+        conduct: Arc::clone(&conduct),
+        shutdown: shutdown.clone(),
+    });
     let mut streams = JoinSet::new();
     let mut requests_left = shared.limits().requests_per_connection;
     // Since when there is no request.
     let mut idle_since = Instant::now();
     let mut leaving_since: Option<Instant> = None;
+    let mut alarm = Alarm::default();
+    let mut watched = shutdown.clone();
+    let mut drained = pin!(draining(&mut watched));
     loop {
         let is_leaving = leaving_since.is_some();
-        let patience = if is_leaving { LEAVING_LIMIT } else { limits(shared).0 };
-        tokio::select! {
-            biased;
-            Some(_) = streams.join_next() => idle_since = Instant::now(),
-            accepted = h2.accept() => match accepted {
-                Some(Ok((request, mut respond))) => {
-                    // One that was told to go long ago does not listen.
-                    let is_deaf = leaving_since.is_some_and(|since| since.elapsed() > LEAVING_LIMIT);
-                    if is_deaf || streams.len() >= UNDER_WAY {
-                        respond.send_reset(Reason::REFUSED_STREAM);
-                        continue;
-                    }
-                    if !conduct.asked() && is_watched {
-                        tracing::warn!(client = %connection.client, "a connection was closed whose requests are cancelled as soon as they are made");
-                        h2.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
-                        continue;
-                    }
-                    let (lane, connection, shutdown) = (Arc::clone(lane), connection.clone(), shutdown.clone());
-                    streams.spawn(serve_stream(Arc::clone(shared), lane, request, respond, Arc::clone(&conduct), connection, shutdown));
-                    if requests_left == 1 {
-                        leave(&mut h2, &mut leaving_since);
-                    }
-                    requests_left = requests_left.saturating_sub(1);
+        let event = poll_fn(|context| {
+            while let Poll::Ready(Some(_)) = streams.poll_join_next(context) {
+                if streams.is_empty() {
+                    idle_since = Instant::now();
                 }
-                Some(Err(error)) => {
-                    tracing::debug!(client = %connection.client, %error, "a connection of HTTP/2 broke");
-                    break;
-                }
-                None => break,
-            },
-            () = tokio::time::sleep_until(idle_since + patience), if streams.is_empty() && !patience.is_zero() => {
-                if is_leaving {
-                    break;
-                }
-                leave(&mut h2, &mut leaving_since);
-                idle_since = Instant::now();
             }
-            () = draining(&mut shutdown), if !is_leaving => {
+            if let Poll::Ready(accepted) = h2.poll_accept(context) {
+                return Poll::Ready(match accepted {
+                    Some(Ok((request, respond))) => Event::Asked(request, respond),
+                    Some(Err(error)) => Event::Over(Some(error)),
+                    None => Event::Over(None),
+                });
+            }
+            if streams.is_empty() {
+                let patience = if is_leaving { LEAVING_LIMIT } else { limits(shared).0 };
+                if !patience.is_zero() && alarm.poll(context, idle_since + patience).is_ready() {
+                    return Poll::Ready(Event::Idle);
+                }
+            }
+            if is_leaving { Poll::Pending } else { drained.as_mut().poll(context).map(|()| Event::Draining) }
+        });
+        match event.await {
+            Event::Asked(request, mut respond) => {
+                // One that was told to go long ago does not listen.
+                let is_deaf = leaving_since.is_some_and(|since| since.elapsed() > LEAVING_LIMIT);
+                if is_deaf || streams.len() >= UNDER_WAY {
+                    respond.send_reset(Reason::REFUSED_STREAM);
+                    continue;
+                }
+                if !conduct.asked() && is_watched {
+                    tracing::warn!(client = %connection.client, "a connection was closed whose requests are cancelled as soon as they are made");
+                    h2.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                    continue;
+                }
+                // In memory of its own: the runtime moves what it is given several times.
+                streams.spawn(Box::pin(serve_stream(Arc::clone(&serving), request, respond)));
+                if requests_left == 1 {
+                    leave(&mut h2, &mut leaving_since);
+                }
+                requests_left = requests_left.saturating_sub(1);
+            }
+            Event::Over(why) => {
+                if let Some(error) = why {
+                    tracing::debug!(client = %connection.client, %error, "a connection of HTTP/2 broke");
+                }
+                break;
+            }
+            Event::Idle if is_leaving => break,
+            Event::Idle | Event::Draining => {
                 leave(&mut h2, &mut leaving_since);
                 idle_since = Instant::now();
             }
@@ -161,37 +210,47 @@ fn leave(h2: &mut Connection<Incoming, Bytes>, leaving_since: &mut Option<Instan
     h2.graceful_shutdown();
 }
 
-/// Serves one request, in as many sessions as it takes.
-async fn serve_stream(
-    shared: Arc<Shared>,
-    lane: Arc<General>,
-    request: Request<RecvStream>,
-    respond: SendResponse<Bytes>,
-    conduct: Arc<Conduct>,
-    connection: ConnectionInfo,
-    shutdown: ShutdownWatch,
-) {
+/// Serves one request, on one lane after the other.
+async fn serve_stream(serving: Arc<Serving>, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
     let (parts, body) = request.into_parts();
+    let conduct = Arc::clone(&serving.conduct);
     conduct.useful(size_of_head(&parts.headers));
-    let (is_call, is_head) = (grpc::is_call(&parts.headers), parts.method == Method::HEAD);
-    let head = match admission::admit(parts, body.is_end_stream()) {
-        Ok(head) => head,
-        Err(code) => return refuse(&shared, respond, code, is_call, is_head, &connection),
+    let written = match admission::admit(&parts, body.is_end_stream()) {
+        Ok(written) => written,
+        Err(code) => {
+            let (is_call, is_head) = (grpc::is_call(&parts.headers), parts.method == Method::HEAD);
+            return refuse(&serving.shared, respond, code, is_call, is_head, &serving.connection);
+        }
     };
-    let mut handed = Handed { connection: connection.clone(), deadline: Arc::default(), is_last: false, again: None };
-    let mut deadline = Arc::clone(&handed.deadline);
-    let mut session = Http2Session::new(head, ClientStream { body, respond, conduct }, handed);
+    let express = serving.lanes.express.as_ref().filter(|_| !written.is_call);
+    let mut stream = PlainStream::new(parts, written, ClientStream { body, respond, conduct });
+    let (stream, decided) = match express.and_then(|express| Some((express, express.takes(&mut stream)?))) {
+        Some((express, plain)) => match express.serve(stream, plain, &serving.connection, false).await {
+            Served::Next(_) | Served::Last(_) | Served::Cut => return,
+            Served::HandedOver(stream, decided) => (stream, Some(decided)),
+        },
+        None => (stream, None),
+    };
+    if let Some(unanswered) = stream.into_unanswered() {
+        Box::pin(serve_sessions(&serving, unanswered, decided)).await;
+    }
+}
+
+/// Serves a request on the general lane, in as many sessions as it takes.
+async fn serve_sessions(serving: &Serving, mut request: Unanswered, mut again: Option<Box<general::Request>>) {
+    let deadline = Arc::<Deadline>::default();
     loop {
+        let handed =
+            Handed { connection: serving.connection.clone(), deadline: Arc::clone(&deadline), is_last: false, again: again.take() };
+        let session = Http2Session::of(request, handed);
         tokio::select! {
             biased;
-            _ = lane.process_new_http(ServerSession::new_custom(Box::new(session)), &shutdown) => {}
+            _ = serving.lanes.general.process_new_http(ServerSession::new_custom(Box::new(session)), &serving.shutdown) => {}
             () = deadline.give_up() => {}
         }
-        let Some((request, Some(Left::Stream(left)))) = deadline.take_again() else { return };
+        let Some((decided, Some(Left::Stream(left)))) = deadline.take_again() else { return };
         deadline.begin_again();
-        handed = Handed { connection: connection.clone(), deadline: Arc::clone(&deadline), is_last: false, again: Some(request) };
-        deadline = Arc::clone(&handed.deadline);
-        session = Http2Session::of(*left, handed);
+        (request, again) = (*left, Some(decided));
     }
 }
 

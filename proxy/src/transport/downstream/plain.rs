@@ -1,6 +1,6 @@
 //! The connection as a lane of ours has it: the request whose head was read last stands at the buffer's start, and nothing of it is handed over.
 
-use std::{future::poll_fn, io, pin::Pin, time::Duration};
+use std::{io, pin::Pin, time::Duration};
 
 use bytes::{Buf, BytesMut};
 use tokio::{io::AsyncWriteExt, time::Instant};
@@ -30,11 +30,6 @@ impl Downstream {
     /// The connection itself, which nothing is gathered for.
     pub(in crate::transport) fn accepted(&mut self) -> io::Result<Pin<&mut Accepted>> {
         self.socket.as_mut().map(|socket| Pin::new(socket.get_mut())).ok_or_else(|| io::ErrorKind::NotConnected.into())
-    }
-
-    /// Reads once, up to about so much; false if nothing more comes.
-    pub(in crate::transport) async fn fill_more(&mut self, room: usize) -> bool {
-        !self.closed && poll_fn(|context| self.poll_fill(context, room)).await.is_ok_and(|read| read > 0)
     }
 
     /// Writes an answer of the proxy's own to the present request; false if the client did not take it in time.

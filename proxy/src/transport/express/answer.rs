@@ -5,8 +5,8 @@
 
 use std::{borrow::Cow, mem::MaybeUninit};
 
-use http::Version;
-use httparse::{Header, ParserConfig, Response, Status};
+use http::{HeaderName, HeaderValue, Response, StatusCode, Version, header};
+use httparse::{Header, ParserConfig, Status};
 use waypost_policy::{
     Reply,
     framing::{AnswerBody, Known},
@@ -17,6 +17,7 @@ use crate::transport::{
     headers::{Announced, VIA, uncarried},
 };
 
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The most fields of an answer.
 const MOST_FIELDS: usize = 256;
 /// The longest head of an answer.
@@ -31,7 +32,7 @@ pub(super) const fn places<'a>() -> Places<'a> {
 }
 
 /// An answer's head.
-pub(super) struct Answer<'h> {
+pub(in crate::transport) struct Answer<'h> {
     pub(super) status: u16,
     reason: &'h str,
     version: Version,
@@ -65,7 +66,7 @@ impl<'h> Answer<'h> {
     pub(super) fn read(bytes: &'h [u8], places: &'h mut Places<'h>) -> Result<Option<Self>, Refused> {
         let mut parser = ParserConfig::default();
         parser.allow_spaces_after_header_name_in_responses(true).allow_obsolete_multiline_headers_in_responses(true);
-        let mut response = Response::new(&mut []);
+        let mut response = httparse::Response::new(&mut []);
         let read = parser.parse_response_with_uninit_headers(&mut response, bytes, places);
         let Status::Complete(len) = read.map_err(|_| Refused)? else { return Ok(None) };
         let (Some(status @ 100..), Some(reason), Some(version)) = (response.code, response.reason, response.version) else {
@@ -124,27 +125,37 @@ impl<'h> Answer<'h> {
         !self.closes
     }
 
-    /// Writes the head for the client; `is_endless`: nothing in it says where its body ends.
-    pub(super) fn write_head(&self, request_id: &str, keeps: bool, is_endless: bool, out: &mut Vec<u8>) {
-        let is_interim = self.is_interim();
+    /// The fields that go on to the client, as they stand there; what frames the body among them.
+    fn passing(&self) -> impl Iterator<Item = (Known, &'h [u8], Cow<'h, [u8]>)> {
         // Neither has a body, and neither may say that it has (RFC 9110, section 8.6); with a coding a length says nothing.
+        let (is_interim, is_coded) = (self.is_interim(), self.is_coded());
         let is_bodiless = is_interim || self.status == 204;
-        let is_coded = self.is_coded();
         let named: Vec<&[u8]> = if self.names_fields { self.values("connection").flat_map(options).collect() } else { Vec::new() };
-        let version: &[u8] = if is_interim && self.version == Version::HTTP_10 { b"HTTP/1.0 " } else { b"HTTP/1.1 " };
-        put(out, &[version, itoa::Buffer::new().format(self.status).as_bytes(), b" ", self.reason.as_bytes(), b"\r\n"]);
-        for field in self.fields {
+        let fields: &'h [Header<'h>] = self.fields;
+        fields.iter().filter_map(move |field| {
             let name = field.name.as_bytes();
-            let goes = match Known::of(name) {
+            let known = Known::of(name);
+            let goes = match known {
                 Known::ContentLength => is_bodiless || is_coded,
                 Known::TransferEncoding => is_bodiless,
                 Known::Protocol | Known::WaypostReason => true,
-                // What the proxy says instead.
-                Known::XRequestId | Known::Date if !is_interim => true,
+                // The proxy says it instead.
+                Known::XRequestId if !is_interim => true,
                 known => known.is_of_answers_hop() || name.is_empty() || named.iter().any(|named| name.eq_ignore_ascii_case(named)),
             };
-            if !goes {
-                put(out, &[name, b": ", &unfolded(field.value), b"\r\n"]);
+            (!goes).then(|| (known, name, unfolded(field.value)))
+        })
+    }
+
+    /// Writes the head for the client; `is_endless`: nothing in it says where its body ends.
+    pub(super) fn write_head(&self, request_id: &str, keeps: bool, is_endless: bool, out: &mut Vec<u8>) {
+        let is_interim = self.is_interim();
+        let version: &[u8] = if is_interim && self.version == Version::HTTP_10 { b"HTTP/1.0 " } else { b"HTTP/1.1 " };
+        put(out, &[version, itoa::Buffer::new().format(self.status).as_bytes(), b" ", self.reason.as_bytes(), b"\r\n"]);
+        for (known, name, value) in self.passing() {
+            // The proxy says the time instead.
+            if is_interim || known != Known::Date {
+                put(out, &[name, b": ", &value, b"\r\n"]);
             }
         }
         if !is_interim {
@@ -156,6 +167,25 @@ impl<'h> Answer<'h> {
         } else {
             out.extend_from_slice(b"\r\n");
         }
+    }
+
+    /// The head for a client of HTTP/2; `None` if it can't be had.
+    pub(in crate::transport) fn as_response(&self, request_id: &str) -> Option<Response<()>> {
+        let mut response = Response::new(());
+        *response.status_mut() = StatusCode::from_u16(self.status).ok()?;
+        let fields = response.headers_mut();
+        fields.try_reserve(self.fields.len() + 2).ok()?;
+        for (_, name, value) in self.passing().filter(|(known, ..)| *known != Known::TransferEncoding) {
+            fields.try_append(HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(&value).ok()?).ok()?;
+        }
+        if !self.is_interim() {
+            fields.try_append(header::VIA, HeaderValue::from_static(VIA)).ok()?;
+            let mut id = HeaderValue::from_str(request_id).ok()?;
+            // It never comes again, so it is nothing for a table of what does (RFC 7541, section 6.2.3).
+            id.set_sensitive(true);
+            fields.try_insert(X_REQUEST_ID, id).ok()?;
+        }
+        Some(response)
     }
 }
 

@@ -5,26 +5,21 @@
 
 use std::{
     future::poll_fn,
-    io::{self, IoSlice},
+    io,
     pin::{Pin, pin},
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::{Buf, BytesMut};
-use tokio::{
-    io::{AsyncReadExt, AsyncWrite},
-    net::TcpStream,
-    time::Instant,
-};
+use tokio::{io::AsyncReadExt, net::TcpStream, time::Instant};
 use waypost_policy::{Body, Code, framing::AnswerBody};
 
-use super::upload::{LAST_CHUNK, Upload, write_chunk};
-use crate::transport::{
-    deadline::Phase,
-    downstream::{Downstream, MAX_PIPELINED_BYTES},
-    general::AFTER_ANSWER,
+use super::{
+    client::{Client, poll_write_both},
+    upload::Upload,
 };
+use crate::transport::{deadline::Phase, downstream::MAX_PIPELINED_BYTES, general::AFTER_ANSWER};
 
 /// What is read of an owner at once, of a head and of a long body.
 const HEAD_BYTES: usize = 16 << 10;
@@ -88,8 +83,8 @@ enum Way {
 }
 
 /// Both ways of one attempt.
-pub(super) struct Carrier<'a> {
-    pub(super) client: &'a mut Downstream,
+pub(super) struct Carrier<'a, C> {
+    pub(super) client: &'a mut C,
     pub(super) owner: Owner,
     pub(super) upload: &'a mut Upload,
     pub(super) limits: &'a Limits,
@@ -112,10 +107,10 @@ pub(super) struct Carrier<'a> {
     pub(super) has_begun: bool,
 }
 
-impl<'a> Carrier<'a> {
+impl<'a, C: Client> Carrier<'a, C> {
     /// Begins at this time.
     pub(super) fn new(
-        client: &'a mut Downstream,
+        client: &'a mut C,
         owner: Owner,
         upload: &'a mut Upload,
         out: &'a mut Vec<u8>,
@@ -153,12 +148,16 @@ impl<'a> Carrier<'a> {
 
     /// Whether all of the answer that has come has been written.
     pub(super) fn is_written(&self) -> bool {
-        self.out.is_empty() && self.direct == 0 && self.unread_since.is_none()
+        !self.has_unwritten() && self.unread_since.is_none()
+    }
+
+    fn has_unwritten(&self) -> bool {
+        !self.out.is_empty() || self.direct > 0 || self.client.has_more_to_say(self.is_whole())
     }
 
     /// Whether the request has been written whole.
     pub(super) fn is_sent(&self) -> bool {
-        let (lead, body) = self.upload.unwritten(&self.client.buffer);
+        let (lead, body) = self.upload.unwritten(self.client.buffer());
         !self.is_lost && self.upload.has_come() && lead.is_empty() && body.is_empty()
     }
 
@@ -179,7 +178,7 @@ impl<'a> Carrier<'a> {
         }
         // Behind the body only the loss of the connection matters, and what the client pipelines is kept.
         if way == Way::Written {
-            while !self.client.closed && self.upload.behind(&self.client.buffer) < MAX_PIPELINED_BYTES {
+            while !self.client.is_closed() && self.upload.behind(self.client.buffer()) < MAX_PIPELINED_BYTES {
                 match self.client.poll_fill(context, 0) {
                     Poll::Ready(Ok(_)) => {}
                     Poll::Ready(Err(_)) => return Poll::Ready(Err(Broken::Client)),
@@ -196,7 +195,7 @@ impl<'a> Carrier<'a> {
             return Ok(Way::Lost);
         }
         loop {
-            let (lead, body) = self.upload.unwritten(&self.client.buffer);
+            let (lead, body) = self.upload.unwritten(self.client.buffer());
             if !(lead.is_empty() && body.is_empty()) {
                 match poll_write_both(Pin::new(&mut self.owner.stream), context, lead, body) {
                     Poll::Pending => return Ok(Way::WaitsForOwner),
@@ -216,15 +215,16 @@ impl<'a> Carrier<'a> {
             if self.upload.has_come() {
                 return Ok(Way::Written);
             }
-            if self.upload.advance(&mut self.client.buffer).map_err(Broken::Body)? {
+            if self.upload.advance(self.client.buffer_mut()).map_err(Broken::Body)? {
                 continue;
             }
-            if self.client.closed {
+            if self.client.is_closed() {
                 return Err(Broken::Client);
             }
             match self.client.poll_fill(context, self.upload.room()) {
                 Poll::Pending => return Ok(Way::WaitsForClient),
                 Poll::Ready(Ok(read)) if read > 0 => self.request_at = Instant::now(),
+                Poll::Ready(Ok(_)) if self.upload.ends() => {}
                 Poll::Ready(_) => return Err(Broken::Client),
             }
         }
@@ -255,7 +255,7 @@ impl<'a> Carrier<'a> {
             match read.poll(context) {
                 Poll::Pending => return Ok(Poll::Pending),
                 Poll::Ready(Ok(0)) if self.answer == Some(AnswerBody::UntilClose) => {
-                    self.out.extend_from_slice(LAST_CHUNK);
+                    C::put_end(self.out);
                     self.answer = Some(AnswerBody::Length(0));
                 }
                 Poll::Ready(Ok(read)) if read > 0 => match self.answer {
@@ -292,10 +292,10 @@ impl<'a> Carrier<'a> {
             };
             has_taken = true;
             self.bytes_out += part.data.len() as u64;
-            write_chunk(&self.owner.buffer[part.data], self.out);
+            C::put_part(&self.owner.buffer[part.data], self.out);
             self.owner.buffer.advance(part.taken);
             if answer.is_done() {
-                self.out.extend_from_slice(LAST_CHUNK);
+                C::put_end(self.out);
             }
         }
         Ok(has_taken)
@@ -304,10 +304,10 @@ impl<'a> Carrier<'a> {
     /// Writes all that is prepared for the client.
     fn poll_out(&mut self, context: &mut Context<'_>) -> Result<Poll<()>, Broken> {
         // A body that came with its head leaves with it.
-        if self.answer.is_some_and(|body| !body.is_done()) && self.direct == 0 && !self.owner.buffer.is_empty() && !self.out.is_empty() {
+        if self.answer.is_some_and(|body| !body.is_done()) && self.direct == 0 && !self.owner.buffer.is_empty() && self.has_unwritten() {
             self.frame()?;
         }
-        if self.out.is_empty() && self.direct == 0 && self.unread_since.is_none() {
+        if self.is_written() {
             return Ok(Poll::Ready(()));
         }
         match self.poll_out_written(context) {
@@ -324,23 +324,21 @@ impl<'a> Carrier<'a> {
     }
 
     fn poll_out_written(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.out_written < self.out.len() || self.direct > 0 {
-            let (out, body) = (&self.out[self.out_written..], &self.owner.buffer[..self.direct]);
-            let written = ready!(poll_write_both(self.client.accepted()?, context, out, body))?;
-            if written == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            self.client.answered = true;
+        while self.has_unwritten() {
+            let (is_whole, direct) = (self.is_whole(), self.direct);
+            let out = &self.out[self.out_written..];
+            let written = ready!(self.client.poll_write(context, out, &mut self.owner.buffer, direct, is_whole))?;
             self.has_begun |= self.answer.is_some();
             self.unread_since = None;
-            let of_out = written.min(self.out.len() - self.out_written);
+            let of_out = written.min(out.len());
             self.out_written += of_out;
             self.direct -= written - of_out;
-            self.owner.buffer.advance(written - of_out);
+            if self.out_written == self.out.len() {
+                self.out.clear();
+                self.out_written = 0;
+            }
         }
-        self.out.clear();
-        self.out_written = 0;
-        self.client.accepted()?.poll_flush(context)
+        self.client.poll_flush(context)
     }
 
     /// Ready when somebody has been waited for too long.
@@ -357,17 +355,8 @@ impl<'a> Carrier<'a> {
         let of_wait = (!limit.is_zero()).then(|| (since + limit, broken));
         let of_request = self.limits.ends_at.map(|at| (at, Broken::Late(Phase::Total)));
         let Some((due, broken)) = of_wait.into_iter().chain(of_request).min_by_key(|(due, _)| *due) else { return Poll::Pending };
-        ready!(self.client.alarm.poll(context, due));
+        ready!(self.client.alarm().poll(context, due));
         // Of a request that has been answered whole the rest is of no use.
         Poll::Ready(if self.is_whole() && self.unread_since.is_none() { Ok(Event::Written) } else { Err(broken) })
-    }
-}
-
-/// Writes one behind the other, or as much of them as is taken.
-fn poll_write_both<S: AsyncWrite>(stream: Pin<&mut S>, context: &mut Context<'_>, first: &[u8], then: &[u8]) -> Poll<io::Result<usize>> {
-    match (first, then) {
-        (first, []) => stream.poll_write(context, first),
-        ([], then) => stream.poll_write(context, then),
-        (first, then) => stream.poll_write_vectored(context, &[IoSlice::new(first), IoSlice::new(then)]),
     }
 }

@@ -1,6 +1,6 @@
 //! The express lane: plain requests, which are nearly all, on the bare connection.
 //!
-//! HTTP/1.1 with a path, a body with a length or in chunks or none, to an owner that speaks HTTP/1.1 in the clear. The same `Exchange` decides as on the general
+//! HTTP/1.1 with a path, a body with a length or in chunks or none, or a request of HTTP/2 that can be written so, to an owner that speaks HTTP/1.1 in the clear. The same `Exchange` decides as on the general
 //! lane, and the same rules say what crosses the proxy; what is saved is a header map, channels between two tasks, and copies. What is not plain is
 //! handed to the general lane: by its head before anything is decided, by its owner or by a wait for its key after that, always
 //! before its answer has begun and with all that has been read of it. What always holds: a request is on one lane at a time, and
@@ -8,6 +8,7 @@
 
 mod answer;
 mod carry;
+mod client;
 mod pool;
 mod request;
 mod spare;
@@ -33,13 +34,14 @@ use super::{
     ConnectionInfo, answer as own,
     connection::DRAIN_LIMIT,
     deadline::Phase,
-    downstream::Downstream,
     general::{DRAINED_BYTES, DRAINED_WITHIN, POOLED_TRIES, REPLAY_BYTES, Request},
     headers,
 };
 use crate::{access_log::Line, metrics::InFlight, state::Shared};
-use answer::Answer;
+pub(super) use answer::Answer;
 use carry::{Broken, Carrier, Limits, Owner};
+use client::fill_more;
+pub(super) use client::{Client, Own};
 pub(crate) use pool::{Pool, keep_swept};
 use request::Said;
 use spare::Buffers;
@@ -52,15 +54,15 @@ pub(crate) struct Express {
 }
 
 /// What has become of a request.
-pub(super) enum Served {
+pub(super) enum Served<C> {
     /// It was answered, and the connection goes on.
-    Next(Box<Downstream>),
+    Next(C),
     /// Its connection ends.
-    Last(Box<Downstream>),
+    Last(C),
     /// Its connection is gone, or has to be seen to end too early.
     Cut,
     /// It is for the general lane, as far as it has come.
-    HandedOver(Box<Downstream>, Box<Request>),
+    HandedOver(C, Box<Request>),
 }
 
 impl Express {
@@ -75,12 +77,12 @@ impl Express {
     }
 
     /// Whether the request whose head was read last is plain.
-    pub(super) fn takes(&self, client: &mut Downstream) -> Option<Plain> {
+    pub(super) fn takes<C: Client>(&self, client: &mut C) -> Option<Plain> {
         if self.shared.guard.is_some() { None } else { client.take_plain() }
     }
 
     /// Serves it.
-    pub(super) async fn serve(&self, client: Box<Downstream>, plain: Plain, connection: &ConnectionInfo, is_last: bool) -> Served {
+    pub(super) async fn serve<C: Client>(&self, client: C, plain: Plain, connection: &ConnectionInfo, is_last: bool) -> Served<C> {
         let started = Instant::now();
         let framing = client.framing();
         let head = plain.of(client.head());
@@ -90,7 +92,7 @@ impl Express {
             pool: &self.pool,
             connection,
             request_id: headers::request_id(&head, connection),
-            upload: Upload::new(framing, client.head().len(), to_owner),
+            upload: Upload::new(framing, !C::IS_IN_TURN, client.head().len(), to_owner),
             to_client,
             from_owner,
             client,
@@ -115,11 +117,11 @@ impl Express {
 }
 
 /// One request.
-struct Job<'a> {
+struct Job<'a, C> {
     shared: &'a Arc<Shared>,
     pool: &'a Pool,
     connection: &'a ConnectionInfo,
-    client: Box<Downstream>,
+    client: C,
     plain: Plain,
     framing: Framing,
     is_last: bool,
@@ -168,7 +170,7 @@ enum Attempt {
     Fails(Code),
 }
 
-impl<'a> Job<'a> {
+impl<C: Client> Job<'_, C> {
     async fn run(&mut self) -> Ending {
         let head = self.plain.of(self.client.head());
         let mut next = if headers::has_looped(head.values_of(Known::CdnLoop), &self.shared.cdn_id) {
@@ -259,10 +261,11 @@ impl<'a> Job<'a> {
     async fn attempted(&mut self, lease: &Lease, stamp: &Stamp, dispatched: Instant) -> Result<Attempt, (Failure, Sent)> {
         let address = lease.socket_addr();
         let stamp = stamp.to_value();
-        let said = Said { connection: self.connection, cdn_id: &self.shared.cdn_id, request_id: &self.request_id, stamp: &stamp };
+        let via = headers::via(C::VERSION);
+        let said = Said { connection: self.connection, via, cdn_id: &self.shared.cdn_id, request_id: &self.request_id, stamp: &stamp };
         let (plain, framing, client) = (&self.plain, self.framing, &self.client);
         let write = |out: &mut Vec<u8>| request::write_head(&plain.of(client.head()), framing, &said, out);
-        if let Err(code) = self.upload.begin(&self.client.buffer, write) {
+        if let Err(code) = self.upload.begin(self.client.buffer(), write) {
             return Ok(Attempt::Fails(code));
         }
         let owner = match self.kept(address, dispatched) {
@@ -376,12 +379,13 @@ impl<'a> Job<'a> {
     async fn answer(&mut self, code: Code, location: Option<Vec<u8>>, may_keep: bool) -> Ending {
         let has_come = self.upload.has_come() || self.framing == Framing::Length(0);
         let is_short = matches!(self.framing, Framing::Length(length) if length <= REPLAY_BYTES as u64);
-        let keeps = may_keep && !self.is_late && !self.is_last && !self.shared.is_draining() && (has_come || is_short);
+        let keeps = C::IS_IN_TURN && may_keep && !self.is_late && !self.is_last && !self.shared.is_draining() && (has_come || is_short);
         let body = own::problem_json(code, &self.request_id);
         let is_head = self.head().method() == b"HEAD";
         self.reason = Some(code);
-        let Ok(answer) = own::written(code, &self.request_id, location.as_deref(), &body, keeps, is_head) else { return Ending::Cut };
-        if self.client.write_own(&answer, self.limits.idle, self.limits.ends_at).await {
+        let location = location.as_deref();
+        let own = Own { code, request_id: &self.request_id, location, body: &body, keeps, is_head };
+        if self.client.answer(own, self.limits.idle, self.limits.ends_at).await {
             self.status = code.status();
             self.bytes_out = if is_head { 0 } else { body.len() as u64 };
         }
@@ -394,12 +398,12 @@ impl<'a> Job<'a> {
         let draining = async {
             loop {
                 // What was found is dropped, so that nothing is kept of it.
-                let (lead, body) = self.upload.unwritten(&self.client.buffer);
+                let (lead, body) = self.upload.unwritten(self.client.buffer());
                 self.upload.written(lead.len() + body.len());
-                match self.upload.advance(&mut self.client.buffer) {
+                match self.upload.advance(self.client.buffer_mut()) {
                     Ok(true) => {}
                     Ok(false) if self.upload.has_come() => return true,
-                    Ok(false) if self.client.fill_more(self.upload.room()).await => {}
+                    Ok(false) if fill_more(&mut self.client, self.upload.room()).await => {}
                     _ => return false,
                 }
             }
@@ -408,7 +412,7 @@ impl<'a> Job<'a> {
     }
 
     /// Tells of it, and gives its connection back if it goes on.
-    fn end(mut self, ending: Ending) -> Served {
+    fn end(mut self, ending: Ending) -> Served<C> {
         let keeps = match ending {
             Ending::HandedOver(next) => {
                 let Self { in_flight, started, exchange, request_id, upstream_time, .. } = self;
@@ -443,7 +447,7 @@ impl<'a> Job<'a> {
             bytes_out: self.bytes_out,
             duration: self.ended - self.started,
             upstream: self.upstream_time,
-            protocol: "HTTP/1.1",
+            protocol: headers::protocol(C::VERSION),
             user_agent: head.value("user-agent"),
         };
         self.shared.finished(&line);
@@ -472,7 +476,14 @@ enum Judged {
 }
 
 /// Reads heads of answers, interim ones and the last, and asks the exchange.
-fn judge(carrier: &mut Carrier<'_>, shared: &Shared, plain: &Plain, exchange: &mut Exchange, request_id: &str, is_last: bool) -> Judged {
+fn judge<C: Client>(
+    carrier: &mut Carrier<'_, C>,
+    shared: &Shared,
+    plain: &Plain,
+    exchange: &mut Exchange,
+    request_id: &str,
+    is_last: bool,
+) -> Judged {
     loop {
         let mut places = answer::places();
         let read = match Answer::read(&carrier.owner.buffer, &mut places) {
@@ -485,7 +496,7 @@ fn judge(carrier: &mut Carrier<'_>, shared: &Shared, plain: &Plain, exchange: &m
         }
         let len = read.len;
         if read.is_interim() {
-            read.write_head(request_id, true, false, carrier.out);
+            carrier.client.interim(&read, request_id, carrier.out);
             carrier.owner.buffer.advance(len);
             continue;
         }
@@ -500,7 +511,9 @@ fn judge(carrier: &mut Carrier<'_>, shared: &Shared, plain: &Plain, exchange: &m
         }
         let keeps = !is_last && !shared.is_draining() && carrier.upload.has_come();
         let status = read.status;
-        read.write_head(request_id, keeps, body == AnswerBody::UntilClose, carrier.out);
+        if !carrier.client.begin_answer(&read, request_id, keeps, body == AnswerBody::UntilClose, carrier.out) {
+            return Judged::Refused;
+        }
         carrier.owner.buffer.advance(len);
         carrier.answer(body, now.into());
         return Judged::Relays { status, keeps, keeps_owner };

@@ -7,11 +7,13 @@ use waypost_policy::{
     framing::{Framing, Known, PlainHead},
 };
 
-use crate::transport::{ConnectionInfo, headers::VIA};
+use crate::transport::ConnectionInfo;
 
 /// What the proxy says of a request.
 pub(super) struct Said<'a> {
     pub(super) connection: &'a ConnectionInfo,
+    /// What it says of the way that it came.
+    pub(super) via: &'a str,
     pub(super) cdn_id: &'a str,
     pub(super) request_id: &'a str,
     pub(super) stamp: &'a str,
@@ -44,7 +46,7 @@ pub(super) fn write_head(head: &PlainHead<'_>, framing: Framing, said: &Said<'_>
         field(out, b"X-Forwarded-Host", &[host]);
     }
     field(out, b"X-Request-Id", &[said.request_id.as_bytes()]);
-    field(out, b"Via", &[VIA.as_bytes()]);
+    field(out, b"Via", &[said.via.as_bytes()]);
     list(out, b"CDN-Loop", head.values_of(Known::CdnLoop), said.cdn_id.as_bytes());
     field(out, b"Route-Stamp", &[said.stamp.as_bytes()]);
     if framing == Framing::Chunked {

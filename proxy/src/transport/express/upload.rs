@@ -2,7 +2,7 @@
 //!
 //! The body stands in the client's buffer behind the request's own head, so that it can be sent again, or handed to the general transport, by
 //! beginning anew; what is longer than that is kept goes through the buffer and is gone. Bodies with a length are written from where they
-//! stand, chunks are framed anew. What always holds: nothing behind the body's end is taken for it.
+//! stand, chunks are framed anew, and so is what comes without a framing of its own and ends when its client says so. What always holds: nothing behind the body's end is taken for it.
 
 use bytes::BytesMut;
 use waypost_policy::{
@@ -23,6 +23,10 @@ const LEAST_READ: usize = 4 << 10;
 /// One request's way.
 pub(super) struct Upload {
     framing: Framing,
+    /// What is to go on in chunks comes without them.
+    is_bare: bool,
+    /// Of such a body: all of it is in the buffer, or has been.
+    has_ended: bool,
     head_len: usize,
     /// 0: none.
     body_limit: u64,
@@ -44,21 +48,38 @@ pub(super) struct Upload {
 enum Rest {
     Length(u64),
     Chunks(Chunks),
+    /// Until its client says that it has ended.
+    Bare,
 }
 
 impl Rest {
-    fn of(framing: Framing) -> Self {
+    fn of(framing: Framing, is_bare: bool) -> Self {
         match framing {
             Framing::Length(length) => Self::Length(length),
+            Framing::Chunked if is_bare => Self::Bare,
             Framing::Chunked => Self::Chunks(Chunks::START),
         }
     }
 }
 
 impl Upload {
-    /// Of a request whose head, so long, stands at the buffer's start; `lead` is to be used for what is written.
-    pub(super) fn new(framing: Framing, head_len: usize, lead: Vec<u8>) -> Self {
-        Self { framing, head_len, body_limit: 0, rest: Rest::of(framing), found: 0, sent: 0, lead, lead_sent: 0, is_kept: true, bytes: 0 }
+    /// Of a request whose head, so long, stands at the buffer's start; `lead` is to be used for what is written. `is_bare`: a body without a length comes
+    /// without any framing.
+    pub(super) fn new(framing: Framing, is_bare: bool, head_len: usize, lead: Vec<u8>) -> Self {
+        Self {
+            framing,
+            is_bare,
+            has_ended: false,
+            head_len,
+            body_limit: 0,
+            rest: Rest::of(framing, is_bare),
+            found: 0,
+            sent: 0,
+            lead,
+            lead_sent: 0,
+            is_kept: true,
+            bytes: 0,
+        }
     }
 
     /// What was given to it, for the next one.
@@ -76,7 +97,7 @@ impl Upload {
     /// # Errors
     /// The code to answer with, if what has come of the body is broken or too much.
     pub(super) fn begin(&mut self, buffer: &BytesMut, write: impl FnOnce(&mut Vec<u8>)) -> Result<(), Code> {
-        (self.rest, self.found, self.sent, self.bytes) = (Rest::of(self.framing), 0, 0, 0);
+        (self.rest, self.found, self.sent, self.bytes) = (Rest::of(self.framing, self.is_bare), 0, 0, 0);
         self.lead.clear();
         self.lead_sent = 0;
         write(&mut self.lead);
@@ -134,11 +155,26 @@ impl Upload {
         Ok(self.found > before)
     }
 
+    /// Its client sends nothing more, and all that has come has been looked at; false if the body is not whole with that.
+    pub(super) fn ends(&mut self) -> bool {
+        let is_end = matches!(self.rest, Rest::Bare);
+        if is_end {
+            self.has_ended = true;
+            self.end_bare();
+        }
+        is_end
+    }
+
+    fn end_bare(&mut self) {
+        self.lead.extend_from_slice(LAST_CHUNK);
+        self.rest = Rest::Chunks(Chunks::Done);
+    }
+
     /// How much may be read of the client at once.
     pub(super) fn room(&self) -> usize {
         match self.rest {
             Rest::Length(left) => usize::try_from(left).unwrap_or(MOST_READ).clamp(LEAST_READ, MOST_READ),
-            Rest::Chunks(_) => MOST_READ,
+            Rest::Chunks(_) | Rest::Bare => MOST_READ,
         }
     }
 
@@ -155,6 +191,10 @@ impl Upload {
     fn find(&mut self, buffer: &BytesMut) -> Result<(), Code> {
         while !self.has_come() {
             let here = &buffer[self.head_len + self.found..];
+            if self.has_ended && here.is_empty() {
+                self.end_bare();
+                break;
+            }
             if here.is_empty() || self.lead.len() > FRAMED_BYTES {
                 break;
             }
@@ -173,6 +213,11 @@ impl Upload {
                     if *chunks == Chunks::Done {
                         self.lead.extend_from_slice(LAST_CHUNK);
                     }
+                }
+                Rest::Bare => {
+                    write_chunk(here, &mut self.lead);
+                    self.found += here.len();
+                    self.bytes += here.len() as u64;
                 }
             }
             self.is_kept &= self.bytes <= REPLAY_BYTES as u64 && self.found <= KEPT_BYTES;
@@ -203,7 +248,7 @@ mod tests {
     /// What is written to an owner when the request comes in parts of so many bytes; and what is left in the buffer.
     fn carry(request: &[u8], head_len: usize, framing: Framing, step: usize) -> Result<(Vec<u8>, Vec<u8>), Code> {
         let (mut upload, mut buffer, mut seen) =
-            (Upload::new(framing, head_len, Vec::new()), BytesMut::from(&request[..head_len]), Vec::new());
+            (Upload::new(framing, false, head_len, Vec::new()), BytesMut::from(&request[..head_len]), Vec::new());
         upload.begin(&buffer, |out| out.extend_from_slice(b"HEAD:"))?;
         for part in request[head_len..].chunks(step) {
             buffer.extend_from_slice(part);
@@ -256,7 +301,7 @@ mod tests {
     #[test]
     fn what_is_longer_than_what_is_kept_is_spent_and_can_be_too_much() {
         let mut buffer = BytesMut::from(&b"L\r\n"[..]);
-        let mut upload = Upload::new(Framing::Length(1 << 20), 3, Vec::new());
+        let mut upload = Upload::new(Framing::Length(1 << 20), false, 3, Vec::new());
         upload.begin(&buffer, |_| ()).unwrap();
         assert_eq!(upload.body(), Body::Withheld);
         buffer.extend_from_slice(&vec![b'x'; REPLAY_BYTES]);
@@ -272,5 +317,33 @@ mod tests {
         upload.limit(REPLAY_BYTES as u64 + 10);
         buffer.extend_from_slice(&[b'x'; 10]);
         assert_eq!(upload.advance(&mut buffer), Err(Code::BodyTooLarge));
+    }
+
+    #[test]
+    fn what_comes_without_a_framing_goes_in_chunks_and_ends_when_its_client_says_so() {
+        let mut buffer = BytesMut::from(&b"B\r\n"[..]);
+        let mut upload = Upload::new(Framing::Chunked, true, 3, Vec::new());
+        let mut seen = Vec::new();
+        let mut write = |upload: &mut Upload, buffer: &BytesMut| {
+            let written = upload.unwritten(buffer).0.to_vec();
+            upload.written(written.len());
+            seen.extend_from_slice(&written);
+        };
+        upload.begin(&buffer, |out| out.extend_from_slice(b"HEAD:")).unwrap();
+        for part in [&b"hello"[..], b"0\r\n\r\n"] {
+            buffer.extend_from_slice(part);
+            assert!(upload.advance(&mut buffer).unwrap());
+            write(&mut upload, &buffer);
+        }
+        assert!(!upload.has_come() && upload.ends());
+        assert!(upload.has_come() && !upload.ends());
+        write(&mut upload, &buffer);
+        assert_eq!(upload.body(), Body::Buffered);
+        // Once more, to another owner: all of it is there.
+        upload.begin(&buffer, |out| out.extend_from_slice(b"AGAIN:")).unwrap();
+        assert!(upload.has_come());
+        write(&mut upload, &buffer);
+        let wanted = b"HEAD:5\r\nhello\r\n5\r\n0\r\n\r\n\r\n0\r\n\r\nAGAIN:a\r\nhello0\r\n\r\n\r\n0\r\n\r\n";
+        assert_eq!(String::from_utf8_lossy(&seen), String::from_utf8_lossy(wanted));
     }
 }

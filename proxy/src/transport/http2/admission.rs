@@ -4,44 +4,109 @@
 //! what its head says. So its head is written as HTTP/1.1 has it and must pass that very check ([`super::super::framing`]): what differs between
 //! the two is where requests are smuggled. The `h2` crate has refused malformed frames and fields that are of a connection.
 
-use std::fmt::Write;
-
-use http::{HeaderMap, HeaderValue, header, request::Parts};
+use bytes::BytesMut;
+use http::{HeaderMap, HeaderValue, header, request::Parts, uri::Authority};
 use pingora_http::RequestHeader;
-use waypost_policy::{Code, framing::Framing};
+use waypost_policy::{
+    Code,
+    framing::{Framing, Plain},
+};
 
-use super::super::framing::check_head;
+use super::super::{framing::check_plain_head, grpc};
 
-/// The head of a request, with one `Host` and one `Cookie`; `ends`: nothing comes behind it.
+/// Most heads are shorter.
+const LIKELY_BYTES: usize = 512;
+
+/// The head of a request as HTTP/1.1 has it: one `Host`, which comes first, and one `Cookie`.
+#[derive(Debug)]
+pub(super) struct Written {
+    pub(super) head: BytesMut,
+    /// How the body goes on to an owner of HTTP/1.1.
+    pub(super) framing: Framing,
+    /// Its places, if it is plain.
+    pub(super) plain: Option<Plain>,
+    /// It is a call of gRPC, which is answered otherwise than other requests.
+    pub(super) is_call: bool,
+}
+
+/// Writes and checks it; `ends`: nothing comes behind it.
 ///
 /// # Errors
 /// The code to answer with.
-pub(super) fn admit(mut parts: Parts, ends: bool) -> Result<RequestHeader, Code> {
-    name_host(&mut parts)?;
-    join_cookies(&mut parts.headers)?;
-    let target = parts.uri.path_and_query().ok_or(Code::BadRequest)?.clone();
-    match check_head(&as_written(&parts, target.as_str()))?.framing {
+pub(super) fn admit(parts: &Parts, ends: bool) -> Result<Written, Code> {
+    let (head, is_call) = write(parts)?;
+    let (checked, plain) = check_plain_head(&head)?;
+    let framing = match checked.framing {
         // Its owner would wait for a body that does not come, and take the next request for it.
         Framing::Length(1..) if ends => return Err(Code::BadRequest),
-        Framing::Length(_) => {}
+        Framing::Length(0) if !ends && !parts.headers.contains_key(header::CONTENT_LENGTH) => Framing::Chunked,
+        framing @ Framing::Length(_) => framing,
         Framing::Chunked => return Err(Code::BadRequest),
+    };
+    Ok(Written { head, framing, plain, is_call })
+}
+
+/// What was admitted, as a lane has it that wants a map.
+///
+/// # Errors
+/// The code to answer with.
+pub(super) fn into_head(mut parts: Parts) -> Result<RequestHeader, Code> {
+    if let Some(authority) = parts.uri.authority() {
+        let host = HeaderValue::from_str(authority.as_str()).map_err(|_| Code::BadRequest)?;
+        parts.headers.insert(header::HOST, host);
     }
-    parts.uri = target.into();
+    join_cookies(&mut parts.headers)?;
+    for value in parts.headers.values_mut() {
+        // As whoever reads it written down has it; it should not have any (RFC 9113, section 8.2.1).
+        if let trimmed = value.as_bytes().trim_ascii()
+            && trimmed.len() < value.len()
+        {
+            *value = HeaderValue::from_bytes(trimmed).map_err(|_| Code::BadRequest)?;
+        }
+    }
+    parts.uri = parts.uri.path_and_query().ok_or(Code::BadRequest)?.clone().into();
     Ok(parts.into())
 }
 
-/// `:authority` becomes `Host`; both may come if they say the same (RFC 9113, section 8.3.1).
-fn name_host(parts: &mut Parts) -> Result<(), Code> {
-    let Some(authority) = parts.uri.authority() else { return Ok(()) };
-    let authority = HeaderValue::from_str(authority.as_str()).map_err(|_| Code::BadRequest)?;
-    if parts.headers.get_all(header::HOST).iter().any(|host| *host != authority) {
-        return Err(Code::BadRequest);
+fn write(parts: &Parts) -> Result<(BytesMut, bool), Code> {
+    let target = parts.uri.path_and_query().ok_or(Code::BadRequest)?.as_str();
+    let authority = parts.uri.authority().map(Authority::as_str);
+    let mut out = BytesMut::with_capacity(LIKELY_BYTES);
+    let mut put = |pieces: &[&[u8]]| pieces.iter().for_each(|piece| out.extend_from_slice(piece));
+    put(&[parts.method.as_str().as_bytes(), b" ", target.as_bytes(), b" HTTP/1.1\r\n"]);
+    // `:authority` becomes `Host`; both may come if they say the same (RFC 9113, section 8.3.1).
+    if let Some(authority) = authority {
+        put(&[b"host: ", authority.as_bytes(), b"\r\n"]);
     }
-    parts.headers.insert(header::HOST, authority);
-    Ok(())
+    let (mut crumbs, mut has_kind) = (0, false);
+    for (name, value) in &parts.headers {
+        if *name == header::HOST
+            && let Some(authority) = authority
+        {
+            if value != authority {
+                return Err(Code::BadRequest);
+            }
+        } else if *name == header::COOKIE {
+            crumbs += 1;
+        } else {
+            has_kind |= *name == header::CONTENT_TYPE;
+            put(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
+        }
+    }
+    if crumbs > 0 {
+        // A client may send each of them in a field of its own; elsewhere there is one field (RFC 9113, section 8.2.3).
+        let mut before: &[u8] = b"cookie: ";
+        for crumb in parts.headers.get_all(header::COOKIE) {
+            put(&[before, crumb.as_bytes()]);
+            before = b"; ";
+        }
+        put(&[b"\r\n"]);
+    }
+    put(&[b"\r\n"]);
+    Ok((out, has_kind && grpc::is_call(&parts.headers)))
 }
 
-/// A client may send each of its cookies in a field of its own; elsewhere there is one field (RFC 9113, section 8.2.3).
+/// One field for all cookies.
 fn join_cookies(headers: &mut HeaderMap) -> Result<(), Code> {
     let mut crumbs = headers.get_all(header::COOKIE).iter();
     if crumbs.next().is_none() || crumbs.next().is_none() {
@@ -51,21 +116,6 @@ fn join_cookies(headers: &mut HeaderMap) -> Result<(), Code> {
     let joined = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])).map_err(|_| Code::BadRequest)?;
     headers.insert(header::COOKIE, joined);
     Ok(())
-}
-
-fn as_written(parts: &Parts, target: &str) -> Vec<u8> {
-    let mut line = String::new();
-    // A string can be written to.
-    let _ = write!(line, "{} {target} HTTP/1.1\r\n", parts.method);
-    let mut written = line.into_bytes();
-    for (name, value) in &parts.headers {
-        written.extend_from_slice(name.as_str().as_bytes());
-        written.extend_from_slice(b": ");
-        written.extend_from_slice(value.as_bytes());
-        written.extend_from_slice(b"\r\n");
-    }
-    written.extend_from_slice(b"\r\n");
-    written
 }
 
 #[cfg(test)]
@@ -79,7 +129,9 @@ mod tests {
         for (name, value) in fields {
             request = request.header(*name, *value);
         }
-        admit(request.body(()).unwrap().into_parts().0, ends)
+        let parts = request.body(()).unwrap().into_parts().0;
+        admit(&parts, ends)?;
+        into_head(parts)
     }
 
     #[test]

@@ -52,7 +52,7 @@ const OF_CONNECTION: [HeaderName; 5] = [
 ];
 
 /// A request that is cancelled later than that was meant.
-const PATIENCE: Duration = Duration::from_millis(50);
+pub(super) const PATIENCE: Duration = Duration::from_millis(50);
 
 /// What a lane gets beside the request; taken once, by its first hook.
 pub(in crate::transport) type HandedOver = Arc<Mutex<Option<Handed>>>;
@@ -90,19 +90,16 @@ pub(super) struct ClientStream {
 
 /// What a session that is to be followed by another for the same request has left of it.
 pub(in crate::transport) struct Unanswered {
-    head: RequestHeader,
-    stream: ClientStream,
-    body: Bytes,
+    pub(super) head: RequestHeader,
+    pub(super) stream: ClientStream,
+    /// What has been read of the body.
+    pub(super) body: Bytes,
     /// The end of the body has been read.
-    is_read: bool,
+    pub(super) is_read: bool,
 }
 
 impl Http2Session {
-    pub(super) fn new(head: RequestHeader, stream: ClientStream, handed: Handed) -> Self {
-        Self::of(Unanswered { head, stream, body: Bytes::new(), is_read: false }, handed)
-    }
-
-    /// The request as its last session has left it.
+    /// The request as it came, or as its last session has left it.
     pub(super) fn of(left: Unanswered, handed: Handed) -> Self {
         let Unanswered { head, stream, body, is_read } = left;
         let deadline = Arc::clone(&handed.deadline);
