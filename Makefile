@@ -24,8 +24,8 @@ TRAEFIK_VERSION := 3.7.15
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?= $(notdir $(basename $(wildcard fuzz/fuzz_targets/*.rs)))
 INSTALL_TOOL := CARGO_PROFILE_DEV_DEBUG=0 $(CARGO) install -q --locked --debug --root $(TOOLS)
-# The modules of tests/e2e that concern single requests over HTTP/1.1: they are run once more on the general lane alone.
-ON_EACH_LANE := -- answers:: expect:: forwarded:: framing:: framing_bodies:: headers:: hop_by_hop:: http:: owners:: owners_time:: refusals:: requests:: \
+# The modules of tests/e2e that concern single requests: they are run once more on the general lane alone.
+ON_EACH_LANE := -- answers:: expect:: forwarded:: framing:: framing_bodies:: headers:: hop_by_hop:: http:: http2:: owners:: owners_time:: refusals:: requests:: \
 	smuggling:: --skip lanes::
 # Where Debian has nginx, which is not in every user's path.
 export PATH := $(PATH):/usr/sbin

@@ -7,6 +7,7 @@ mod allowed;
 mod answers;
 mod case;
 mod drawn;
+mod http2;
 mod lane;
 mod message;
 mod requests;
@@ -199,6 +200,15 @@ async fn over_tls_both_are_alike_too() {
     let some = requests::all().into_iter().chain(answers::all()).filter(|case| case.way == Way::AtOnce && case.then == case::Then::Reads);
     let setting = Setting { listener: "tls = true".to_owned(), secure: Some(&secure), records, ..Setting::default() };
     hold(setting, some.collect()).await;
+}
+
+#[tokio::test]
+async fn clients_of_http2_find_them_alike_too() {
+    let in_time = answers::in_time().into_iter().filter(|case| !case.is_left());
+    let all = requests::all().into_iter().chain(answers::all()).chain(in_time).filter(http2::can_be_said);
+    hold(Setting { is_http2: true, ..Setting::default() }, all.collect()).await;
+    let (upstream, some) = (json!({ "stale_aware": true }), stale::all().into_iter().filter(http2::can_be_said));
+    hold(Setting { is_http2: true, has_etcd: true, upstream, ..Setting::default() }, some.collect()).await;
 }
 
 #[tokio::test]

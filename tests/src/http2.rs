@@ -27,6 +27,9 @@ use crate::{Reply, Seen};
 /// How long one answer may take.
 const LIMIT: Duration = Duration::from_secs(20);
 
+/// How much room small frames may take that have not been read.
+const DATA_FRAME_BUDGET: usize = 16 << 20;
+
 /// One connection.
 pub struct Http2Client {
     sender: SendRequest<Bytes>,
@@ -91,7 +94,8 @@ impl Http2Client {
 
     /// Over any connection, for this host.
     pub async fn over(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, host: &str) -> Self {
-        let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+        // A test may be slow to read what an owner sends byte by byte.
+        let (sender, connection) = h2::client::Builder::new().data_frame_budget(DATA_FRAME_BUDGET).handshake(stream).await.unwrap();
         Self { sender, host: host.to_owned(), connection: tokio::spawn(connection) }
     }
 
@@ -116,7 +120,11 @@ impl Http2Client {
         for (name, value) in fields {
             request = request.header(*name, *value);
         }
-        let request = request.body(()).map_err(|error| error.to_string())?;
+        self.open_request(request.body(()).map_err(|error| error.to_string())?, ends).await
+    }
+
+    /// Begins this request.
+    pub async fn open_request(&self, request: Request<()>, ends: bool) -> Result<Http2Call, String> {
         let mut sender = self.sender.clone().ready().await.map_err(|error| error.to_string())?;
         let (answer, body) = sender.send_request(request, ends).map_err(|error| error.to_string())?;
         Ok(Http2Call { body, answer })
@@ -164,6 +172,21 @@ pub async fn read_answer(answer: ResponseFuture) -> Result<Http2Answer, String> 
         Ok(Http2Answer { status: head.status.as_u16(), headers: head.headers, body, trailers })
     };
     tokio::time::timeout(LIMIT, read).await.map_err(|_| format!("no answer within {LIMIT:?}"))?
+}
+
+/// Reads an answer as far as it comes: its head, its body, and whether that is whole; an error if it has no head.
+pub async fn read_answer_so_far(answer: ResponseFuture) -> Result<(http::response::Parts, Vec<u8>, bool), String> {
+    let read = async {
+        let (head, mut body) = answer.await.map_err(|error| error.to_string())?.into_parts();
+        let mut so_far = Vec::new();
+        while let Some(part) = body.data().await {
+            let Ok(part) = part else { return Ok((head, so_far, false)) };
+            let _ = body.flow_control().release_capacity(part.len());
+            so_far.extend_from_slice(&part);
+        }
+        Ok((head, so_far, true))
+    };
+    tokio::time::timeout(LIMIT, read).await.map_err(|_| format!("no whole answer within {LIMIT:?}"))?
 }
 
 /// Reads a body to its end.

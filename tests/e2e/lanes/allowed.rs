@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::{
     case::{Act, Case},
+    http2::CUT,
     lane::Seen,
     message::{End, Message, text},
 };
@@ -53,7 +54,7 @@ pub(super) fn differ(case: &Case, express: &Seen, general: &Seen) -> bool {
         return true;
     }
     let (one, other) = (settled(express), settled(general));
-    is_broken_at_once(&one, &other) || is_broken_and_too_large(&one, &other)
+    is_broken_at_once(&one, &other) || is_broken_at_once_in_a_stream(&one, &other) || is_broken_and_too_large(&one, &other)
 }
 
 /// What was seen without the interim answers before a failure: one that comes together with a head that is no answer's is dropped with it on the express
@@ -88,6 +89,13 @@ fn is_broken_at_once(express: &Seen, general: &Seen) -> bool {
     let Some(last) = cut.last().filter(|answer| answer.end == End::Cut) else { return false };
     let is_own = own.get(cut.len() - 1).is_some_and(|answer| answer.value("waypost-reason") == Some("bad_response"));
     is_own && last.value("transfer-encoding") == Some("chunked")
+}
+
+/// The same over HTTP/2, where other answers follow on the connection. What was cut has no fields that could say how it was framed.
+fn is_broken_at_once_in_a_stream(express: &Seen, general: &Seen) -> bool {
+    let is_own = |one: &Message, other: &Message| one.value("waypost-reason") == Some("bad_response") && other.first == CUT;
+    let mut both = express.client.iter().zip(&general.client);
+    express.client.len() == general.client.len() && both.all(|(one, other)| one.first == other.first || is_own(one, other))
 }
 
 /// How often an owner is asked that says it is behind depends on the time that each answer takes: its repeats are one. And what one has got that goes

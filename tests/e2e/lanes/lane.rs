@@ -10,6 +10,7 @@ use waypost_tests::{Etcd, Peer, RawBackend, SecureClient, Waypost};
 
 use super::{
     case::{Act, Case, OK, Then, Way},
+    http2,
     message::{self, End, Kind, Message},
 };
 
@@ -33,6 +34,7 @@ pub(super) struct Lane {
     /// The incarnation of its store, as claims name it.
     table: Arc<str>,
     secure: Option<SecureClient>,
+    is_http2: bool,
     owners: RawBackend,
     _etcd: Option<Etcd>,
     _folder: tempfile::TempDir,
@@ -47,6 +49,8 @@ pub(super) struct Setting<'a> {
     /// More of each upstream's record.
     pub(super) upstream: Value,
     pub(super) has_etcd: bool,
+    /// Its clients speak HTTP/2.
+    pub(super) is_http2: bool,
     pub(super) secure: Option<&'a SecureClient>,
     /// More records.
     pub(super) records: Vec<(String, Value)>,
@@ -127,13 +131,18 @@ impl Lane {
             *table.lock().unwrap() = gold["table"].as_str().unwrap().into();
         }
         let table = table.lock().unwrap().clone();
-        Self { waypost, owned, cases, table, secure: setting.secure.cloned(), owners, _etcd: etcd, _folder: folder }
+        let (secure, is_http2) = (setting.secure.cloned(), setting.is_http2);
+        Self { waypost, owned, cases, table, secure, is_http2, owners, _etcd: etcd, _folder: folder }
     }
 
     /// Plays a case.
     pub(super) async fn play(&self, number: usize) -> Seen {
         let case = &self.cases[number];
         let sent = case.sent(number);
+        if self.is_http2 {
+            let client = http2::play(self.waypost.listen, &sent).await;
+            return Seen { owner: Vec::new(), client, behind: Vec::new() };
+        }
         let bytes = match &self.secure {
             Some(secure) => {
                 let mut client = secure.connect(self.waypost.listen, "localhost").await.unwrap();
