@@ -16,7 +16,10 @@ mod refusal;
 mod trace;
 mod wait;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use waypost_conf::{Address, Name, OnStale, Policy, RedirectTo};
 
@@ -37,6 +40,9 @@ pub use wait::BEHIND_LIMIT;
 pub const BACKEND_WAIT_MS: u64 = 50;
 /// How many endpoints of one owner are tried for a request whose connections fail, and for how many broken connections one is sent.
 const MAX_CONNECT_TRIES: usize = 3;
+
+/// Of a request that has no service.
+static NO_POLICY: LazyLock<Arc<Policy>> = LazyLock::new(Arc::default);
 
 /// What is shared, borrowed for one step.
 #[derive(Debug)]
@@ -187,7 +193,8 @@ enum Why {
 #[derive(Debug, Default)]
 pub struct Exchange {
     key: Option<RequestKey>,
-    policy: Arc<Policy>,
+    /// `None` before the service is known.
+    policy: Option<Arc<Policy>>,
     last: Option<Dispatch>,
     /// Endpoints of the present owner that could not be connected to.
     tried: Vec<Address>,
@@ -222,7 +229,7 @@ impl Exchange {
 
     /// The policy in force for the request: that of its first dispatch.
     pub fn policy(&self) -> &Arc<Policy> {
-        &self.policy
+        self.policy.as_ref().unwrap_or(&NO_POLICY)
     }
 
     /// The key, if the last step took a hint for it: who waits for it is to be woken.
@@ -265,7 +272,7 @@ impl Exchange {
         let Considered { service, key, known } = considered;
         if let Some((service, _)) = service {
             self.trace.service = Some(Arc::clone(service));
-            self.policy = Arc::clone(&service.policy);
+            self.policy = Some(Arc::clone(&service.policy));
         }
         if let (Some(key), Some(known)) = (&key, known) {
             self.trace.key = Some(Arc::clone(&key.key));
@@ -331,10 +338,10 @@ impl Exchange {
 
     /// Goes after an owner or an epoch other than the one that refused.
     fn follow<H: Head>(&mut self, head: &H, to: LookedUp, body: Body, world: &mut World<'_>) -> Result<Next, Nowhere> {
-        if self.policy.on_stale == OnStale::Redirect {
+        if self.policy().on_stale == OnStale::Redirect {
             return Ok(self.redirect(head, to.owner, world)?);
         }
-        if self.trace.hops >= self.policy.max_hops || body == Body::Spent {
+        if self.trace.hops >= self.policy().max_hops || body == Body::Spent {
             return Err(Code::StaleUnhealed.into());
         }
         let advances = self.last.as_ref().is_none_or(|last| to.epoch > last.epoch);
@@ -351,7 +358,7 @@ impl Exchange {
     fn redirect<H: Head>(&self, head: &H, owner: UpstreamId, world: &World<'_>) -> Result<Next, Code> {
         let upstream = world.table.upstream(owner);
         let public_url = upstream.and_then(|upstream| upstream.public_url.as_ref());
-        match (self.policy.redirect_to, public_url) {
+        match (self.policy().redirect_to, public_url) {
             (RedirectTo::Owner, Some(url)) => {
                 let target = Target::parse(head.target()).ok_or(Code::BadRequest)?;
                 let mut location = url.as_str().as_bytes().to_vec();
@@ -422,7 +429,7 @@ impl Exchange {
     }
 
     fn draw(&mut self, world: &World<'_>) -> bool {
-        let drawn = self.trace.service.as_ref().is_some_and(|service| service.budget.draw(&self.policy.retries, world.now));
+        let drawn = self.trace.service.as_ref().is_some_and(|service| service.budget.draw(&self.policy().retries, world.now));
         self.trace.budget_exhausted |= !drawn;
         drawn
     }

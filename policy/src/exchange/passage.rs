@@ -49,7 +49,7 @@ impl Exchange {
     pub fn identified(&mut self, identity: Identity, world: &World<'_>) {
         self.trace.started = world.now;
         self.trace.revision = world.table.revision();
-        self.policy = identity.service.as_ref().map_or_else(|| world.table.default_policy(), |service| Arc::clone(&service.policy));
+        self.policy = Some(Arc::clone(identity.service.as_ref().map_or_else(|| world.table.default_policy(), |service| &service.policy)));
         self.trace.service = identity.service;
         self.trace.key = identity.key;
     }

@@ -45,7 +45,7 @@ impl Exchange {
         if self.body == Some(Body::Spent) {
             return Err(Code::StaleUnhealed);
         }
-        let until = *self.waiting.until.get_or_insert(world.now + Duration::from_millis(self.policy.park_ms));
+        let until = *self.waiting.until.get_or_insert(world.now + Duration::from_millis(self.policy().park_ms));
         if until <= world.now {
             return Err(Code::ParkTimeout);
         }

@@ -96,6 +96,11 @@ pub struct PlainHead<'a> {
 }
 
 impl<'a> PlainHead<'a> {
+    /// The bytes that it was read from.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
     /// All fields in order: what it is, the name as it is written, and the value without the white space around it.
     pub fn fields(&self) -> impl Iterator<Item = (Known, &'a [u8], &'a [u8])> + use<'a> {
         let bytes = self.bytes;

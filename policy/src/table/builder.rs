@@ -100,7 +100,7 @@ struct Compiled {
     positions: Arc<HashMap<ServiceId, usize>>,
     matcher: Arc<Matcher>,
     upstreams: Arc<Vec<Option<Arc<Upstream>>>>,
-    policies: Arc<HashMap<Name, Arc<conf::Policy>>>,
+    default_policy: Arc<conf::Policy>,
     certificates: Arc<BTreeMap<Name, Recorded<conf::Certificate>>>,
     secured: Arc<BTreeMap<Name, Recorded<Arc<conf::UpstreamTls>>>>,
     clashes: Vec<Clash>,
@@ -393,7 +393,7 @@ impl Builder {
             service_names: Arc::clone(&self.service_names),
             upstream_names: Arc::clone(&self.upstream_names),
             upstreams: Arc::clone(&compiled.upstreams),
-            policies: Arc::clone(&compiled.policies),
+            default_policy: Arc::clone(&compiled.default_policy),
             certificates: Arc::clone(&compiled.certificates),
             secured: Arc::clone(&compiled.secured),
             routes: self.routes.clone(),
@@ -497,9 +497,10 @@ impl Builder {
     }
 
     fn compile_services(&mut self) {
-        self.compiled.policies = Arc::new(self.policies.iter().map(|(name, kept)| (name.clone(), Arc::new(kept.value.clone()))).collect());
-        let policies = Arc::clone(&self.compiled.policies);
+        let policies: HashMap<Name, Arc<conf::Policy>> =
+            self.policies.iter().map(|(name, kept)| (name.clone(), Arc::new(kept.value.clone()))).collect();
         let default_policy = policies.get("default").cloned().unwrap_or_default();
+        self.compiled.default_policy = Arc::clone(&default_policy);
         let records = std::mem::take(&mut self.services);
         // From the oldest record to the newest: of two that clash the first wins.
         let mut oldest_first: Vec<_> = records.iter().collect();

@@ -174,7 +174,7 @@ pub struct Table {
     upstream_names: Arc<Names>,
     /// By upstream number; `None` where something names an upstream without a record.
     upstreams: Arc<Vec<Option<Arc<Upstream>>>>,
-    policies: Arc<HashMap<Name, Arc<Policy>>>,
+    default_policy: Arc<Policy>,
     certificates: Arc<BTreeMap<Name, Recorded<Certificate>>>,
     secured: Arc<BTreeMap<Name, Recorded<Arc<UpstreamTls>>>>,
     routes: Routes,
@@ -318,8 +318,8 @@ impl Table {
     }
 
     /// The policy that applies where none is named.
-    pub fn default_policy(&self) -> Arc<Policy> {
-        self.policies.get("default").cloned().unwrap_or_default()
+    pub fn default_policy(&self) -> &Arc<Policy> {
+        &self.default_policy
     }
 
     /// How many routes there are, quarantined ones without a last good value included.

@@ -12,6 +12,7 @@ use waypost_policy::{
     framing::{AnswerBody, Known},
 };
 
+use super::lines::Lines;
 use crate::transport::{
     answer::end_head,
     headers::{Announced, VIA, uncarried},
@@ -20,6 +21,8 @@ use crate::transport::{
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The most fields of an answer.
 const MOST_FIELDS: usize = 256;
+/// Of so many fields it is kept what they are.
+const FEW: usize = 24;
 /// The longest head of an answer.
 pub(super) const MOST_HEAD_BYTES: usize = (1 << 20) - 1;
 
@@ -37,6 +40,8 @@ pub(in crate::transport) struct Answer<'h> {
     reason: &'h str,
     version: Version,
     fields: &'h [Header<'h>],
+    /// What the first of them are.
+    known: [Known; FEW],
     announced: Announced<'h>,
     /// What `Content-Length` says, where that says anything.
     length: Option<u64>,
@@ -44,6 +49,8 @@ pub(in crate::transport) struct Answer<'h> {
     closes: bool,
     /// `Connection` names fields that are its alone.
     names_fields: bool,
+    /// The head, and what has come behind it.
+    bytes: &'h [u8],
     /// How many bytes it has, with the empty line.
     pub(super) len: usize,
 }
@@ -75,8 +82,13 @@ impl<'h> Answer<'h> {
         let version = if version == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
         let fields: &'h [Header<'h>] = response.headers;
         let (mut announced, mut is_kept, mut closes, mut names_fields) = (Announced::default(), false, false, false);
-        for field in fields {
-            match Known::of(field.name.as_bytes()) {
+        let mut known = [Known::Other; FEW];
+        for (number, field) in fields.iter().enumerate() {
+            let is = Known::of(field.name.as_bytes());
+            if let Some(known) = known.get_mut(number) {
+                *known = is;
+            }
+            match is {
                 Known::TransferEncoding => announced.codings.note(field.value),
                 Known::ContentLength => announced.lengths.note(field.value),
                 Known::Trailer => announced.has_trailers = true,
@@ -97,7 +109,7 @@ impl<'h> Answer<'h> {
             return Err(Refused);
         }
         let closes = if version == Version::HTTP_10 { !is_kept } else { closes };
-        Ok(Some(Self { status, reason, version, fields, announced, length: parsed, closes, names_fields, len }))
+        Ok(Some(Self { status, reason, version, fields, known, announced, length: parsed, closes, names_fields, bytes, len }))
     }
 
     /// Whether another one follows it, which is the answer.
@@ -131,10 +143,10 @@ impl<'h> Answer<'h> {
         let (is_interim, is_coded) = (self.is_interim(), self.is_coded());
         let is_bodiless = is_interim || self.status == 204;
         let named: Vec<&[u8]> = if self.names_fields { self.values("connection").flat_map(options).collect() } else { Vec::new() };
-        let fields: &'h [Header<'h>] = self.fields;
-        fields.iter().filter_map(move |field| {
+        let (fields, known): (&'h [Header<'h>], _) = (self.fields, self.known);
+        fields.iter().enumerate().filter_map(move |(number, field)| {
             let name = field.name.as_bytes();
-            let known = Known::of(name);
+            let known = known.get(number).copied().unwrap_or_else(|| Known::of(name));
             let goes = match known {
                 Known::ContentLength => is_bodiless || is_coded,
                 Known::TransferEncoding => is_bodiless,
@@ -152,12 +164,14 @@ impl<'h> Answer<'h> {
         let is_interim = self.is_interim();
         let version: &[u8] = if is_interim && self.version == Version::HTTP_10 { b"HTTP/1.0 " } else { b"HTTP/1.1 " };
         put(out, &[version, itoa::Buffer::new().format(self.status).as_bytes(), b" ", self.reason.as_bytes(), b"\r\n"]);
+        let mut lines = Lines::of(self.bytes);
         for (known, name, value) in self.passing() {
             // The proxy says the time instead.
             if is_interim || known != Known::Date {
-                put(out, &[name, b": ", &value, b"\r\n"]);
+                lines.put(name, &value, out);
             }
         }
+        lines.end(out);
         if !is_interim {
             if is_endless {
                 put(out, &[b"Transfer-Encoding: chunked\r\n"]);

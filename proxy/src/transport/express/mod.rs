@@ -9,6 +9,7 @@
 mod answer;
 mod carry;
 mod client;
+mod lines;
 mod pool;
 mod request;
 mod spare;
@@ -87,7 +88,8 @@ impl Express {
         let framing = client.framing();
         let head = plain.of(client.head());
         let Buffers { to_owner, to_client, from_owner } = spare::take();
-        let mut job = Job {
+        // In a place of its own, so that neither it nor what runs it is more than an allocator gives at once.
+        let mut job = Box::new(Job {
             shared: &self.shared,
             pool: &self.pool,
             connection,
@@ -110,7 +112,7 @@ impl Express {
             status: 0,
             reason: None,
             bytes_out: 0,
-        };
+        });
         let ended = job.run().await;
         job.end(ended)
     }
@@ -412,12 +414,12 @@ impl<C: Client> Job<'_, C> {
     }
 
     /// Tells of it, and gives its connection back if it goes on.
-    fn end(mut self, ending: Ending) -> Served<C> {
+    fn end(mut self: Box<Self>, ending: Ending) -> Served<C> {
         let keeps = match ending {
             Ending::HandedOver(next) => {
-                let Self { in_flight, started, exchange, request_id, upstream_time, .. } = self;
+                let Self { client, in_flight, started, exchange, request_id, upstream_time, .. } = *self;
                 let request = Request::decided(in_flight, started, exchange, request_id, next, upstream_time);
-                return Served::HandedOver(self.client, Box::new(request));
+                return Served::HandedOver(client, Box::new(request));
             }
             Ending::Cut => {
                 self.log();
@@ -427,7 +429,7 @@ impl<C: Client> Job<'_, C> {
         };
         self.log();
         self.client.end_request(self.upload.end(), self.upload.has_come());
-        let Self { client, upload, to_client, from_owner, .. } = self;
+        let Self { client, upload, to_client, from_owner, .. } = *self;
         spare::put(Buffers { to_owner: upload.into_buffer(), to_client, from_owner });
         if keeps { Served::Next(client) } else { Served::Last(client) }
     }

@@ -7,6 +7,7 @@ use waypost_policy::{
     framing::{Framing, Known, PlainHead},
 };
 
+use super::lines::Lines;
 use crate::transport::ConnectionInfo;
 
 /// What the proxy says of a request.
@@ -24,6 +25,7 @@ pub(super) fn write_head(head: &PlainHead<'_>, framing: Framing, said: &Said<'_>
     let connection = said.connection;
     let (mut host, mut names_host, mut names_scheme): (&[u8], bool, bool) = (b"", false, false);
     put(out, &[head.method(), b" ", head.target(), b" HTTP/1.1\r\n"]);
+    let mut lines = Lines::of(head.bytes());
     for (known, name, value) in head.fields() {
         match fate(known, connection.trusted) {
             Fate::Passes => {}
@@ -32,8 +34,9 @@ pub(super) fn write_head(head: &PlainHead<'_>, framing: Framing, said: &Said<'_>
             Fate::NamesHost => names_host = true,
             Fate::NamesScheme => names_scheme = true,
         }
-        field(out, name, &[value]);
+        lines.put(name, value, out);
     }
+    lines.end(out);
     if let Some(subject) = &connection.subject {
         field(out, b"X-Client-Cert-Subject", &[subject.as_bytes()]);
     }
