@@ -173,19 +173,30 @@ async fn a_client_gone_while_it_waits_frees_its_owner() {
     let mut policy = short_timeouts();
     policy["timeouts"]["first_byte_ms"] = serde_json::json!(30_000);
     let stage = Stage::with(policy, |mut peer: Peer, _| async move {
+        while peer.until("\r\n\r\n").await.is_some_and(|head| head.starts_with("GET /before")) {
+            peer.send(OK).await;
+        }
         peer.rest().await;
     })
     .await;
-    let mut client = stage.client().await;
-    client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").await;
-    until_true("the request has arrived", async || stage.backend.count("GET / ") == 1).await;
-    let began = std::time::Instant::now();
-    client.reset();
-    until_true("the owner is left", async || stage.backend.received()[0].ended).await;
-    assert!(began.elapsed() < std::time::Duration::from_secs(15), "by the reset, not by a time-out");
-    stage.at_rest().await;
-    let line = stage.logged("/").await;
-    assert_eq!((line["status"].as_u64(), line["reason"].as_str()), (Some(0), None), "nothing was answered: {line}");
+    // One that has never been waited for, also if its connection will end, and one that has.
+    for (number, before, connection) in [(0, "", ""), (1, "", "Connection: close\r\n"), (2, "GET /before HTTP/1.1\r\nHost: h\r\n\r\n", "")]
+    {
+        let mut client = stage.client().await;
+        client.send(before).await;
+        if !before.is_empty() {
+            client.until("ok").await;
+        }
+        client.send(format!("GET /{number} HTTP/1.1\r\nHost: h\r\n{connection}\r\n")).await;
+        until_true("the request has arrived", async || stage.backend.count(&format!("GET /{number}")) == 1).await;
+        let began = std::time::Instant::now();
+        client.reset();
+        until_true("the owner is left", async || stage.backend.received()[number].ended).await;
+        assert!(began.elapsed() < std::time::Duration::from_secs(15), "by the reset, not by a time-out");
+        stage.at_rest().await;
+        let line = stage.logged(&format!("/{number}")).await;
+        assert_eq!((line["status"].as_u64(), line["reason"].as_str()), (Some(0), None), "nothing was answered: {line}");
+    }
 }
 
 #[tokio::test]
@@ -339,4 +350,21 @@ async fn an_owner_that_closes_its_connection_does_not_close_the_clients() {
         assert_ne!(field(&answer, "connection"), "close", "{answer:?}");
     }
     assert_eq!(stage.backend.received().len(), 3);
+}
+
+#[tokio::test]
+async fn a_last_answer_is_not_followed_by_a_reset_if_its_client_goes_on_sending() {
+    let (release, released) = tokio::sync::watch::channel(false);
+    let stage = Stage::start(echoing(released)).await;
+    let target = format!("/slow{}", "x".repeat(3000));
+    let mut client = stage.client().await;
+    client.send(format!("GET {target} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")).await;
+    until_true("the owner has the request", async || stage.backend.count("GET /slow") == 1).await;
+    // Nobody ever answers this. On one machine it has come when it has been sent, and the owner answers then.
+    client.send("GET /never HTTP/1.1\r\nHost: h\r\n\r\n").await;
+    let _ = release.send(true);
+    let answer = client.rest().await;
+    assert_eq!(body(&answer), target, "{answer:?}");
+    assert!(client.send(vec![b'x'; 4 << 20]).await, "what it sends is read: a reset could take the answer with it");
+    assert_eq!(stage.backend.count("GET /never"), 0);
 }

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{self, SocketAddr},
     os::fd::{AsFd, OwnedFd},
     sync::{
         Arc,
@@ -13,8 +13,10 @@ use std::{
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
+use rustix::net::{SocketFlags, acceptfrom_with, sockopt::set_tcp_nodelay};
 use tokio::{
-    net::{TcpListener, TcpSocket, TcpStream},
+    io::{Interest, unix::AsyncFd},
+    net::{TcpListener, TcpSocket},
     sync::{Semaphore, mpsc, watch},
 };
 use waypost_conf::Listener;
@@ -23,7 +25,7 @@ use crate::{
     proxy_protocol::read_header,
     state::Shared,
     tls::{Certificates, Handshake},
-    transport::{Accepted, ConnectionInfo, Lanes, Speaks, head_limit, serve_connection, turn_away},
+    transport::{Accepted, ClientSocket, ConnectionInfo, Lanes, Speaks, head_limit, serve_connection, turn_away},
 };
 
 /// Connections that may wait to be accepted.
@@ -66,6 +68,8 @@ impl Bound {
 
     /// Listens on a socket that is bound already.
     pub(crate) fn on(listener: TcpListener, terms: Terms) -> Self {
+        // What is accepted has the same option; without it answers would wait for more.
+        let _ = set_tcp_nodelay(&listener, true);
         Self { listener, terms: Arc::new(ArcSwap::from_pointee(terms)) }
     }
 
@@ -103,10 +107,20 @@ impl Terms {
         ConnectionInfo { client, address: client.ip().to_string().into(), trusted, scheme, subject: None }
     }
 
+    /// Whether a connection begins with its first request.
+    fn is_bare(&self) -> bool {
+        self.tls.is_none() && !self.proxy_protocol
+    }
+
+    /// What a connection in the clear speaks.
+    fn speaks(&self) -> Speaks {
+        if self.h2c { Speaks::Either } else { Speaks::Http1 }
+    }
+
     /// What comes before the first request: whom the connection is from, and a handshake. `None`: it came to nothing.
     async fn open(
         &self,
-        mut stream: TcpStream,
+        mut stream: ClientSocket,
         mut connection: ConnectionInfo,
         shared: &Shared,
     ) -> Option<(Accepted, Speaks, ConnectionInfo)> {
@@ -120,12 +134,8 @@ impl Terms {
                 }
             }
         }
-        let _ = stream.set_nodelay(true);
-        let Some(tls) = &self.tls else {
-            let speaks = if self.h2c { Speaks::Either } else { Speaks::Http1 };
-            return Some((Accepted::Plain(stream), speaks, connection));
-        };
-        match tls.shake(stream, head_limit(shared)).await {
+        let Some(tls) = &self.tls else { return Some((Accepted::Plain(stream), self.speaks(), connection)) };
+        match tls.shake(stream.into_watched().ok()?, head_limit(shared)).await {
             Ok(secured) => {
                 connection.subject = secured.subject().map(Into::into);
                 let speaks = if secured.is_http2() { Speaks::Http2 } else { Speaks::Http1 };
@@ -173,7 +183,7 @@ impl Drop for Seat {
     }
 }
 
-/// What the accept loops share.
+/// What the connections of a worker share.
 #[derive(Clone)]
 pub(super) struct Accepting {
     pub(super) shared: Arc<Shared>,
@@ -182,19 +192,21 @@ pub(super) struct Accepting {
     pub(super) draining: watch::Receiver<bool>,
     /// True before `draining` is, where another process accepts from the same sockets.
     pub(super) handed_over: watch::Receiver<bool>,
-    /// Each connection holds one; the other end sees when the last has gone.
+    /// The other end sees when the last connection of the last worker has gone.
+    #[expect(dead_code, reason = "it is there to be dropped")]
     pub(super) connection_ends: mpsc::Sender<()>,
 }
 
 /// Accepts until the process drains; then what waits in the socket's queue, unless another process takes that.
-pub(super) async fn accept(listener: TcpListener, terms: InForce, mut accepting: Accepting) {
+pub(super) async fn accept(listener: AsyncFd<net::TcpListener>, terms: InForce, accepting: Arc<Accepting>) {
+    let mut draining = accepting.draining.clone();
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            _ = accepting.draining.wait_for(|draining| *draining) => break,
+            accepted = listener.async_io(Interest::READABLE, accept_one) => accepted,
+            _ = draining.wait_for(|draining| *draining) => break,
         };
         match accepted {
-            Ok((stream, client)) => accepting.serve(&terms.load_full(), stream, client),
+            Ok((socket, client)) => accepting.serve(&terms.load(), socket, client),
             Err(error) => {
                 // Out of file descriptors, most likely: what is open goes on, and the pause lets some of it end.
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -206,16 +218,9 @@ pub(super) async fn accept(listener: TcpListener, terms: InForce, mut accepting:
         return;
     }
     // Asked of the socket itself: the runtime may not have heard yet of who came last.
-    let Ok(listener) = listener.into_std() else { return };
     for _ in 0..BACKLOG {
-        match listener.accept() {
-            Ok((stream, client)) => {
-                if stream.set_nonblocking(true).is_ok()
-                    && let Ok(stream) = TcpStream::from_std(stream)
-                {
-                    accepting.serve(&terms.load_full(), stream, client);
-                }
-            }
+        match accept_one(listener.get_ref()) {
+            Ok((socket, client)) => accepting.serve(&terms.load(), socket, client),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
             // Of one that has gone already, most likely; the others still wait.
             Err(_) => {}
@@ -223,26 +228,44 @@ pub(super) async fn accept(listener: TcpListener, terms: InForce, mut accepting:
     }
 }
 
+/// The next connection, and where it comes from.
+fn accept_one(listener: &net::TcpListener) -> io::Result<(OwnedFd, SocketAddr)> {
+    let (socket, client) = acceptfrom_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
+    let client = client.and_then(|client| client.try_into().ok());
+    Ok((socket, client.ok_or(io::ErrorKind::InvalidData)?))
+}
+
 impl Accepting {
     /// Serves a connection on a task of its own, or turns it away.
-    fn serve(&self, terms: &Arc<Terms>, stream: TcpStream, client: SocketAddr) {
+    fn serve(self: &Arc<Self>, terms: &Arc<Terms>, socket: OwnedFd, client: SocketAddr) {
         let connection = terms.connection_from(client);
-        let Self { shared, lanes, room, draining, connection_ends, .. } = self.clone();
-        if let Some(place) = room.enter(shared.limits().connections) {
+        let stream = ClientSocket::new(socket);
+        if let Some(place) = self.room.enter(self.shared.limits().connections) {
+            let (accepting, draining) = (Arc::clone(self), self.draining.clone());
+            if terms.is_bare() {
+                let speaks = terms.speaks();
+                // Moved about as a pointer: the runtime copies what it is given several times.
+                tokio::spawn(Box::pin(async move {
+                    serve_connection(&accepting.shared, &accepting.lanes, Accepted::Plain(stream), speaks, connection, draining).await;
+                    drop((place, accepting));
+                }));
+                return;
+            }
             let terms = Arc::clone(terms);
             tokio::spawn(async move {
-                if let Some((stream, speaks, connection)) = Box::pin(terms.open(stream, connection, &shared)).await {
-                    serve_connection(&shared, &lanes, stream, speaks, connection, draining).await;
+                if let Some((stream, speaks, connection)) = Box::pin(terms.open(stream, connection, &accepting.shared)).await {
+                    serve_connection(&accepting.shared, &accepting.lanes, stream, speaks, connection, draining).await;
                 }
-                drop((place, connection_ends));
+                drop((place, accepting));
             });
-        } else if terms.tls.is_some() || terms.proxy_protocol {
+        } else if !terms.is_bare() {
             // Nothing can be said without a handshake, and that costs more than a request; nor before a header has been read.
             drop(stream);
-        } else if let Ok(place) = Arc::clone(&room.turned_away).try_acquire_owned() {
+        } else if let Ok(place) = Arc::clone(&self.room.turned_away).try_acquire_owned() {
+            let accepting = Arc::clone(self);
             tokio::spawn(async move {
-                turn_away(&shared, Accepted::Plain(stream), &connection).await;
-                drop((place, connection_ends));
+                turn_away(&accepting.shared, Accepted::Plain(stream), &connection).await;
+                drop((place, accepting));
             });
         }
     }

@@ -3,11 +3,16 @@
 //! A connection never changes its thread, so that what a request needs is in one core's caches and no thread waits for another. All of them wait at the same
 //! sockets: whoever has nothing to do is there first. Nothing but connections runs here; the process's own work has a thread of its own.
 
-use std::{io, sync::Arc, thread::JoinHandle};
+use std::{io, net::TcpListener, sync::Arc, thread::JoinHandle};
 
-use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::watch,
+    task::JoinSet,
+};
 
 use super::accept::{Accepting, Bound, InForce, accept};
+use crate::transport::UNWATCHED;
 
 /// The threads.
 pub(super) struct Workers {
@@ -26,7 +31,7 @@ impl Workers {
         for number in 0..count.max(1) {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let sockets = listeners.iter().map(|bound| Ok((bound.socket()?, bound.terms()))).collect::<io::Result<Vec<_>>>()?;
-            let sockets = sockets.into_iter().map(|(socket, terms)| (std::net::TcpListener::from(socket), terms)).collect();
+            let sockets = sockets.into_iter().map(|(socket, terms)| (TcpListener::from(socket), terms)).collect();
             let (accepting, stopped) = (accepting.clone(), stopped.clone());
             let thread = std::thread::Builder::new().name(format!("waypost-{number}"));
             threads.push(thread.spawn(move || runtime.block_on(work(sockets, accepting, stopped)))?);
@@ -43,15 +48,25 @@ impl Workers {
     }
 }
 
-async fn work(sockets: Vec<(std::net::TcpListener, InForce)>, accepting: Accepting, mut stopped: watch::Receiver<bool>) {
-    let mut loops = JoinSet::new();
+/// Has the runtime wake up once a moment. It would wake itself by a call for each timer that is set for a time before its next waking: so none is.
+async fn tick() {
+    loop {
+        tokio::time::sleep(UNWATCHED).await;
+    }
+}
+
+async fn work(sockets: Vec<(TcpListener, InForce)>, accepting: Accepting, mut stopped: watch::Receiver<bool>) {
+    let (mut loops, accepting) = (JoinSet::new(), Arc::new(accepting));
     for (socket, terms) in sockets {
-        match TcpListener::from_std(socket) {
-            Ok(listener) => drop(loops.spawn(accept(listener, Arc::clone(&terms), accepting.clone()))),
+        #[expect(deprecated, reason = "its successor is unsafe, for types that lie about their descriptor; a listener does not")]
+        let watched = AsyncFd::with_interest(socket, Interest::READABLE);
+        match watched {
+            Ok(listener) => drop(loops.spawn(accept(listener, Arc::clone(&terms), Arc::clone(&accepting)))),
             Err(error) => tracing::error!(%error, "a worker thread can't listen"),
         }
     }
     drop(accepting);
+    loops.spawn(tick());
     // An error means that the process ends.
     let _ = stopped.wait_for(|stopped| *stopped).await;
 }

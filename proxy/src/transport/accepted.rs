@@ -15,11 +15,13 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
+use super::client_socket::ClientSocket;
+
 /// The connection.
 #[derive(Debug)]
 pub(crate) enum Accepted {
     /// In the clear.
-    Plain(TcpStream),
+    Plain(ClientSocket),
     /// Secure.
     Secure(Box<TlsStream<TcpStream>>),
 }
@@ -28,8 +30,32 @@ impl Accepted {
     /// Its socket's number.
     pub(super) fn fd(&self) -> RawFd {
         match self {
-            Self::Plain(socket) => socket.as_raw_fd(),
+            Self::Plain(socket) => socket.fd(),
             Self::Secure(secure) => secure.get_ref().0.as_raw_fd(),
+        }
+    }
+
+    /// Whether whoever polls it hears of what becomes of it.
+    pub(super) fn is_watched(&self) -> bool {
+        !matches!(self, Self::Plain(socket) if !socket.is_watched())
+    }
+
+    /// Has it watched from now on.
+    ///
+    /// # Errors
+    /// If the system watches no more; it is of no use then.
+    pub(super) fn watch(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(socket) => socket.watch().map(|_| ()),
+            Self::Secure(_) => Ok(()),
+        }
+    }
+
+    /// Writes the last bytes of the connection, which may wait for its end.
+    pub(super) fn poll_write_last(&mut self, context: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Plain(socket) => socket.poll_write_last(context, parts),
+            Self::Secure(secure) => Pin::new(&mut **secure).poll_write_vectored(context, parts),
         }
     }
 }

@@ -32,6 +32,19 @@ impl Downstream {
         self.socket.as_mut().map(|socket| Pin::new(socket.get_mut())).ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
+    /// Whether whoever polls it hears that the client has gone.
+    pub(in crate::transport) fn is_watched(&self) -> bool {
+        self.socket.as_ref().is_none_or(|socket| socket.get_ref().is_watched())
+    }
+
+    /// Has it watched from now on.
+    ///
+    /// # Errors
+    /// If the system watches no more; it is of no use then.
+    pub(in crate::transport) fn watch(&mut self) -> io::Result<()> {
+        self.socket.as_mut().map_or(Ok(()), |socket| socket.get_mut().watch())
+    }
+
     /// Writes an answer of the proxy's own to the present request; false if the client did not take it in time.
     pub(in crate::transport) async fn write_own(&mut self, answer: &[u8], reading: Duration, ends_at: Option<Instant>) -> bool {
         self.answered = true;
@@ -59,13 +72,20 @@ impl Downstream {
 
     /// Ends the connection.
     pub(in crate::transport) async fn end(mut self) {
-        let Some(socket) = self.socket.take() else { return };
+        let Some(mut socket) = self.socket.take() else { return };
         if self.answered && !self.is_read() {
-            linger(socket).await;
-        } else if let Accepted::Secure(_) = socket.get_ref() {
-            let mut socket = socket;
-            // Says that nothing was cut off. A client that can't be told has gone.
-            let _ = tokio::time::timeout(LINGER_LIMIT, socket.shutdown()).await;
+            return linger(socket).await;
+        }
+        match socket.get_mut() {
+            Accepted::Plain(plain) => {
+                if plain.end() && self.answered {
+                    linger(socket).await;
+                }
+            }
+            Accepted::Secure(_) => {
+                // Says that nothing was cut off. A client that can't be told has gone.
+                let _ = tokio::time::timeout(LINGER_LIMIT, socket.shutdown()).await;
+            }
         }
     }
 }

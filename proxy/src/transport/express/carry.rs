@@ -16,10 +16,10 @@ use tokio::{io::AsyncReadExt, net::TcpStream, time::Instant};
 use waypost_policy::{Body, Code, framing::AnswerBody};
 
 use super::{
-    client::{Client, poll_write_both},
+    client::{Client, Last, poll_write_both},
     upload::Upload,
 };
-use crate::transport::{deadline::Phase, downstream::MAX_PIPELINED_BYTES, general::AFTER_ANSWER};
+use crate::transport::{UNWATCHED, deadline::Phase, downstream::MAX_PIPELINED_BYTES, general::AFTER_ANSWER};
 
 /// What is read of an owner at once, of a head and of a long body.
 const HEAD_BYTES: usize = 16 << 10;
@@ -95,6 +95,8 @@ pub(super) struct Carrier<'a, C> {
     direct: usize,
     /// What is left of the answer's body; `None` before its head.
     answer: Option<AnswerBody>,
+    /// The client's connection ends with the answer.
+    is_last: bool,
     /// Bytes of the answer's body.
     pub(super) bytes_out: u64,
     /// When the request, and the answer, last went on.
@@ -126,6 +128,7 @@ impl<'a, C: Client> Carrier<'a, C> {
             out_written: 0,
             direct: 0,
             answer: None,
+            is_last: false,
             bytes_out: 0,
             request_at: now,
             answer_at: now,
@@ -135,9 +138,10 @@ impl<'a, C: Client> Carrier<'a, C> {
         }
     }
 
-    /// From this time on what comes is the answer's body.
-    pub(super) fn answer(&mut self, body: AnswerBody, now: Instant) {
+    /// From this time on what comes is the answer's body, behind which the client's connection goes on or ends.
+    pub(super) fn answer(&mut self, body: AnswerBody, keeps: bool, now: Instant) {
         self.answer = Some(body);
+        self.is_last = !keeps;
         self.answer_at = now;
     }
 
@@ -177,7 +181,7 @@ impl<'a, C: Client> Carrier<'a, C> {
             return Poll::Ready(Ok(event));
         }
         // Behind the body only the loss of the connection matters, and what the client pipelines is kept.
-        if way == Way::Written {
+        if way == Way::Written && self.client.is_watched() {
             while !self.client.is_closed() && self.upload.behind(self.client.buffer()) < MAX_PIPELINED_BYTES {
                 match self.client.poll_fill(context, 0) {
                     Poll::Ready(Ok(_)) => {}
@@ -326,8 +330,13 @@ impl<'a, C: Client> Carrier<'a, C> {
     fn poll_out_written(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.has_unwritten() {
             let (is_whole, direct) = (self.is_whole(), self.direct);
+            let last = match is_whole {
+                false => Last::Part,
+                true if self.is_last && self.upload.has_come() => Last::OfConnection,
+                true => Last::OfAnswer,
+            };
             let out = &self.out[self.out_written..];
-            let written = ready!(self.client.poll_write(context, out, &mut self.owner.buffer, direct, is_whole))?;
+            let written = ready!(self.client.poll_write(context, out, &mut self.owner.buffer, direct, last))?;
             self.has_begun |= self.answer.is_some();
             self.unread_since = None;
             let of_out = written.min(out.len());
@@ -354,7 +363,18 @@ impl<'a, C: Client> Carrier<'a, C> {
         };
         let of_wait = (!limit.is_zero()).then(|| (since + limit, broken));
         let of_request = self.limits.ends_at.map(|at| (at, Broken::Late(Phase::Total)));
-        let Some((due, broken)) = of_wait.into_iter().chain(of_request).min_by_key(|(due, _)| *due) else { return Poll::Pending };
+        let due = of_wait.into_iter().chain(of_request).min_by_key(|(due, _)| *due);
+        if way == Way::Written && !self.client.is_watched() {
+            // Most answers come before it matters whether their client is still there.
+            let at = self.request_at + UNWATCHED;
+            if due.is_none_or(|(due, _)| at < due) {
+                ready!(self.client.alarm().poll(context, at));
+                self.client.watch().map_err(|_| Broken::Client)?;
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        }
+        let Some((due, broken)) = due else { return Poll::Pending };
         ready!(self.client.alarm().poll(context, due));
         // Of a request that has been answered whole the rest is of no use.
         Poll::Ready(if self.is_whole() && self.unread_since.is_none() { Ok(Event::Written) } else { Err(broken) })

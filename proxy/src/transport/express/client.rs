@@ -36,6 +36,17 @@ pub(in crate::transport) struct Own<'a> {
     pub(in crate::transport) is_head: bool,
 }
 
+/// What follows what is to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::transport) enum Last {
+    /// More of the answer.
+    Part,
+    /// Nothing more of the answer.
+    OfAnswer,
+    /// Nothing more at all: the connection ends.
+    OfConnection,
+}
+
 /// The client, for one request.
 pub(in crate::transport) trait Client: Send {
     /// By which version its requests come.
@@ -63,6 +74,15 @@ pub(in crate::transport) trait Client: Send {
     /// Reads what there is, up to about `room` bytes; `Ready(0)` at the end. Behind the body only an error is told.
     fn poll_fill(&mut self, context: &mut Context<'_>, room: usize) -> Poll<io::Result<usize>>;
 
+    /// Whether whoever polls it hears that the client has gone.
+    fn is_watched(&self) -> bool;
+
+    /// Has it watched from now on.
+    ///
+    /// # Errors
+    /// If the system watches no more; it is of no use then.
+    fn watch(&mut self) -> io::Result<()>;
+
     /// For the waits of one request after the other.
     fn alarm(&mut self) -> &mut Alarm;
 
@@ -82,14 +102,13 @@ pub(in crate::transport) trait Client: Send {
     fn has_more_to_say(&self, has_ended: bool) -> bool;
 
     /// Says what is to be said and writes `out` and then the first `direct` bytes of `from`, or as much of them as is taken; takes from `from` what was written of it.
-    /// `is_last`: nothing follows them.
     fn poll_write(
         &mut self,
         context: &mut Context<'_>,
         out: &[u8],
         from: &mut BytesMut,
         direct: usize,
-        is_last: bool,
+        last: Last,
     ) -> Poll<io::Result<usize>>;
 
     /// Whether what was written is on its way.
@@ -139,6 +158,14 @@ impl Client for Box<Downstream> {
         Downstream::poll_fill(self, context, room)
     }
 
+    fn is_watched(&self) -> bool {
+        Downstream::is_watched(self)
+    }
+
+    fn watch(&mut self) -> io::Result<()> {
+        Downstream::watch(self)
+    }
+
     fn alarm(&mut self) -> &mut Alarm {
         &mut self.alarm
     }
@@ -170,9 +197,15 @@ impl Client for Box<Downstream> {
         out: &[u8],
         from: &mut BytesMut,
         direct: usize,
-        _: bool,
+        last: Last,
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(poll_write_both(self.accepted()?, context, out, &from[..direct]))?;
+        let (mut client, body) = (self.accepted()?, &from[..direct]);
+        let written = match (last, out, body) {
+            (Last::Part | Last::OfAnswer, ..) => poll_write_both(client, context, out, body),
+            (Last::OfConnection, only, []) | (Last::OfConnection, [], only) => client.poll_write_last(context, &[IoSlice::new(only)]),
+            (Last::OfConnection, ..) => client.poll_write_last(context, &[IoSlice::new(out), IoSlice::new(body)]),
+        };
+        let written = ready!(written)?;
         if written == 0 {
             return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
         }

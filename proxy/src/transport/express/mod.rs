@@ -42,7 +42,7 @@ use crate::{access_log::Line, metrics::InFlight, state::Shared};
 pub(super) use answer::Answer;
 use carry::{Broken, Carrier, Limits, Owner};
 use client::fill_more;
-pub(super) use client::{Client, Own};
+pub(super) use client::{Client, Last, Own};
 pub(crate) use pool::{Pool, keep_swept};
 use request::Said;
 use spare::Buffers;
@@ -517,7 +517,7 @@ fn judge<C: Client>(
             return Judged::Refused;
         }
         carrier.owner.buffer.advance(len);
-        carrier.answer(body, now.into());
+        carrier.answer(body, keeps, now.into());
         return Judged::Relays { status, keeps, keeps_owner };
     }
 }

@@ -20,7 +20,7 @@ use super::{
     super::{
         alarm::Alarm,
         answer,
-        express::{Answer, Client, Own},
+        express::{Answer, Client, Last, Own},
     },
     admission::{self, Written},
     session::{ClientStream, PATIENCE, Unanswered, size_of_head},
@@ -204,6 +204,14 @@ impl Client for PlainStream {
         Poll::Ready(Ok(filled))
     }
 
+    fn is_watched(&self) -> bool {
+        true
+    }
+
+    fn watch(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
     fn alarm(&mut self) -> &mut Alarm {
         &mut self.alarm
     }
@@ -238,8 +246,9 @@ impl Client for PlainStream {
         out: &[u8],
         from: &mut BytesMut,
         direct: usize,
-        is_last: bool,
+        last: Last,
     ) -> Poll<io::Result<usize>> {
+        let is_last = last != Last::Part;
         let wanted = out.len() + direct;
         if let Some(head) = self.head.take() {
             // What follows it may have to wait, and it has gone.
