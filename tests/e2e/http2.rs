@@ -1,9 +1,10 @@
 //! HTTP/2 from clients and to owners, in all pairings with HTTP/1.1: heads, bodies, trailers, time-outs, the end of connections.
 //!
-//! `http2/` has what else there is of it: stale routes, calls of gRPC, floods.
+//! `http2/` has what else there is of it: plain requests, stale routes, calls of gRPC, floods.
 
 mod floods;
 mod grpc;
+mod plain;
 mod stale;
 
 use std::{sync::Arc, time::Duration};

@@ -30,7 +30,10 @@ use tokio::{
     task::JoinSet,
     time::Instant,
 };
-use waypost_policy::{Code, framing::MAX_HEAD_BYTES};
+use waypost_policy::{
+    Code,
+    framing::{MAX_HEAD_BYTES, Plain},
+};
 
 use super::{
     Accepted,
@@ -165,8 +168,12 @@ pub(super) async fn serve_http2(
                     h2.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
                     continue;
                 }
-                // In memory of its own: the runtime moves what it is given several times.
-                streams.spawn(Box::pin(serve_stream(Arc::clone(&serving), request, respond)));
+                if let Some((stream, plain)) = admitted(&serving, request, respond) {
+                    // In memory of its own: the runtime moves what it is given several times.
+                    streams.spawn(Box::pin(serve_stream(Arc::clone(&serving), stream, plain)));
+                } else {
+                    idle_since = Instant::now();
+                }
                 if requests_left == 1 {
                     leave(&mut h2, &mut leaving_since);
                 }
@@ -210,26 +217,32 @@ fn leave(h2: &mut Connection<Incoming, Bytes>, leaving_since: &mut Option<Instan
     h2.graceful_shutdown();
 }
 
-/// Serves one request, on one lane after the other.
-async fn serve_stream(serving: Arc<Serving>, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
+/// Takes a request up, or answers it where no lane is to see it.
+fn admitted(serving: &Serving, request: Request<RecvStream>, respond: SendResponse<Bytes>) -> Option<(Box<PlainStream>, Option<Plain>)> {
     let (parts, body) = request.into_parts();
-    let conduct = Arc::clone(&serving.conduct);
-    conduct.useful(size_of_head(&parts.headers));
+    serving.conduct.useful(size_of_head(&parts.headers));
     let written = match admission::admit(&parts, body.is_end_stream()) {
         Ok(written) => written,
         Err(code) => {
             let (is_call, is_head) = (grpc::is_call(&parts.headers), parts.method == Method::HEAD);
-            return refuse(&serving.shared, respond, code, is_call, is_head, &serving.connection);
+            refuse(&serving.shared, respond, code, is_call, is_head, &serving.connection);
+            return None;
         }
     };
     let express = serving.lanes.express.as_ref().filter(|_| !written.is_call);
-    let mut stream = PlainStream::new(parts, written, ClientStream { body, respond, conduct });
-    let (stream, decided) = match express.and_then(|express| Some((express, express.takes(&mut stream)?))) {
-        Some((express, plain)) => match express.serve(stream, plain, &serving.connection, false).await {
+    let mut stream = Box::new(PlainStream::new(parts, written, ClientStream { body, respond, conduct: Arc::clone(&serving.conduct) }));
+    let plain = express.and_then(|express| express.takes(&mut stream));
+    Some((stream, plain))
+}
+
+/// Serves a request, on one lane after the other.
+async fn serve_stream(serving: Arc<Serving>, stream: Box<PlainStream>, plain: Option<Plain>) {
+    let (stream, decided) = match (&serving.lanes.express, plain) {
+        (Some(express), Some(plain)) => match express.serve(stream, plain, &serving.connection, false).await {
             Served::Next(_) | Served::Last(_) | Served::Cut => return,
             Served::HandedOver(stream, decided) => (stream, Some(decided)),
         },
-        None => (stream, None),
+        _ => (stream, None),
     };
     if let Some(unanswered) = stream.into_unanswered() {
         Box::pin(serve_sessions(&serving, unanswered, decided)).await;

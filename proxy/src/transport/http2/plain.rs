@@ -78,7 +78,7 @@ impl PlainStream {
     }
 
     /// The request as far as it has come, for the general lane.
-    pub(super) fn into_unanswered(mut self) -> Option<Unanswered> {
+    pub(super) fn into_unanswered(mut self: Box<Self>) -> Option<Unanswered> {
         let stream = self.stream.take()?;
         let body = self.buffer.split_off(self.head_len).freeze();
         let parts = std::mem::replace(&mut self.parts, http::Request::new(()).into_parts().0);
@@ -151,7 +151,7 @@ impl PlainStream {
     }
 }
 
-impl Client for PlainStream {
+impl Client for Box<PlainStream> {
     const VERSION: Version = Version::HTTP_2;
     const IS_IN_TURN: bool = false;
 
@@ -275,6 +275,8 @@ impl Client for PlainStream {
 
     async fn answer(&mut self, own: Own<'_>, _: Duration, _: Option<Moment>) -> bool {
         let Own { code, request_id, location, body, is_head, .. } = own;
+        // Of an owner's answer nothing has gone, or the proxy would have none.
+        self.head = None;
         let Ok(head) = answer::head(code, request_id, location, body.len()) else { return false };
         let is_all = is_head || body.is_empty();
         if self.send_head(Response::from_parts(head.as_owned_parts(), ()), is_all).is_err() {
