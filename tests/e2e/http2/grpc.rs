@@ -226,5 +226,8 @@ async fn a_call_to_an_owner_of_http1_is_carried_as_any_request() {
     let call = client.open("POST", "/s/M", &[CALL, TRAILERS], true).await.unwrap();
     let answer = read_answer(call.answer).await.unwrap();
     assert_eq!((answer.status, answer.text()), (200, "a".to_owned()));
+    // What the proxy says itself is a status there too.
+    let answer = client.request("POST", "/s/../M", &[CALL, TRAILERS], b"").await.unwrap();
+    assert_eq!((answer.status, answer.header("waypost-reason"), answer.header("grpc-status")), (200, "bad_path", "13"));
     until("it is logged", async || if waypost.access_log().is_empty() { Err("no line".to_owned()) } else { Ok(()) }).await;
 }
