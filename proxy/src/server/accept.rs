@@ -246,7 +246,7 @@ impl Accepting {
                 let speaks = terms.speaks();
                 // Moved about as a pointer: the runtime copies what it is given several times.
                 tokio::spawn(Box::pin(async move {
-                    serve_connection(&accepting.shared, &accepting.lanes, Accepted::Plain(stream), speaks, connection, draining).await;
+                    serve_connection(&accepting.shared, &accepting.lanes, Accepted::Plain(stream), speaks, &connection, &draining).await;
                     drop((place, accepting));
                 }));
                 return;
@@ -254,7 +254,7 @@ impl Accepting {
             let terms = Arc::clone(terms);
             tokio::spawn(async move {
                 if let Some((stream, speaks, connection)) = Box::pin(terms.open(stream, connection, &accepting.shared)).await {
-                    serve_connection(&accepting.shared, &accepting.lanes, stream, speaks, connection, draining).await;
+                    serve_connection(&accepting.shared, &accepting.lanes, stream, speaks, &connection, &draining).await;
                 }
                 drop((place, accepting));
             });

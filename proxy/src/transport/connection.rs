@@ -78,34 +78,66 @@ pub(crate) async fn serve_connection(
     lanes: &Arc<Lanes>,
     stream: Accepted,
     speaks: Speaks,
-    connection: ConnectionInfo,
-    mut shutdown: ShutdownWatch,
+    connection: &ConnectionInfo,
+    shutdown: &ShutdownWatch,
 ) {
-    if speaks == Speaks::Http2 {
-        return Box::pin(serve_http2(shared, lanes, Incoming::new(stream, BytesMut::new()), connection, shutdown)).await;
-    }
-    let mut downstream = Box::new(Downstream::new(stream));
-    if speaks == Speaks::Either {
-        let (idle, header) = limits(shared);
-        let begins = tokio::select! {
-            begins = downstream.begins_http2(idle, header) => begins,
-            () = drained(shared, &mut shutdown) => {
-                if !downstream.has_begun() {
-                    return;
-                }
-                downstream.begins_http2(idle, header).await
+    // What few connections come to has memory of its own, so that it takes no room of those that wait for their next request.
+    let downstream = match speaks {
+        Speaks::Http1 => Box::new(Downstream::new(stream)),
+        Speaks::Http2 => {
+            let incoming = Incoming::new(stream, BytesMut::new());
+            return Box::pin(serve_http2(shared, lanes, incoming, connection.clone(), shutdown.clone())).await;
+        }
+        Speaks::Either => {
+            let Some(downstream) = Box::pin(tell_apart(shared, lanes, stream, connection, shutdown)).await else { return };
+            downstream
+        }
+    };
+    serve_http1(shared, lanes, downstream, connection, shutdown).await;
+}
+
+/// Hears what a connection speaks, and serves it to its end if that is HTTP/2; the connection, if not.
+async fn tell_apart(
+    shared: &Arc<Shared>,
+    lanes: &Arc<Lanes>,
+    stream: Accepted,
+    connection: &ConnectionInfo,
+    shutdown: &ShutdownWatch,
+) -> Option<Box<Downstream>> {
+    let (mut downstream, mut watched) = (Box::new(Downstream::new(stream)), shutdown.clone());
+    let (idle, header) = limits(shared);
+    let begins = tokio::select! {
+        begins = downstream.begins_http2(idle, header) => begins,
+        () = drained(shared, &mut watched) => {
+            if !downstream.has_begun() {
+                return None;
             }
-        };
-        match begins {
-            Ok(false) => {}
-            Ok(true) => {
-                let Some((stream, read)) = downstream.into_bare() else { return };
-                return Box::pin(serve_http2(shared, lanes, Incoming::new(stream, read), connection, shutdown)).await;
-            }
-            Err(NoHead::Gone) => return,
-            Err(NoHead::Answer(code)) => return Box::pin(turn_down(shared, downstream, code, &connection)).await,
+            downstream.begins_http2(idle, header).await
+        }
+    };
+    match begins {
+        Ok(false) => Some(downstream),
+        Ok(true) => {
+            let (stream, read) = downstream.into_bare()?;
+            serve_http2(shared, lanes, Incoming::new(stream, read), connection.clone(), shutdown.clone()).await;
+            None
+        }
+        Err(NoHead::Gone) => None,
+        Err(NoHead::Answer(code)) => {
+            turn_down(shared, downstream, code, connection).await;
+            None
         }
     }
+}
+
+/// Serves a connection request by request.
+async fn serve_http1(
+    shared: &Arc<Shared>,
+    lanes: &Arc<Lanes>,
+    mut downstream: Box<Downstream>,
+    connection: &ConnectionInfo,
+    shutdown: &ShutdownWatch,
+) {
     let mut requests_left = shared.limits().requests_per_connection;
     let (mut watched, mut is_drained) = (shutdown.clone(), false);
     let mut drained = pin!(drained(shared, &mut watched));
@@ -125,7 +157,7 @@ pub(crate) async fn serve_connection(
         match read {
             Ok(()) => {}
             Err(NoHead::Gone) => return,
-            Err(NoHead::Answer(code)) => return Box::pin(turn_down(shared, downstream, code, &connection)).await,
+            Err(NoHead::Answer(code)) => return Box::pin(turn_down(shared, downstream, code, connection)).await,
         }
         let is_last = requests_left == 1 || downstream.is_last();
         requests_left = requests_left.saturating_sub(1);

@@ -114,7 +114,7 @@ impl Express {
             bytes_out: 0,
         });
         let ended = job.run().await;
-        job.end(ended)
+        (*job).end(ended)
     }
 }
 
@@ -414,10 +414,10 @@ impl<C: Client> Job<'_, C> {
     }
 
     /// Tells of it, and gives its connection back if it goes on.
-    fn end(mut self: Box<Self>, ending: Ending) -> Served<C> {
+    fn end(mut self, ending: Ending) -> Served<C> {
         let keeps = match ending {
             Ending::HandedOver(next) => {
-                let Self { client, in_flight, started, exchange, request_id, upstream_time, .. } = *self;
+                let Self { client, in_flight, started, exchange, request_id, upstream_time, .. } = self;
                 let request = Request::decided(in_flight, started, exchange, request_id, next, upstream_time);
                 return Served::HandedOver(client, Box::new(request));
             }
@@ -429,7 +429,7 @@ impl<C: Client> Job<'_, C> {
         };
         self.log();
         self.client.end_request(self.upload.end(), self.upload.has_come());
-        let Self { client, upload, to_client, from_owner, .. } = *self;
+        let Self { client, upload, to_client, from_owner, .. } = self;
         spare::put(Buffers { to_owner: upload.into_buffer(), to_client, from_owner });
         if keeps { Served::Next(client) } else { Served::Last(client) }
     }
