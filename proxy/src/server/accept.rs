@@ -13,7 +13,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
-use rustix::net::{SocketFlags, acceptfrom_with, sockopt::set_tcp_nodelay};
+use rustix::net::sockopt::set_tcp_nodelay;
 use tokio::{
     io::{Interest, unix::AsyncFd},
     net::{TcpListener, TcpSocket},
@@ -229,10 +229,20 @@ pub(super) async fn accept(listener: AsyncFd<net::TcpListener>, terms: InForce, 
 }
 
 /// The next connection, and where it comes from.
+#[cfg(target_os = "linux")]
 fn accept_one(listener: &net::TcpListener) -> io::Result<(OwnedFd, SocketAddr)> {
+    use rustix::net::{SocketFlags, acceptfrom_with};
     let (socket, client) = acceptfrom_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
     let client = client.and_then(|client| client.try_into().ok());
     Ok((socket, client.ok_or(io::ErrorKind::InvalidData)?))
+}
+
+/// The next connection, and where it comes from.
+#[cfg(not(target_os = "linux"))]
+fn accept_one(listener: &net::TcpListener) -> io::Result<(OwnedFd, SocketAddr)> {
+    let (socket, client) = listener.accept()?;
+    socket.set_nonblocking(true)?;
+    Ok((socket.into(), client))
 }
 
 impl Accepting {

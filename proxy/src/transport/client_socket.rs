@@ -27,6 +27,11 @@ use tokio::{
 pub(crate) const UNWATCHED: Duration = Duration::from_secs(1);
 /// How much is read of a socket that is not watched: more than nearly all requests have.
 const FIRST_READ: usize = 4 * 1024;
+/// More follows at once. What is not Linux makes two packets of it.
+#[cfg(target_os = "linux")]
+const HELD: SendFlags = SendFlags::MORE.union(SendFlags::NOSIGNAL);
+#[cfg(not(target_os = "linux"))]
+const HELD: SendFlags = SendFlags::empty();
 
 /// The socket.
 #[derive(Debug)]
@@ -166,10 +171,9 @@ impl ClientSocket {
 
 /// Sends, so that the system waits for more before it makes a packet of the rest.
 fn send_held(socket: impl AsFd, parts: &[IoSlice<'_>]) -> io::Result<usize> {
-    let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
     match parts {
-        [part] => Ok(send(socket, part, flags)?),
-        parts => Ok(sendmsg(socket, parts, &mut SendAncillaryBuffer::default(), flags)?),
+        [part] => Ok(send(socket, part, HELD)?),
+        parts => Ok(sendmsg(socket, parts, &mut SendAncillaryBuffer::default(), HELD)?),
     }
 }
 
