@@ -24,6 +24,8 @@ const START_LIMIT: Duration = Duration::from_secs(150);
 /// How long it is waited until a peer has nothing left to do, and how often it is looked at.
 const SETTLE_LIMIT: Duration = Duration::from_secs(30);
 const SETTLE_STEP: Duration = Duration::from_millis(200);
+/// How long it may take to end when it is asked to.
+const END_LIMIT: Duration = Duration::from_secs(3);
 /// What a process that has nothing to do may use of a core.
 const IDLE_SHARE: f64 = 0.06;
 /// How many routes of a table are looked at before anything is measured.
@@ -154,8 +156,15 @@ impl Instance {
 }
 
 impl Drop for Instance {
-    /// A stopped child outlives its parent; all of them are to end.
+    /// Asked first, so that what a process writes at its end is written: counts of a build that is made to count. A stopped child outlives its
+    /// parent; all of them are to end.
     fn drop(&mut self) {
+        tree::signal(self.pid(), Signal::INT);
+        self.wake();
+        let ends = Instant::now() + END_LIMIT;
+        while !self.running.has_ended() && Instant::now() < ends {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         tree::signal(self.pid(), Signal::KILL);
     }
 }
