@@ -81,7 +81,7 @@ impl Options {
             connections: [32, 256, 5_000],
             rate: 8_000.0,
             updates: 1_000,
-            idle: 1_000,
+            idle: 5_000,
             effects: 20,
             effects_limit: Duration::from_secs(20),
         }

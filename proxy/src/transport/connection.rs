@@ -119,12 +119,12 @@ async fn tell_apart(
         Ok(false) => Some(downstream),
         Ok(true) => {
             let (stream, read) = downstream.into_bare()?;
-            serve_http2(shared, lanes, Incoming::new(stream, read), connection.clone(), shutdown.clone()).await;
+            Box::pin(serve_http2(shared, lanes, Incoming::new(stream, read), connection.clone(), shutdown.clone())).await;
             None
         }
         Err(NoHead::Gone) => None,
         Err(NoHead::Answer(code)) => {
-            turn_down(shared, downstream, code, connection).await;
+            Box::pin(turn_down(shared, downstream, code, connection)).await;
             None
         }
     }
@@ -166,7 +166,7 @@ async fn serve_http1(
             && let Some(plain) = express.takes(&mut downstream)
         {
             // In memory of its own, as all that a connection does not do while it waits for its next request: so it takes no room for it.
-            match Box::pin(express.serve(downstream, plain, &connection, is_last)).await {
+            match Box::pin(express.serve(downstream, plain, connection, is_last)).await {
                 Served::Next(taken_back) => {
                     downstream = taken_back;
                     continue;
@@ -178,7 +178,7 @@ async fn serve_http1(
         }
         let deadline = downstream.begin_session();
         let handed = Handed { connection: connection.clone(), deadline: Arc::clone(&deadline), is_last, again };
-        let served = Box::pin(serve_request(shared, &lanes.general, downstream, handed, &shutdown));
+        let served = Box::pin(serve_request(shared, &lanes.general, downstream, handed, shutdown));
         let Some(taken_back) = served.await else { return Box::pin(close(&deadline)).await };
         downstream = taken_back;
     }

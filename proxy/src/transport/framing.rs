@@ -6,7 +6,7 @@ use pingora_core::protocols::http::authority::validate_request_authority;
 use pingora_http::RequestHeader;
 use waypost_policy::{
     Code,
-    framing::{self, CheckedHead, Plain},
+    framing::{CheckedHead, Plain},
 };
 
 /// Checks a whole head, its empty line included.
@@ -14,8 +14,7 @@ use waypost_policy::{
 /// # Errors
 /// The code to answer with: `BadRequest`, or `HeaderTooLarge` for too many fields.
 pub(crate) fn check_head(head: &[u8]) -> Result<CheckedHead<'_>, Code> {
-    let checked = framing::check_head(head)?;
-    if has_uncarried(checked.target) { Err(Code::BadRequest) } else { Ok(checked) }
+    check_plain_head(head).map(|(checked, _)| checked)
 }
 
 /// The same; with its places if it is plain.
