@@ -13,7 +13,7 @@ use waypost_policy::Code;
 use super::{
     Accepted, General, answer,
     deadline::{Deadline, Left},
-    downstream::{Downstream, NoHead, linger},
+    downstream::{Downstream, NoHead, limited, linger},
     express::{Express, Served},
     general::Request,
     headers::new_request_id,
@@ -264,7 +264,9 @@ pub(crate) fn head_limit(shared: &Shared) -> Duration {
 async fn refuse(shared: &Shared, mut downstream: Box<Downstream>, code: Code, connection: &ConnectionInfo) {
     let request_id = new_request_id();
     shared.note_refused_head(code, &request_id, connection);
-    downstream.answer(&answer::raw(code, &request_id)).await;
+    let answer = answer::raw(code, &request_id);
+    // A client that does not read has no other limit here.
+    let _ = limited(limits(shared).0, downstream.answer(&answer)).await;
 }
 
 /// Ends when the process begins to drain.

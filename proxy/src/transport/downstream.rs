@@ -186,10 +186,12 @@ impl Downstream {
         self.deadline()
     }
 
-    /// A connection that waits for its next request needs nothing of its last session.
+    /// Nothing of the last session holds for the next request; a connection that waits for that needs nothing of it either.
     fn end_session(&mut self) {
         self.timing.begin();
-        self.gather(0);
+        if !self.has_begun() {
+            self.gather(0);
+        }
     }
 
     /// Has so much gathered before it is written, from where all has been written.

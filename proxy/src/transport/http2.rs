@@ -230,7 +230,7 @@ fn admitted(serving: &Serving, request: Request<RecvStream>, respond: SendRespon
         }
     };
     let express = serving.lanes.express.as_ref().filter(|_| !written.is_call);
-    let mut stream = Box::new(PlainStream::new(parts, written, ClientStream { body, respond, conduct: Arc::clone(&serving.conduct) }));
+    let mut stream = Box::new(PlainStream::new(parts, written, ClientStream::new(body, respond, Arc::clone(&serving.conduct))));
     let plain = express.and_then(|express| express.takes(&mut stream));
     Some((stream, plain))
 }

@@ -50,7 +50,7 @@ impl Timing {
     /// Another request begins.
     pub(super) fn begin(&mut self) {
         self.deadline = OnceLock::new();
-        self.armed_generation = 0;
+        (self.armed, self.armed_generation, self.unread_since) = (None, 0, None);
     }
 
     /// Ready when the present phase has taken too long.

@@ -39,9 +39,7 @@ impl Downstream {
     /// its end.
     pub(crate) async fn read_head(&mut self, idle: Duration, header: Duration) -> Result<(), NoHead> {
         self.request.bytes = None;
-        if !self.has_begun() {
-            self.end_session();
-        }
+        self.end_session();
         let read = poll_fn(|context| self.poll_head(context, idle, header)).await;
         self.coming = Coming::default();
         read

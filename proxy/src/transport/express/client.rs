@@ -86,6 +86,9 @@ pub(in crate::transport) trait Client: Send {
     /// For the waits of one request after the other.
     fn alarm(&mut self) -> &mut Alarm;
 
+    /// Another owner is asked: of what an owner before it had begun to say nothing is left.
+    fn begin_attempt(&mut self) {}
+
     /// An interim answer is to be said; what goes by the same way as bodies is written to `out`.
     fn interim(&mut self, answer: &Answer<'_>, request_id: &str, out: &mut Vec<u8>);
 

@@ -279,6 +279,7 @@ impl<C: Client> Job<'_, C> {
             },
         };
         let is_reused = owner.is_reused;
+        self.client.begin_attempt();
         self.to_client.clear();
         let to_client = &mut self.to_client;
         let connected = if is_reused { dispatched } else { Instant::now() };

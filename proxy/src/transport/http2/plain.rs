@@ -94,10 +94,7 @@ impl PlainStream {
                 let _ = stream.body.flow_control().release_capacity(part.len());
                 Poll::Ready(Ok(Some(part)))
             }
-            Some(Err(error)) => {
-                self.note_cancelled();
-                Poll::Ready(Err(io::Error::other(error)))
-            }
+            Some(Err(error)) => Poll::Ready(Err(io::Error::other(error))),
             None => {
                 self.is_read = true;
                 Poll::Ready(Ok(None))
@@ -197,7 +194,11 @@ impl Client for Box<PlainStream> {
                     break;
                 }
                 Poll::Pending if filled == 0 => return Poll::Pending,
-                Poll::Ready(Err(error)) if filled == 0 => return Poll::Ready(Err(error)),
+                Poll::Ready(Err(error)) if filled == 0 => {
+                    self.note_cancelled();
+                    return Poll::Ready(Err(error));
+                }
+                // It is told by the next call.
                 Poll::Pending | Poll::Ready(Err(_)) => break,
             }
         }
@@ -216,12 +217,15 @@ impl Client for Box<PlainStream> {
         &mut self.alarm
     }
 
+    fn begin_attempt(&mut self) {
+        self.head = None;
+    }
+
     fn interim(&mut self, answer: &Answer<'_>, request_id: &str, _: &mut Vec<u8>) {
         // Nobody has asked to be told to go on: who does is the general lane's.
         let wanted = answer.as_response(request_id).filter(|interim| interim.status() != StatusCode::CONTINUE);
         if let (Some(interim), Some(stream)) = (wanted, &mut self.stream) {
-            // Nothing depends on it.
-            let _ = stream.respond.send_informational(interim);
+            stream.inform(interim);
         }
     }
 

@@ -51,6 +51,8 @@ const OF_CONNECTION: [HeaderName; 5] = [
     HeaderName::from_static("proxy-connection"),
 ];
 
+/// So many interim answers a request's client is given.
+const MOST_INTERIM: usize = 32;
 /// A request that is cancelled later than that was meant.
 pub(super) const PATIENCE: Duration = Duration::from_millis(50);
 
@@ -86,6 +88,22 @@ pub(super) struct ClientStream {
     pub(super) body: RecvStream,
     pub(super) respond: SendResponse<Bytes>,
     pub(super) conduct: Arc<Conduct>,
+    /// How many interim answers it was given.
+    informed: usize,
+}
+
+impl ClientStream {
+    pub(super) fn new(body: RecvStream, respond: SendResponse<Bytes>, conduct: Arc<Conduct>) -> Self {
+        Self { body, respond, conduct, informed: 0 }
+    }
+
+    /// Gives it an interim answer. Nothing depends on one, and they are kept for a client that does not read: so there are no more than some.
+    pub(super) fn inform(&mut self, interim: Response<()>) {
+        if self.informed < MOST_INTERIM {
+            self.informed += 1;
+            let _ = self.respond.send_informational(interim);
+        }
+    }
 }
 
 /// What a session that is to be followed by another for the same request has left of it.
@@ -274,8 +292,7 @@ impl Http2Session {
     fn send_interim(&mut self, head: &ResponseHeader) {
         let is_wanted = head.status != StatusCode::CONTINUE || self.head.headers.contains_key(header::EXPECT);
         if let Some(stream) = self.stream.as_mut().filter(|_| is_wanted && self.written.is_none()) {
-            // Nothing depends on it.
-            let _ = stream.respond.send_informational(Response::from_parts(head.as_owned_parts(), ()));
+            stream.inform(Response::from_parts(head.as_owned_parts(), ()));
         }
     }
 
