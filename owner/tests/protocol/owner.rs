@@ -242,7 +242,7 @@ impl World {
         Some(Stale {
             state: StaleState::Ask,
             service: None,
-            key: stamp.key.clone(),
+            key: stamp.key.as_deref().map(<[u8]>::to_vec),
             owner: table.upstream_name(target).map(ToString::to_string),
             epoch: Some(stamp.epoch),
             revision: Some(table.revision()),
@@ -322,8 +322,8 @@ impl World {
         let table = self.table(pid).map(|table| table.id().as_str().to_owned());
         let mut stale = Stale {
             state: StaleState::Moved,
-            service: self.rng.bool().then(|| stamp.service.clone()),
-            key: stamp.key.clone(),
+            service: self.rng.bool().then(|| stamp.service.to_string()),
+            key: stamp.key.as_deref().map(<[u8]>::to_vec),
             owner: Some(owner),
             epoch: Some(stamp.epoch + more),
             revision: Some([stamp.revision, stamp.revision + 1, stamp.revision + 1000, 1][self.rng.usize(..4)]),
