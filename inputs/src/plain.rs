@@ -4,8 +4,10 @@
 use httparse::{EMPTY_HEADER, Request, Status};
 use waypost_policy::{
     Head,
-    framing::{Plain, check_head, end_of_head},
+    framing::{Plain, end_of_head},
 };
+
+use crate::transport::check_plain_head;
 
 /// Bytes as a client sends them; the empty line is added where they have none.
 ///
@@ -14,9 +16,9 @@ use waypost_policy::{
 pub fn plain(bytes: &[u8]) {
     let mut head = [bytes, b"\r\n\r\n"].concat();
     head.truncate(end_of_head(&head, 0).unwrap_or_default());
-    // Not even of what was not checked may it panic.
-    let read = Plain::read(&head);
-    let (Ok(checked), Some(plain)) = (check_head(&head), read) else { return };
+    // Not even of what no transport carries may it panic.
+    let _ = Plain::read(&head);
+    let Ok((checked, Some(plain))) = check_plain_head(&head) else { return };
     let found = plain.of(&head);
     assert_eq!(found.target(), checked.target);
     assert!(found.target().starts_with(b"/"), "a plain target is a path");
