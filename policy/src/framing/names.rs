@@ -83,6 +83,14 @@ impl Known {
         matches!(self, Connection | KeepAlive | ProxyConnection | ProxyAuthenticate | ProxyAuthorization | Te | Trailer | TransferEncoding)
     }
 
+    /// Whether a request's field says who the client is and how it came, by somebody who may not say that: anybody, or where the client is trusted whoever
+    /// writes it in another way than the proxy reads it.
+    pub fn is_of_client(self, is_trusted: bool) -> bool {
+        use Known::*;
+        let is_word = matches!(self, Forwarded | XForwardedFor | XForwardedHost | XForwardedProto | XForwardedOther | XRequestId);
+        self == MisspeltWord || (is_word && !is_trusted)
+    }
+
     /// Whether an answer's field is its connection's alone.
     pub fn is_of_answers_hop(self) -> bool {
         use Known::*;

@@ -8,6 +8,7 @@ use pingora_core::Result;
 use pingora_http::{RequestHeader, ResponseHeader};
 use waypost_policy::{
     Head, Reply,
+    framing::Known,
     head::Target,
     wire::{STAMP_HEADER, Stamp, UPDATE_HEADER, is_protocol_header},
 };
@@ -18,11 +19,7 @@ use super::ConnectionInfo;
 pub(crate) const VIA: &str = "1.1 waypost";
 /// And where it came by HTTP/2.
 const VIA_HTTP2: &str = "2.0 waypost";
-/// What the words on a client begin with, but for the two that do not.
-const FORWARDED_PREFIX: &str = "x-forwarded-";
 const REQUEST_ID: &str = "x-request-id";
-/// The subject of the certificate that a client has shown to this proxy; of nobody else is it taken.
-pub(super) const CLIENT_SUBJECT: &str = "x-client-cert-subject";
 /// The longest request id that is taken from a trusted client.
 const MAX_REQUEST_ID_BYTES: usize = 128;
 
@@ -239,10 +236,10 @@ pub(crate) fn prepare_request(
     stamp: &str,
 ) -> Result<()> {
     let named = to_origin_form(head)?;
-    for name in names(&head.headers, |name| is_word_on_client(name) && (!connection.trusted || name.contains('_'))) {
+    for name in names(&head.headers, |name| Known::of(name.as_bytes()).is_of_client(connection.trusted)) {
         head.remove_header(&name);
     }
-    for name in names(&head.headers, |name| is_spelt(name, CLIENT_SUBJECT)) {
+    for name in names(&head.headers, |name| Known::of(name.as_bytes()) == Known::XClientCertSubject) {
         head.remove_header(&name);
     }
     if let Some(subject) = connection.subject.as_deref().and_then(|subject| HeaderValue::from_str(subject).ok()) {
@@ -364,40 +361,20 @@ fn clean_response(head: &mut ResponseHeader) -> bool {
     !is_interim
 }
 
-/// What of an answer is its connection's alone (RFC 9110, section 7.6.1).
-pub(super) const OF_ONE_HOP: [&str; 8] =
-    ["connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authentication-info", "te", "trailer", "upgrade"];
-
 /// RFC 9110, section 7.6.1. `Transfer-Encoding` stays: the transport frames the body by it and writes its own.
 fn strip_hop_by_hop(head: &mut ResponseHeader) {
     let named = head.headers.get_all(http::header::CONNECTION).into_iter().filter_map(|value| value.to_str().ok());
     let named: Vec<String> = named.flat_map(|value| value.split(',')).map(|name| name.trim().to_ascii_lowercase()).collect();
-    for name in named.iter().map(String::as_str).chain(OF_ONE_HOP) {
-        if !matches!(name, "transfer-encoding" | "content-length") {
-            head.remove_header(name);
-        }
+    for name in named.iter().filter(|name| !matches!(name.as_str(), "transfer-encoding" | "content-length")) {
+        head.remove_header(name.as_str());
+    }
+    for name in names(&head.headers, |name| Known::of(name.as_bytes()).is_of_answers_hop()) {
+        head.remove_header(&name);
     }
 }
 
 fn is_of_protocol(name: &str) -> bool {
     is_protocol_header(name.as_bytes())
-}
-
-/// Whether a header says who the client is and how it came. `_` counts as `-`, as backends may take it.
-pub(super) fn is_word_on_client(name: impl AsRef<[u8]>) -> bool {
-    let name = name.as_ref();
-    let is_forwarded = spelt(name).take(FORWARDED_PREFIX.len()).eq(FORWARDED_PREFIX.bytes());
-    is_forwarded || name.eq_ignore_ascii_case(b"forwarded") || is_spelt(name, REQUEST_ID)
-}
-
-/// Whether a name is this one, however it is written.
-pub(super) fn is_spelt(name: impl AsRef<[u8]>, wanted: &str) -> bool {
-    let name = name.as_ref();
-    name.len() == wanted.len() && spelt(name).eq(wanted.bytes())
-}
-
-fn spelt(name: &[u8]) -> impl Iterator<Item = u8> {
-    name.iter().map(|b| if *b == b'_' { b'-' } else { b.to_ascii_lowercase() })
 }
 
 fn names(headers: &http::HeaderMap, wanted: impl Fn(&str) -> bool) -> Vec<http::HeaderName> {

@@ -71,14 +71,11 @@ enum Fate {
 fn fate(known: Known, is_trusted: bool) -> Fate {
     match known {
         Known::Host => Fate::IsHost,
-        // The last two are written anew in any case, and with them what a client says of a certificate and of routes.
-        Known::CdnLoop | Known::Protocol | Known::XClientCertSubject | Known::MisspeltWord | Known::XForwardedFor | Known::XRequestId => {
-            Fate::Goes
-        }
-        Known::Forwarded | Known::XForwardedHost | Known::XForwardedProto | Known::XForwardedOther if !is_trusted => Fate::Goes,
+        // Written anew in any case, or not the client's to say.
+        Known::CdnLoop | Known::Protocol | Known::XClientCertSubject | Known::XForwardedFor | Known::XRequestId => Fate::Goes,
+        known if known.is_of_client(is_trusted) || known.is_of_requests_hop() => Fate::Goes,
         Known::XForwardedHost => Fate::NamesHost,
         Known::XForwardedProto => Fate::NamesScheme,
-        known if known.is_of_requests_hop() => Fate::Goes,
         _ => Fate::Passes,
     }
 }
