@@ -16,6 +16,7 @@ mod sustained;
 
 use std::time::{Duration, Instant};
 
+use clap::{Parser, ValueEnum};
 use waypost_bench::processes::Told;
 
 use figures::Figure;
@@ -77,32 +78,78 @@ const QUICK: Size = Size {
     writes: 2_000.0,
 };
 
+/// A million routes in a real etcd, beside the targets.
+#[derive(Debug, Parser)]
+#[command(name = "bench-gold")]
+struct Options {
+    /// Everything in small; judges nothing.
+    #[arg(long)]
+    quick: bool,
+    /// Only these; all without it.
+    #[arg(long, value_name = "SCENE")]
+    scene: Vec<Scene>,
+}
+
+/// What can be measured by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Scene {
+    /// Starts from the store beside bare lists.
+    Start,
+    /// What the routes take in memory.
+    Memory,
+    /// From a put's acknowledgement to its table in force.
+    Puts,
+    /// Updates for half a minute, beside requests.
+    Updates,
+    /// A resync after a compaction, beside requests.
+    Resync,
+    /// Starts from the snapshot, without a store.
+    Snapshot,
+}
+
+impl Options {
+    fn wants(&self, any: &[Scene]) -> bool {
+        self.scene.is_empty() || any.iter().any(|scene| self.scene.contains(scene))
+    }
+}
+
 fn main() -> Told<()> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let size = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [] => FULL,
-        ["--quick"] => QUICK,
-        _ => return Err(format!("{} is not understood; nothing, or --quick, would be right", arguments.join(" "))),
-    };
+    let options = Options::parse();
+    let size = if options.quick { QUICK } else { FULL };
     let since = Instant::now();
     let stage = Stage::open(size)?;
-    let figures = run(&stage).inspect_err(|_| stage.show_logs())?;
+    let figures = run(&stage, &options).inspect_err(|_| stage.show_logs())?;
     figures::show(&figures, size, since.elapsed());
     Ok(())
 }
 
-/// Every scene, in an order in which each finds what it needs: starts before the history grows, the store's end at the end.
-fn run(stage: &Stage) -> Told<Vec<Figure>> {
+/// The scenes, in an order in which each finds what it needs: starts before the history grows, the store's end at the end.
+fn run(stage: &Stage, options: &Options) -> Told<Vec<Figure>> {
     let mut figures = Vec::new();
-    figures.push(start::from_the_store(stage)?);
-    let (memory, proxy) = start::memory(stage)?;
+    if options.wants(&[Scene::Start]) {
+        figures.extend(start::from_the_store(stage)?);
+    }
+    let memory = options.wants(&[Scene::Memory]).then(|| start::memory(stage)).transpose()?;
     stage.share_out()?;
-    figures.extend(in_force::idle(stage, &proxy)?);
-    figures.push(in_force::loaded(stage, &proxy)?);
-    figures.extend(sustained::updates(stage, &proxy)?);
-    proxy.end()?;
-    figures.extend(resync::after_compaction(stage)?);
-    figures.push(start::from_the_snapshot(stage)?);
-    figures.push(memory);
+    // It leaves the snapshot that the last scene starts from.
+    if options.wants(&[Scene::Puts, Scene::Updates, Scene::Snapshot]) {
+        let proxy = stage.start(&stage.asked("main"))?;
+        proxy.is_saved()?;
+        if options.wants(&[Scene::Puts]) {
+            figures.extend(in_force::idle(stage, &proxy)?);
+            figures.push(in_force::loaded(stage, &proxy)?);
+        }
+        if options.wants(&[Scene::Updates]) {
+            figures.extend(sustained::updates(stage, &proxy)?);
+        }
+        proxy.end()?;
+    }
+    if options.wants(&[Scene::Resync]) {
+        figures.extend(resync::after_compaction(stage)?);
+    }
+    if options.wants(&[Scene::Snapshot]) {
+        figures.push(start::from_the_snapshot(stage)?);
+    }
+    figures.extend(memory);
     Ok(figures)
 }

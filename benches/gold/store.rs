@@ -89,27 +89,44 @@ pub(crate) fn fences(routes: u64) -> Vec<String> {
     keys.into_iter().step_by(PART).skip(1).collect()
 }
 
+/// What a list knows of the keys before it begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Knows {
+    /// As little as a first start: the first range is open at its end, and its answer shows where to cut.
+    Nothing,
+    /// All fences.
+    Fences,
+}
+
 /// Lists everything below the prefix by bounded ranges at one pinned revision, and throws it away; how many records there were.
-pub(crate) async fn bare_list(gold: &str, fences: &[String]) -> Told<usize> {
-    let mut kv = connect(gold).await?.kv_client().max_decoding_message_size(MAX_ANSWER_BYTES);
-    let pinned = kv.get(format!("{PREFIX}/incarnation"), None).await.map_err(say)?;
+pub(crate) async fn bare_list(gold: &str, fences: &[String], knows: Knows) -> Told<usize> {
+    let kv = connect(gold).await?.kv_client().max_decoding_message_size(MAX_ANSWER_BYTES);
+    let pinned = kv.clone().get(format!("{PREFIX}/incarnation"), None).await.map_err(say)?;
     let revision = pinned.header().map_or(0, |header| header.revision());
-    let (first, last) = (format!("{PREFIX}/"), format!("{PREFIX}0"));
-    let cuts = std::iter::once(&first).chain(fences).chain([&last]);
-    let cuts: Vec<String> = cuts.cloned().collect();
+    let part = |from: &str, to: &str| {
+        let (mut kv, from) = (kv.clone(), from.to_owned());
+        let options = GetOptions::new().with_range(to).with_limit(2 * PART as i64).with_revision(revision).with_serializable();
+        async move { kv.get(from, Some(options)).await.map(|mut found| found.take_kvs()).map_err(say) }
+    };
+    let (mut first, last) = (format!("{PREFIX}/"), format!("{PREFIX}0"));
+    let mut records = 0;
+    if knows == Knows::Nothing {
+        let found = part(&first, &last).await?;
+        records += found.len();
+        let Some(end) = found.last() else { return Ok(0) };
+        first = format!("{}\0", end.key_str().map_err(say)?);
+    }
+    let cuts: Vec<&String> = std::iter::once(&first).chain(fences.iter().filter(|fence| **fence > first)).chain([&last]).collect();
     let mut parts = cuts.windows(2);
     let mut under_way = JoinSet::new();
-    let mut records = 0;
     loop {
         while under_way.len() < AT_ONCE
             && let Some([from, to]) = parts.next()
         {
-            let (mut kv, from) = (kv.clone(), from.clone());
-            let options = GetOptions::new().with_range(to.as_str()).with_limit(2 * PART as i64).with_revision(revision).with_serializable();
-            under_way.spawn(async move { kv.get(from, Some(options)).await.map(|mut found| found.take_kvs().len()).map_err(say) });
+            under_way.spawn(part(from, to));
         }
-        let Some(part) = under_way.join_next().await else { return Ok(records) };
-        records += part.map_err(say)??;
+        let Some(found) = under_way.join_next().await else { return Ok(records) };
+        records += found.map_err(say)??.len();
     }
 }
 
