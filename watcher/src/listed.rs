@@ -121,7 +121,7 @@ impl Part {
 /// Values of routes that were decoded lately: of the many that a store holds, most have an owner, an epoch and a spelling that others have, too.
 #[derive(Default)]
 struct Values {
-    decoded: HashMap<Vec<u8>, Route>,
+    decoded: HashMap<Vec<u8>, Route, ahash::RandomState>,
 }
 
 impl Values {

@@ -43,8 +43,9 @@ const PACE_FACTOR: u32 = 20;
 const RETRY: Duration = Duration::from_secs(10);
 /// How often it is looked whether the process before this one has left the file.
 const CLAIM_AGAIN: Duration = Duration::from_millis(500);
-/// After so many bytes the writer pauses for as long as they took, but not longer than this.
-const PAUSE_EVERY_BYTES: usize = 1 << 20;
+/// After so many bytes the writer pauses for as long as they took, but not longer than this. They take a tenth of a millisecond: a thread that has just
+/// been given a core keeps it for some milliseconds (the scheduler's slice), however far it stands back, and what applies changes would wait for it.
+const PAUSE_EVERY_BYTES: usize = 16 << 10;
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
 /// Why a snapshot can't be used.
@@ -292,7 +293,7 @@ fn write(path: &Path, content: &Content, hurry: &Arc<AtomicBool>) -> io::Result<
 
 fn write_beside(beside: &Path, content: &Content, hurry: &Arc<AtomicBool>) -> io::Result<()> {
     let paced = Paced { file: File::create(beside)?, hurry: Arc::clone(hurry), since_pause: 0, began: Instant::now() };
-    let mut out = BufWriter::with_capacity(64 * 1024, paced);
+    let mut out = BufWriter::with_capacity(PAUSE_EVERY_BYTES, paced);
     format::write(content, &mut out)?;
     out.into_inner()?.file.sync_all()
 }

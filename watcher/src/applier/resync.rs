@@ -19,8 +19,8 @@ use crate::{
 struct Compared {
     /// The known routes that it has.
     met: Met,
-    /// The numbers of the routes that are not as they are known, in each part.
-    changed: Vec<Vec<usize>>,
+    /// The numbers of the routes that are not as they are known, in each part; `None` where no route is known.
+    changed: Option<Vec<Vec<usize>>>,
 }
 
 impl Applier {
@@ -43,7 +43,7 @@ impl Applier {
         }
         let newest = listed.parts.iter().flat_map(|part| &part.newest);
         self.last_changes = LastChanges::of_list(revision, newest.map(|(key, meta)| (&**key, *meta)));
-        self.put_listed(listed, &compared.changed, fresh);
+        self.put_listed(listed, compared.changed, fresh);
         let mut held = Vec::new();
         // Behind the puts: what an upstream has left when its last leased endpoint goes is then known.
         for key in gone {
@@ -65,11 +65,15 @@ impl Applier {
     /// Looks at all records without changing anything.
     fn compare(&self, listed: &Listed, fresh: bool) -> Result<Compared, Refused> {
         let trusts_nothing = fresh || self.keys == 0 || self.source == Source::File;
-        let mut compared = Compared { met: self.builder.nothing_met(), changed: Vec::with_capacity(listed.parts.len()) };
+        let mut met = self.builder.nothing_met();
+        if trusts_nothing && self.builder.route_count() == 0 && self.bad.is_empty() {
+            return Ok(Compared { met, changed: None });
+        }
+        let mut all_changed = Vec::with_capacity(listed.parts.len());
         for Part { routes, others, .. } in &listed.parts {
             let mut changed = Vec::new();
             for (number, (service, key, meta)) in routes.metas().enumerate() {
-                let known = self.builder.meet(&mut compared.met, service, key);
+                let known = self.builder.meet(&mut met, service, key);
                 // Mostly nothing is bad, and no key has to be put together.
                 let suffix = || RecordKey::Route { service: service.clone(), key: key.to_vec() }.suffix();
                 let bad = if self.bad.is_empty() { None } else { self.bad.get(&suffix()) };
@@ -83,15 +87,15 @@ impl Applier {
             }
             for record in others {
                 if let Some((service, key)) = record.route() {
-                    self.builder.meet(&mut compared.met, service, key);
+                    self.builder.meet(&mut met, service, key);
                 }
                 if !trusts_nothing {
                     Self::believe(self.store_meta(&record.key), record.meta, || record.key.clone())?;
                 }
             }
-            compared.changed.push(changed);
+            all_changed.push(changed);
         }
-        Ok(compared)
+        Ok(Compared { met, changed: Some(all_changed) })
     }
 
     /// Every key in force or bad that a list does not have, but for those that are held all the same.
@@ -104,22 +108,25 @@ impl Applier {
         missing.filter(|key| !self.held_back.contains(key)).collect()
     }
 
-    fn put_listed(&mut self, listed: Listed, changed: &[Vec<usize>], fresh: bool) {
-        // Nothing to compare with, nobody to tell of each.
-        if self.builder.route_count() == 0 && self.bad.is_empty() && self.touched.is_none() {
-            self.put_batches(listed.parts.iter().map(|part| &part.routes));
-        } else {
-            for (part, changed) in listed.parts.iter().zip(changed) {
-                for (key, route, meta) in part.routes.select(changed.iter().copied()) {
-                    let decoded = Decoded { record: Record::Route(route), unknown_fields: Vec::new(), inactive: Vec::new() };
-                    self.put(Prepared { key: key.suffix(), meta, content: Content::Good(key, decoded) }, !fresh);
-                }
-            }
+    fn put_listed(&mut self, listed: Listed, changed: Option<Vec<Vec<usize>>>, fresh: bool) {
+        match changed {
+            // Nobody to tell of each.
+            None if self.touched.is_none() => self.put_batches(listed.parts.iter().map(|part| &part.routes)),
+            None => listed.parts.iter().for_each(|part| self.put_routes(&part.routes, 0..part.routes.len(), fresh)),
+            Some(changed) => listed.parts.iter().zip(changed).for_each(|(part, changed)| self.put_routes(&part.routes, changed, fresh)),
         }
         for record in listed.parts.into_iter().flat_map(|part| part.others) {
             if fresh || self.store_meta(&record.key).is_none_or(|known| !is_same(known, record.meta)) {
                 self.put(record, !fresh);
             }
+        }
+    }
+
+    /// Puts those routes of a batch that have these numbers, which go up.
+    fn put_routes(&mut self, batch: &Batch, numbers: impl IntoIterator<Item = usize>, fresh: bool) {
+        for (key, route, meta) in batch.select(numbers.into_iter()) {
+            let decoded = Decoded { record: Record::Route(route), unknown_fields: Vec::new(), inactive: Vec::new() };
+            self.put(Prepared { key: key.suffix(), meta, content: Content::Good(key, decoded) }, !fresh);
         }
     }
 
