@@ -23,6 +23,7 @@ mod records;
 mod secure;
 mod secure_front;
 mod steady;
+mod streaming;
 mod usage;
 mod waypost;
 
@@ -48,6 +49,7 @@ pub use records::RecordFile;
 pub use secure::{SecureClient, SecurePeer};
 pub use secure_front::{Handshaking, SecureFront, Shaken};
 pub use steady::Steady;
+pub use streaming::{Called, Course, Streaming};
 pub use usage::{Sampler, open_files, raise_open_files, resident_bytes};
 pub use waypost::{Replaced, Waypost, command};
 

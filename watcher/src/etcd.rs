@@ -74,6 +74,8 @@ pub(crate) struct EtcdSource {
     stream: Option<Box<WatchStream>>,
     /// An answer of the watch was too large.
     wants_fragments: bool,
+    /// The stream of the last list broke: the next one is made of ranges, in case that something between here and the store bears no streams.
+    wants_ranges: bool,
     work: Option<Work>,
     checks: Checks,
     confirming: Confirming,
@@ -121,6 +123,7 @@ impl EtcdSource {
             watches: None,
             stream: None,
             wants_fragments: false,
+            wants_ranges: false,
             work: None,
             checks,
             confirming: Confirming::default(),
@@ -220,7 +223,8 @@ impl EtcdSource {
                 let reads = self.reads.clone();
                 // Of the table in force, or of the snapshot's: however old, they only cut.
                 let fences = ranges::fences(self.applier.sample(ranges::ONE_IN));
-                self.work = Some(Box::pin(list(reads, self.place.prefix.clone(), revision, fences)));
+                let may_stream = !std::mem::take(&mut self.wants_ranges);
+                self.work = Some(Box::pin(list(reads, self.place.prefix.clone(), revision, fences, may_stream)));
             }
             Effect::Watch { from } => {
                 let watches = self.watches.as_ref().map(Client::watch_client);
@@ -438,6 +442,10 @@ impl EtcdSource {
             Done::Opened(stream, revision) => {
                 self.stream = Some(stream);
                 Input::Opened { revision }
+            }
+            Done::Broken(why) => {
+                self.wants_ranges = true;
+                Input::Failed(why)
             }
             Done::Only(input) => input,
         };

@@ -12,7 +12,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// As many parts of a list as are read at the same time; more would have nothing to do.
+/// As many parts of a list as are read, or prepared, at the same time; more would have nothing to do.
 const WORKERS: usize = 2;
 /// Some three times less of a contended core than a thread that serves requests.
 const NICENESS: i32 = 5;

@@ -18,7 +18,7 @@ const TTL: Duration = Duration::from_secs(1);
 const CHEAP: [&str; 2] = ["--bcrypt-cost", "4"];
 
 /// A user's name and its password in a file, as a proxy's flags.
-struct User {
+pub(super) struct User {
     folder: TempDir,
     name: &'static str,
 }
@@ -34,7 +34,7 @@ impl User {
         self.folder.path().join("password")
     }
 
-    fn flags(&self) -> Vec<String> {
+    pub(super) fn flags(&self) -> Vec<String> {
         ["--gold-user", self.name, "--gold-password-file", self.path().to_str().unwrap()].map(str::to_owned).to_vec()
     }
 }
@@ -44,7 +44,7 @@ fn texts(flags: &[String]) -> Vec<&str> {
 }
 
 /// A store with users, of whom `edge` has the rights of a proxy and no more.
-async fn with_users(flags: &[&str]) -> (Etcd, Cells, User) {
+pub(super) async fn with_users(flags: &[&str]) -> (Etcd, Cells, User) {
     let mut etcd = Etcd::with(&[&CHEAP[..], flags].concat()).await;
     let cells = Cells::of(&etcd).await;
     etcd.enable_auth().await;

@@ -25,6 +25,9 @@ use super::Credentials;
 /// gRPC's code for who is not known.
 const UNAUTHENTICATED: i32 = 16;
 
+/// How long a reader waits for a new token at most; most have given up before.
+const RENEWAL_LIMIT: Duration = Duration::from_secs(20);
+
 /// How long a read waits that is to show whether a connection is still good: longer than keep-alive needs.
 const PROOF_LIMIT: Duration = Duration::from_secs(20);
 
@@ -73,18 +76,11 @@ impl Reads {
     /// # Errors
     /// As etcd's client.
     pub(crate) fn get(&self, key: impl Into<Vec<u8>>, options: Option<GetOptions>) -> Answer<'_, GetResponse> {
-        Box::pin(self.get_or_renew(key.into(), options))
-    }
-
-    async fn get_or_renew(&self, key: Vec<u8>, options: Option<GetOptions>) -> Result<GetResponse, Error> {
-        let before = self.renewals.load(Ordering::Acquire);
-        match self.kv.clone().get(key.clone(), options.clone()).await {
-            Err(error) if is_for_its_token(&error) => {
-                self.renew(before).await?;
-                self.kv.clone().get(key, options).await
-            }
-            answer => answer,
-        }
+        let key = key.into();
+        self.ask(move |mut kv| {
+            let (key, options) = (key.clone(), options.clone());
+            async move { kv.get(key, options).await }
+        })
     }
 
     /// A transaction.
@@ -92,18 +88,31 @@ impl Reads {
     /// # Errors
     /// As etcd's client.
     pub(crate) fn txn(&self, txn: Txn) -> Answer<'_, TxnResponse> {
-        Box::pin(self.txn_or_renew(txn))
+        self.ask(move |mut kv| {
+            let txn = txn.clone();
+            async move { kv.txn(txn).await }
+        })
     }
 
-    async fn txn_or_renew(&self, txn: Txn) -> Result<TxnResponse, Error> {
-        let before = self.renewals.load(Ordering::Acquire);
-        match self.kv.clone().txn(txn.clone()).await {
-            Err(error) if is_for_its_token(&error) => {
-                self.renew(before).await?;
-                self.kv.clone().txn(txn).await
+    /// Whatever is asked, to the end of its answer: where that is a refusal of the token, all of it is asked once more.
+    ///
+    /// # Errors
+    /// As etcd's client.
+    pub(crate) fn ask<'a, T: Send + 'a, F>(&'a self, ask: impl Fn(KvClient) -> F + Send + 'a) -> Answer<'a, T>
+    where
+        F: Future<Output = Result<T, Error>> + Send + 'a,
+    {
+        Box::pin(async move {
+            let before = self.renewals.load(Ordering::Acquire);
+            match ask(self.kv.clone()).await {
+                Err(error) if is_for_its_token(&error) => {
+                    let renewed = tokio::time::timeout(RENEWAL_LIMIT, self.renew(before)).await;
+                    renewed.unwrap_or_else(|_| Err(Error::IoError(std::io::ErrorKind::TimedOut.into())))?;
+                    ask(self.kv.clone()).await
+                }
+                answer => answer,
             }
-            answer => answer,
-        }
+        })
     }
 
     /// Gets a new token, unless somebody has since there were so many.

@@ -1,7 +1,10 @@
-//! The list of all records at one revision, in bounded ranges: two at a time for a table, one at a time for whoever compares.
+//! The list of all records at one revision: for a table as one stream (`stream`), and in bounded ranges where there can be none, two at a
+//! time; for whoever compares in ranges alone, one at a time, so that what a stream has lost is found by other means than those that lost it.
 //!
 //! At a pinned revision the ranges are one consistent picture, whoever answers them, so they are read serializably. A member that has
 //! not come to the revision yet is asked linearizably, which makes it catch up first.
+
+mod stream;
 
 use std::time::Instant;
 
@@ -17,15 +20,16 @@ use crate::{
     record::Stored,
 };
 
-/// How many ranges are read at the same time.
+/// How many ranges are read at the same time, and how many parts of a stream are prepared.
 const AT_ONCE: usize = 2;
 /// An answer may be this large; a range with more in it is asked for in smaller parts.
 const MAX_ANSWER_BYTES: usize = 64 << 20;
 /// By how much a part is smaller than one that was too large.
 const SMALLER: usize = 16;
-/// gRPC's codes for a message above a limit: its reader's, and its sender's.
+/// gRPC's codes for a message above a limit, its reader's and its sender's, and for what a server does not know.
 const OUT_OF_RANGE: i32 = 11;
 const RESOURCE_EXHAUSTED: i32 = 8;
+const UNIMPLEMENTED: i32 = 12;
 
 /// A part of a range, as the store gave it.
 struct Answer {
@@ -44,15 +48,26 @@ impl Answer {
     }
 }
 
-/// All records below a prefix at one revision. `fences` cut what is asked for into parts (`ranges`).
-pub(super) async fn list(reads: Option<Reads>, prefix: String, revision: u64, fences: Vec<Vec<u8>>) -> Done {
+/// All records below a prefix at one revision. `fences` cut what is asked for into parts (`ranges`), where it is not one stream.
+pub(super) async fn list(reads: Option<Reads>, prefix: String, revision: u64, fences: Vec<Vec<u8>>, may_stream: bool) -> Done {
     let Some(kv) = reads else { return Done::Only(Input::Failed("there is no connection to list over".to_owned())) };
     let reader = Reader::new(kv, &prefix, revision);
-    match reader.all(fences).await {
-        Ok(records) => Done::Only(Input::Listed { revision, records }),
-        Err(Fault::Compacted) => Done::Only(Input::Compacted),
-        Err(Fault::Unreadable(why)) => Done::Only(Input::Failed(format!("the records could not be listed: etcd{why}"))),
-    }
+    let streamed = if may_stream { reader.streamed().await } else { Ok(None) };
+    let listed = match streamed {
+        Ok(Some(records)) => Ok(records),
+        Ok(None) => reader.all(fences).await,
+        Err(Fault::Unreadable(why)) => return Done::Broken(not_listed(&why)),
+        Err(fault) => Err(fault),
+    };
+    Done::Only(match listed {
+        Ok(records) => Input::Listed { revision, records },
+        Err(Fault::Compacted) => Input::Compacted,
+        Err(Fault::Unreadable(why)) => Input::Failed(not_listed(&why)),
+    })
+}
+
+fn not_listed(why: &str) -> String {
+    format!("the records could not be listed: etcd{why}")
 }
 
 /// Why records can't be listed.
@@ -119,7 +134,7 @@ impl Reader {
                 under_way.spawn(async move { reader.part(range).await.map(Answer::prepared) });
             }
             let Some(answer) = under_way.join_next().await else { return Ok(listed) };
-            let (rest, part) = answer.unwrap_or_else(|_| Err(Fault::Unreadable(" could not be read".to_owned())))?;
+            let (rest, part) = answer.unwrap_or_else(|_| Err(lost()))?;
             if let Some(rest) = rest {
                 plan.rest(rest.map_err(|_| astray())?);
             }
@@ -133,7 +148,7 @@ impl Reader {
         let mut serializable = true;
         loop {
             let read =
-                tokio::time::timeout(READ_LIMIT, self.kv.get(self.key(&range.from), Some(self.options(&range, limit, serializable))));
+                tokio::time::timeout(READ_LIMIT, self.kv.get(self.key(&range.from), Some(self.limited(&range, limit, serializable))));
             let mut found = match read.await {
                 Ok(Ok(found)) => found,
                 Ok(Err(error)) => match Refusal::of(&error) {
@@ -148,7 +163,7 @@ impl Reader {
                     }
                     _ => return Err(Fault::Unreadable(format!(" {}", say_later(&error, Wanted::Read)))),
                 },
-                Err(_) => return Err(Fault::Unreadable(format!(" did not answer within {READ_LIMIT:?}"))),
+                Err(_) => return Err(silent()),
             };
             let (more, total) = (found.more(), usize::try_from(found.count()).unwrap_or(0));
             let records = found.take_kvs().into_iter().map(|kv| stored(kv, self.prefix.len())).collect();
@@ -156,16 +171,27 @@ impl Reader {
         }
     }
 
-    fn options(&self, range: &Range, limit: usize, serializable: bool) -> GetOptions {
+    fn limited(&self, range: &Range, limit: usize, serializable: bool) -> GetOptions {
+        self.options(range, serializable).with_limit(i64::try_from(limit).unwrap_or(i64::MAX))
+    }
+
+    fn options(&self, range: &Range, serializable: bool) -> GetOptions {
         let end = range.end.as_ref().map_or_else(|| end_of_prefix(&self.prefix), |end| self.key(end));
-        let options = GetOptions::new().with_range(end).with_limit(i64::try_from(limit).unwrap_or(i64::MAX));
-        let options = options.with_revision(i64::try_from(self.revision).unwrap_or(i64::MAX));
+        let options = GetOptions::new().with_range(end).with_revision(i64::try_from(self.revision).unwrap_or(i64::MAX));
         if serializable { options.with_serializable() } else { options }
     }
 
     fn key(&self, below_prefix: &[u8]) -> Vec<u8> {
         [&self.prefix, below_prefix].concat()
     }
+}
+
+fn silent() -> Fault {
+    Fault::Unreadable(format!(" did not answer within {READ_LIMIT:?}"))
+}
+
+fn lost() -> Fault {
+    Fault::Unreadable(" could not be read".to_owned())
 }
 
 fn astray() -> Fault {
@@ -186,6 +212,8 @@ enum Refusal {
     Behind,
     /// The answer is larger than one may be.
     TooLarge,
+    /// It is not known what was asked.
+    Unknown,
     Other,
 }
 
@@ -201,6 +229,7 @@ impl Refusal {
             _ if says.contains("required revision is a future revision") => Self::Behind,
             // Ours, when we would not read it, and etcd's own, when it would not send it.
             OUT_OF_RANGE => Self::TooLarge,
+            UNIMPLEMENTED => Self::Unknown,
             RESOURCE_EXHAUSTED if says.contains("message larger than max") => Self::TooLarge,
             _ => Self::Other,
         }
@@ -219,6 +248,8 @@ mod tests {
             (11, "Error, decoded message length too large: found 80000000 bytes, the limit is: 67108864 bytes", Refusal::TooLarge),
             (8, "grpc: trying to send message larger than max (2147483648 vs. 2147483647)", Refusal::TooLarge),
             (8, "etcdserver: too many requests", Refusal::Other),
+            (12, "unknown method RangeStream for service etcdserverpb.KV", Refusal::Unknown),
+            (12, "RangeStream is not supported by the gRPC proxy", Refusal::Unknown),
             (14, "etcdserver: leader changed", Refusal::Other),
         ] {
             assert_eq!(Refusal::said(code, says), wanted, "{says}");

@@ -33,6 +33,8 @@ pub(super) struct Cursor {
 pub(super) enum Done {
     Connected(Box<(Reads, Client)>, Hello, String),
     Opened(Box<WatchStream>, u64),
+    /// The stream of a list broke; a sentence.
+    Broken(String),
     Only(Input),
 }
 
