@@ -220,11 +220,15 @@ impl EtcdSource {
             }
             Effect::Disconnect => self.disconnect(),
             Effect::List { revision } => {
-                let reads = self.reads.clone();
-                // Of the table in force, or of the snapshot's: however old, they only cut.
-                let fences = ranges::fences(self.applier.sample(ranges::ONE_IN));
-                let may_stream = !std::mem::take(&mut self.wants_ranges);
-                self.work = Some(Box::pin(list(reads, self.place.prefix.clone(), revision, fences, may_stream)));
+                let asked = list::Asked {
+                    prefix: self.place.prefix.clone(),
+                    revision,
+                    // Of the table in force, or of the snapshot's: however old, they only cut.
+                    fences: ranges::fences(self.applier.sample(ranges::ONE_IN)),
+                    may_stream: !std::mem::take(&mut self.wants_ranges),
+                    most_records: self.settings.most_records,
+                };
+                self.work = Some(Box::pin(list(self.reads.clone(), asked)));
             }
             Effect::Watch { from } => {
                 let watches = self.watches.as_ref().map(Client::watch_client);

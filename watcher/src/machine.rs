@@ -295,8 +295,11 @@ impl Machine {
                 self.relist = Some(reason);
                 self.connect()
             }
-            (State::Watching { .. }, Input::Refused { why, reason, is_lasting }) => {
+            (State::Watching { .. } | State::Listing { .. }, Input::Refused { why, reason, is_lasting }) => {
                 self.relist = Some(reason);
+                if let State::Listing { since, .. } = self.state {
+                    self.list_took = now.since(since);
+                }
                 if is_lasting {
                     let bound = self.list_took.saturating_mul(LISTS_ASIDE).clamp(REFUSED_AT_LEAST, BACKOFF_MOST);
                     return self.again_within(bound, why, now, rng);

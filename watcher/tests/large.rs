@@ -13,8 +13,9 @@ use std::{
 
 use etcd_client::{GetOptions, Txn, TxnOp};
 use stage::{Etcd, PREFIX, owner, settings, until, until_revision};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use waypost_watcher::{
-    GoldPlace, Settings, Watcher,
+    GoldPlace, GoldStatus, Settings, Watcher,
     store::{ListFault, Store},
 };
 
@@ -118,6 +119,37 @@ async fn a_list_of_many_and_of_large_records_is_whole() {
     assert_eq!(store.list_at(Some(revision + 1), drop).await, Err(ListFault::Ahead));
     again.stop().await;
     listed.stop().await;
+}
+
+/// The limit is there for memory: what is beyond it is not even read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_ends_where_there_are_too_many_records() {
+    const ROUTES: usize = 60_000;
+    let etcd = Etcd::start().await;
+    put_routes(&etcd, "tenant", ROUTES, 0).await;
+    let before = ranges_answered(&etcd).await;
+    let watcher = waypost_watcher::start(Settings { most_records: 15_000, ..settings(&etcd.url(), None) }).unwrap();
+    let is_full = |status: &GoldStatus| status.last_error.as_deref().is_some_and(|error| error.contains("more than 15000 records"));
+    let end = Instant::now() + Duration::from_secs(60);
+    while !is_full(&watcher.view.status()) {
+        assert!(Instant::now() < end, "{:?}", watcher.view.status());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let asked = ranges_answered(&etcd).await - before;
+    assert!(watcher.view.load_full().is_none() && asked < 8, "{asked} reads: all of the list would be 12 ranges at least, and a hello");
+    watcher.stop().await;
+}
+
+/// How many ranges etcd has answered, by what it says of itself.
+async fn ranges_answered(etcd: &Etcd) -> u64 {
+    let address = etcd.url().trim_start_matches("http://").to_owned();
+    let mut connection = tokio::net::TcpStream::connect(&address).await.unwrap();
+    let ask = format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    connection.write_all(ask.as_bytes()).await.unwrap();
+    let mut said = String::new();
+    connection.read_to_string(&mut said).await.unwrap();
+    let counts = said.lines().filter(|line| line.starts_with("grpc_server_handled_total") && line.contains(r#"grpc_method="Range""#));
+    counts.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>() as u64
 }
 
 /// Lists begin and end while routes are put and deleted, and history is compacted up to the present: at first faster than any list is,

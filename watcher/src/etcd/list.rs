@@ -11,8 +11,12 @@ use std::time::Instant;
 use etcd_client::GetOptions;
 use tokio::task::JoinSet;
 
-use super::wire::{Done, READ_LIMIT, end_of_prefix, stored};
+use super::{
+    refusal,
+    wire::{Done, READ_LIMIT, end_of_prefix, stored},
+};
 use crate::{
+    applier::Refused,
     connect::{Reads, Wanted, say_later},
     listed::{Listed, Part},
     machine::Input,
@@ -48,22 +52,44 @@ impl Answer {
     }
 }
 
-/// All records below a prefix at one revision. `fences` cut what is asked for into parts (`ranges`), where it is not one stream.
-pub(super) async fn list(reads: Option<Reads>, prefix: String, revision: u64, fences: Vec<Vec<u8>>, may_stream: bool) -> Done {
+/// What a list is made by.
+pub(super) struct Asked {
+    /// Without a slash.
+    pub(super) prefix: String,
+    pub(super) revision: u64,
+    /// What cuts the keys into parts (`ranges`), where the list is not one stream.
+    pub(super) fences: Vec<Vec<u8>>,
+    pub(super) may_stream: bool,
+    /// Of more records than this there is no list.
+    pub(super) most_records: usize,
+}
+
+/// All records below a prefix at one revision.
+pub(super) async fn list(reads: Option<Reads>, asked: Asked) -> Done {
+    let Asked { prefix, revision, fences, may_stream, most_records } = asked;
     let Some(kv) = reads else { return Done::Only(Input::Failed("there is no connection to list over".to_owned())) };
-    let reader = Reader::new(kv, &prefix, revision);
-    let streamed = if may_stream { reader.streamed().await } else { Ok(None) };
-    let listed = match streamed {
-        Ok(Some(records)) => Ok(records),
-        Ok(None) => reader.all(fences).await,
+    let reader = Reader { most_records, ..Reader::new(kv, &prefix, revision) };
+    let streamed = if may_stream { reader.streamed().await } else { Ok(Outcome::NotStreamed) };
+    let outcome = match streamed {
+        Ok(Outcome::NotStreamed) => reader.all(fences).await,
         Err(Fault::Unreadable(why)) => return Done::Broken(not_listed(&why)),
-        Err(fault) => Err(fault),
+        streamed => streamed,
     };
-    Done::Only(match listed {
-        Ok(records) => Input::Listed { revision, records },
+    Done::Only(match outcome {
+        Ok(Outcome::Listed(records)) => Input::Listed { revision, records },
+        Ok(Outcome::TooMany | Outcome::NotStreamed) => refusal(&Refused::Full(most_records)),
         Err(Fault::Compacted) => Input::Compacted,
         Err(Fault::Unreadable(why)) => Input::Failed(not_listed(&why)),
     })
+}
+
+/// What came of a list.
+enum Outcome {
+    Listed(Listed),
+    /// There are more records than may be held; the others were not read.
+    TooMany,
+    /// There is no stream to be had here.
+    NotStreamed,
 }
 
 fn not_listed(why: &str) -> String {
@@ -86,11 +112,13 @@ pub(crate) struct Reader {
     /// With the slash.
     prefix: Vec<u8>,
     revision: u64,
+    most_records: usize,
 }
 
 impl Reader {
     pub(crate) fn new(kv: Reads, prefix: &str, revision: u64) -> Self {
-        Self { kv: kv.max_decoding_message_size(MAX_ANSWER_BYTES), prefix: format!("{prefix}/").into_bytes(), revision }
+        let kv = kv.max_decoding_message_size(MAX_ANSWER_BYTES);
+        Self { kv, prefix: format!("{prefix}/").into_bytes(), revision, most_records: usize::MAX }
     }
 
     /// The digest of all records. With a pause as long as each read took: nobody waits for it, and others use the store.
@@ -119,10 +147,10 @@ impl Reader {
         Ok(())
     }
 
-    async fn all(&self, fences: Vec<Vec<u8>>) -> Result<Listed, Fault> {
+    async fn all(&self, fences: Vec<Vec<u8>>) -> Result<Outcome, Fault> {
         let mut plan = Plan::new();
         plan.cut(fences);
-        let mut listed = Listed::default();
+        let (mut listed, mut records) = (Listed::default(), 0);
         // Dropped with this future: reads of a list that is given up are given up.
         let mut under_way = JoinSet::new();
         loop {
@@ -133,10 +161,14 @@ impl Reader {
                 // What takes time is done here, beside the task that puts tables in force.
                 under_way.spawn(async move { reader.part(range).await.map(Answer::prepared) });
             }
-            let Some(answer) = under_way.join_next().await else { return Ok(listed) };
+            let Some(answer) = under_way.join_next().await else { return Ok(Outcome::Listed(listed)) };
             let (rest, part) = answer.unwrap_or_else(|_| Err(lost()))?;
             if let Some(rest) = rest {
                 plan.rest(rest.map_err(|_| astray())?);
+            }
+            records += part.len();
+            if records > self.most_records {
+                return Ok(Outcome::TooMany);
             }
             listed.add(part);
         }

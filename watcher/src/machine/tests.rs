@@ -259,6 +259,21 @@ fn a_list_that_is_refused_is_repeated_the_later_the_more_it_cost() {
 }
 
 #[test]
+fn a_list_that_is_too_long_is_begun_again_after_a_while() {
+    let mut scene = Scene::new(None);
+    scene.step(Input::Start);
+    scene.step(Input::Connected(hello(40)));
+    scene.step(Input::Opened { revision: 40 });
+    scene.later(Duration::from_secs(2));
+    let effects = scene.step(Input::Refused { why: "too much".to_owned(), reason: "full", is_lasting: true });
+    assert!(is_failure(&effects), "{effects:?}");
+    scene.again();
+    assert_eq!(scene.step(Input::Connected(hello(50))), [Effect::Watch { from: 51 }]);
+    scene.step(Input::Opened { revision: 50 });
+    assert!(matches!(&scene.step(listed(50))[0], Effect::Resync { reason: "first", .. }));
+}
+
+#[test]
 fn a_store_with_another_history_is_asked_often_for_its_incarnation() {
     let mut scene = Scene::new(Some(40));
     scene.step(Input::Start);

@@ -8,7 +8,7 @@
 use etcd_client::{Error, GetResponse, KvClient};
 use tokio::task::JoinSet;
 
-use super::{AT_ONCE, Fault, READ_LIMIT, Reader, Refusal, lost, silent};
+use super::{AT_ONCE, Fault, Outcome, READ_LIMIT, Reader, Refusal, lost, silent};
 use crate::{
     connect::{Wanted, say_later},
     etcd::stored,
@@ -18,25 +18,25 @@ use crate::{
 };
 
 impl Reader {
-    /// All records; `None`: they have to be listed by ranges, since this member streams none, or one message of it would be too large.
+    /// All records. They have to be listed by ranges if this member streams none, or if one message of it would be too large.
     ///
     /// Read on a task of its own, and prepared on others; dropped with this future.
-    pub(super) async fn streamed(&self) -> Result<Option<Listed>, Fault> {
+    pub(super) async fn streamed(&self) -> Result<Outcome, Fault> {
         let reader = self.clone();
         let mut reading = JoinSet::new();
         reading.spawn(async move { reader.stream().await });
         reading.join_next().await.and_then(Result::ok).unwrap_or_else(|| Err(lost()))
     }
 
-    async fn stream(self) -> Result<Option<Listed>, Fault> {
+    async fn stream(self) -> Result<Outcome, Fault> {
         let mut serializable = true;
         loop {
             match self.kv.ask(|kv| self.read_stream(kv, serializable)).await {
-                Ok(listed) => return listed.map(Some),
+                Ok(outcome) => return outcome,
                 Err(error) => match Refusal::of(&error) {
                     Refusal::Compacted => return Err(Fault::Compacted),
                     Refusal::Behind if serializable => serializable = false,
-                    Refusal::Unknown | Refusal::TooLarge => return Ok(None),
+                    Refusal::Unknown | Refusal::TooLarge => return Ok(Outcome::NotStreamed),
                     _ => return Err(Fault::Unreadable(format!(" {}", say_later(&error, Wanted::Read)))),
                 },
             }
@@ -44,7 +44,7 @@ impl Reader {
     }
 
     /// One stream to its end. What etcd or the connection says of it is the outer error, what we say of it the inner one.
-    async fn read_stream(&self, mut kv: KvClient, serializable: bool) -> Result<Result<Listed, Fault>, Error> {
+    async fn read_stream(&self, mut kv: KvClient, serializable: bool) -> Result<Result<Outcome, Fault>, Error> {
         let options = self.options(&Range { from: Vec::new(), end: None }, serializable);
         let asked = tokio::time::timeout(READ_LIMIT, kv.get_stream(&*self.prefix, Some(options)));
         let Ok(asked) = asked.await else { return Ok(Err(silent())) };
@@ -59,6 +59,9 @@ impl Reader {
             let records: Vec<Stored> = message.take_kvs().into_iter().map(|kv| stored(kv, self.prefix.len())).collect();
             if !got.adds(&records, last) {
                 return Ok(Err(cut(&got)));
+            }
+            if got.records > self.most_records {
+                return Ok(Ok(Outcome::TooMany));
             }
             // What is prepared is bounded: no more is read until there is room.
             if preparing.len() >= AT_ONCE
@@ -76,7 +79,7 @@ impl Reader {
             let Ok(part) = part else { return Ok(Err(lost())) };
             listed.add(part);
         }
-        Ok(Ok(listed))
+        Ok(Ok(Outcome::Listed(listed)))
     }
 }
 
