@@ -105,6 +105,7 @@ pub(crate) struct Metrics {
     table_revision: Family<ShardLabel, Gauge>,
     gold_age: Family<ShardLabel, Seconds>,
     gold_connected: Family<ShardLabel, Gauge>,
+    gold_other_history: Family<ShardLabel, Gauge>,
     table_routes: Gauge,
     publishes: Counter,
     publish_seconds: Histogram,
@@ -156,6 +157,7 @@ impl Metrics {
             table_revision: Family::default(),
             gold_age: Family::default(),
             gold_connected: Family::default(),
+            gold_other_history: Family::default(),
             table_routes: Gauge::default(),
             publishes: Counter::default(),
             publish_seconds: Histogram::new(exponential_buckets(0.000_005, 2.0, 18)),
@@ -214,6 +216,11 @@ impl Metrics {
         registry.register("table_revision", "The store's revision that the table in force reflects", self.table_revision.clone());
         registry.register("gold_age_seconds", "How long ago the store was last known to have nothing newer", self.gold_age.clone());
         registry.register("gold_connected", "1 while the watch on the gold copy stands, else 0", self.gold_connected.clone());
+        registry.register(
+            "gold_other_history",
+            "1 while the store's history is not the one in force, so that nothing of it is taken, else 0",
+            self.gold_other_history.clone(),
+        );
         registry.register("table_routes", "Routes in the table in force", self.table_routes.clone());
         registry.register("table_publishes", "Tables put in force", self.publishes.clone());
         registry.register("table_publish_seconds", "Making the next table out of the last", self.publish_seconds.clone());
@@ -322,6 +329,7 @@ impl Metrics {
         let status = shared.view.status();
         self.in_flight.set(self.in_flight());
         self.gold_connected.get_or_create(&SHARD).set(i64::from(status.connected));
+        self.gold_other_history.get_or_create(&SHARD).set(i64::from(status.is_other_history));
         // Never in this process: at least as long as it has run.
         let age_seconds = status.age_ms.map_or_else(|| shared.clock.origin().elapsed().as_secs_f64(), |ms| ms as f64 / 1000.0);
         self.gold_age.get_or_create(&SHARD).set(age_seconds);

@@ -117,7 +117,7 @@ impl Shared {
 
     fn world_at<'a>(&'a self, now: Instant, table: &'a Table, rng: &'a mut fastrand::Rng) -> World<'a> {
         let now = self.clock.moment(now);
-        World { table, hints: &self.hints, now, gold_age: self.view.age(now), rng }
+        World { table, hints: &self.hints, now, gold_age: self.view.age(now), is_other_history: self.view.is_other_history(), rng }
     }
 
     /// One step of an exchange in the world of this moment.

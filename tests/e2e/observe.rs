@@ -77,6 +77,7 @@ async fn every_metric_of_the_contract_is_there_and_a_strict_reader_takes_it() {
         ("table_revision", "gauge"),
         ("gold_age_seconds", "gauge"),
         ("gold_connected", "gauge"),
+        ("gold_other_history", "gauge"),
         ("table_routes", "gauge"),
         ("table_publishes_total", "counter"),
         ("table_publish_seconds", "histogram"),

@@ -9,17 +9,16 @@ mod confirm;
 mod digest;
 mod list;
 mod others;
+mod tell;
 mod wire;
 
 use std::{
-    collections::HashSet,
     pin::Pin,
     time::{Duration, Instant, SystemTime},
 };
 
 use etcd_client::{Client, WatchStream};
 use tokio::sync::{mpsc, watch};
-use waypost_conf::escaped;
 use waypost_policy::{Source, TableId};
 
 use crate::{
@@ -30,7 +29,7 @@ use crate::{
     connect::{EtcdPlace, Reads, Wanted, say_later},
     digest_check::{Compared, DigestCheck},
     listed::Listed,
-    machine::{Applied, Effect, Input, Machine, other_history},
+    machine::{Applied, Effect, History, Input, Machine, other_history},
     pace::Pace,
     publish::{DigestChecked, News, Publisher},
     ranges,
@@ -40,20 +39,12 @@ use checks::{Checks, Found, Read};
 use confirm::Confirming;
 use list::list;
 pub(crate) use list::{Fault, Reader};
+use tell::say_empty;
 use wire::{Cursor, Done, heard, open_watch, say_hello};
 pub(crate) use wire::{end_of_prefix, stored};
 
 /// The longest that the loop waits for something to happen.
 const TURN_EVERY: Duration = Duration::from_secs(1);
-
-/// How many quarantined keys one publish logs; the others are in `/status`.
-const MAX_LOGGED_KEYS: usize = 20;
-
-/// Telling costs as much as there is to tell. Of more bad keys than this it is done less often: the pause is so many times what it took.
-const MANY_BAD: usize = 1000;
-const TELL_PACE_FACTOR: u32 = 10;
-/// How many held keys are told: each change of one tells them again.
-const MAX_TOLD_HELD: usize = 1000;
 
 type Work = Pin<Box<dyn Future<Output = Done> + Send>>;
 
@@ -69,7 +60,11 @@ pub(crate) struct EtcdSource {
     has_table: bool,
     cluster_id: Option<u64>,
     /// One connection for reads, one for the watch: a watch that catches up must not starve a check.
+    connection: Option<Reads>,
+    /// The last connection to a store of the history in force: what checks, confirmations and digests read over.
     reads: Option<Reads>,
+    /// Whether the present connection is that one.
+    is_proven: bool,
     watches: Option<Client>,
     stream: Option<Box<WatchStream>>,
     /// An answer of the watch was too large.
@@ -119,7 +114,9 @@ impl EtcdSource {
             rng,
             has_table,
             cluster_id: None,
+            connection: None,
             reads: None,
+            is_proven: false,
             watches: None,
             stream: None,
             wants_fragments: false,
@@ -203,6 +200,23 @@ impl EtcdSource {
                 }
             }
         }
+        self.heed_history();
+    }
+
+    /// What may be read over, by what is known of the store's history.
+    fn heed_history(&mut self) {
+        let history = self.machine.history();
+        let was_proven = std::mem::replace(&mut self.is_proven, history == History::Proven);
+        let is_other = history == History::Other;
+        if is_other {
+            self.reads = None;
+        } else if self.is_proven && !was_proven {
+            self.reads = self.connection.clone();
+            self.confirm();
+        }
+        if is_other != self.publisher.status().is_other_history {
+            self.publisher.report(|status| status.is_other_history = is_other);
+        }
     }
 
     async fn carry_out(&mut self, effect: Effect, arrived: Instant) -> Option<Input> {
@@ -228,7 +242,7 @@ impl EtcdSource {
                     may_stream: !std::mem::take(&mut self.wants_ranges),
                     most_records: self.settings.most_records,
                 };
-                self.work = Some(Box::pin(list(self.reads.clone(), asked)));
+                self.work = Some(Box::pin(list(self.connection.clone(), asked)));
             }
             Effect::Watch { from } => {
                 let watches = self.watches.as_ref().map(Client::watch_client);
@@ -352,22 +366,10 @@ impl EtcdSource {
         self.stream = None;
         self.work = None;
         self.watches = None;
-        // Reads go on over the old connection until there is a new one: a check may still succeed.
+        self.connection = None;
+        self.confirming.give_up();
+        // Checks go on over the old connection until there is a new one, if they can prove what they read.
         self.publisher.report(|status| status.connected = false);
-    }
-
-    fn report_contact(&mut self, error: Option<String>, again_in: Option<Duration>) {
-        if let Some(error) = &error {
-            let meanwhile =
-                if self.has_table { "what is known goes on being served" } else { "there is no table yet, requests are answered 503" };
-            tracing::warn!("the gold copy: {error}; trying again in {:.1?}; {meanwhile}", again_in.unwrap_or_default());
-        } else {
-            tracing::info!(revision = self.applier.revision(), "watching the gold copy");
-        }
-        self.publisher.report(|status| {
-            status.connected = error.is_none();
-            status.last_error = error;
-        });
     }
 
     /// `first` is told to those who watch before what differs.
@@ -384,54 +386,13 @@ impl EtcdSource {
         }
     }
 
-    /// Tells what is quarantined, held back and noted, if that has changed; of very many keys not each time, but the last word always.
-    fn report_records(&mut self) {
-        let since = Instant::now();
-        let is_put_off = self.applier.bad().len() > MANY_BAD && since < self.tell_at;
-        if is_put_off || !self.applier.take_news() {
-            return;
-        }
-        self.say_held_back();
-        let (quarantined, warnings) = (self.applier.held(&self.place.prefix), self.applier.notes());
-        let held_back = self.applier.held_back();
-        let (held_back, held_back_count) = (held_back.iter().take(MAX_TOLD_HELD).map(|key| escaped(key)).collect(), held_back.len());
-        let known = self.publisher.status();
-        let known: HashSet<(&str, u64)> = known.quarantined.iter().map(|held| (&*held.key, held.revision)).collect();
-        let new: Vec<_> = quarantined.iter().filter(|held| !known.contains(&(&*held.key, held.revision))).collect();
-        for held in new.iter().take(MAX_LOGGED_KEYS) {
-            tracing::warn!(key = held.key, revision = held.revision, "quarantined: {}", held.reason);
-        }
-        if new.len() > MAX_LOGGED_KEYS {
-            tracing::warn!("quarantined: {} more keys; /status lists them", new.len() - MAX_LOGGED_KEYS);
-        }
-        self.publisher.report(|status| {
-            status.quarantined = quarantined.into();
-            status.held_back = held_back;
-            status.held_back_count = held_back_count;
-            status.warnings = warnings.into();
-        });
-        self.tell_at = Instant::now() + since.elapsed() * TELL_PACE_FACTOR;
-    }
-
-    /// Says that deletes are held back, when there are more of them than were told.
-    fn say_held_back(&self) {
-        let (held, told) = (self.applier.held_back().len(), self.publisher.status().held_back_count);
-        if held <= told {
-            return;
-        }
-        match self.applier.to_confirm() {
-            Some(_) => tracing::warn!(routes = held, "more than half of the routes were deleted: held back until the store confirms it"),
-            None => say_empty(held),
-        }
-    }
-
     async fn worked(&mut self, done: Done) {
         let arrived = Instant::now();
         self.work = None;
         let input = match done {
             Done::Connected(clients, hello, endpoint) => {
                 let (reads, watches) = *clients;
-                self.reads = Some(reads);
+                self.connection = Some(reads);
                 self.watches = Some(watches);
                 self.cluster_id = Some(hello.cluster_id);
                 let cluster_id = format!("{:x}", hello.cluster_id);
@@ -439,8 +400,6 @@ impl EtcdSource {
                     status.cluster_id = cluster_id;
                     status.endpoint = Some(endpoint);
                 });
-                self.confirming.give_up();
-                self.confirm();
                 Input::Connected(hello)
             }
             Done::Opened(stream, revision) => {
@@ -458,7 +417,7 @@ impl EtcdSource {
 
     /// Has a mass delete confirmed, if there is one in doubt.
     fn confirm(&mut self) {
-        let reads = self.reads.clone();
+        let reads = self.reads.clone().filter(|_| self.is_proven);
         self.confirming.begin(self.applier.to_confirm(), reads, &self.place.prefix);
     }
 
@@ -486,12 +445,22 @@ impl EtcdSource {
             Ask::ListAnew => return self.feed(Input::Distrusted("lapsed"), Instant::now()).await,
         };
         let is_exact = self.applier.is_exact(&check.service);
-        let reads = self.reads.clone();
-        self.checks.ask(check, is_exact, reads, &self.place.prefix, self.settings.now());
+        // A store that has come up again at the same address may be a restored one.
+        let proof = self.applier.last_changes().newest().filter(|_| !self.is_proven).cloned();
+        let reads = self.reads.clone().filter(|_| self.is_proven || proof.is_some());
+        self.checks.ask(check, is_exact, reads, proof, &self.place.prefix, self.settings.now());
     }
 
     async fn read(&mut self, read: Read) {
-        let Read { key, found, .. } = read;
+        let Read { key, found, is_proven, .. } = read;
+        let may_be_taken = match self.machine.history() {
+            History::Proven => true,
+            History::Unknown => is_proven,
+            History::Other => false,
+        };
+        if !may_be_taken {
+            return self.checks.fail(&key);
+        }
         // An answer speaks of what is in force.
         if self.pace.due_in(Instant::now()).is_some() {
             self.put_in_force(Instant::now(), Vec::new());
@@ -523,11 +492,6 @@ impl EtcdSource {
         asked.err().map(|error| Input::Failed(format!("the watch broke: etcd {}", say_later(&error, Wanted::Read))))
     }
 
-    fn report_snapshot(&mut self) {
-        let on_disk = self.saver.as_ref().map(|saver| saver.on_disk().clone());
-        self.publisher.report(|status| status.snapshot = on_disk);
-    }
-
     fn save(&mut self) {
         if let Some(saver) = &mut self.saver {
             saver.save(&self.applier);
@@ -543,13 +507,6 @@ fn refusal(refused: &Refused) -> Input {
         Refused::OtherHistory { .. } => (other_history(&refused.to_string()), "history", true),
     };
     Input::Refused { why, reason, is_lasting }
-}
-
-fn say_empty(routes: usize) {
-    tracing::error!(
-        routes,
-        "the store holds no routes any more: the known ones stay in force; if that was meant, set allow_empty = true under [gold]"
-    );
 }
 
 /// Ends when the watcher is to stop, or its handle has gone.

@@ -174,6 +174,20 @@ pub enum Effect {
     },
 }
 
+/// What is known of the history of the store that is connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum History {
+    /// It is the one in force, or there is nothing yet that it could differ from.
+    Proven,
+    /// Nothing: no store is connected, or what it has is not in force yet.
+    Unknown,
+    /// It is another. Nothing that this store says is to be believed.
+    Other,
+}
+
+/// The reason of lists that are to show whether the history is still another.
+const OTHER_HISTORY: &str = "history";
+
 /// What is to be said of a store whose history is not the one in force.
 pub fn other_history(seen: &str) -> String {
     format!(
@@ -245,6 +259,16 @@ impl Machine {
     pub fn ask_every(&mut self, limit: Option<Duration>) {
         let wanted = limit.map_or(PROGRESS_EVERY, |limit| limit / ASKS_WITHIN_LIMIT);
         self.ask_every = wanted.clamp(PROGRESS_AT_MOST_EVERY, PROGRESS_EVERY);
+    }
+
+    /// What is known of the history of the store that is connected.
+    pub fn history(&self) -> History {
+        match &self.state {
+            _ if self.is_other || self.relist == Some(OTHER_HISTORY) => History::Other,
+            State::Opening { then: Some(listing), .. } | State::Listing { listing, .. } if listing.fresh => History::Unknown,
+            State::Waiting { .. } | State::Connecting => History::Unknown,
+            State::Opening { .. } | State::Listing { .. } | State::Watching { .. } => History::Proven,
+        }
     }
 
     /// When [`Input::Tick`] is due at the latest.

@@ -9,7 +9,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime},
 };
@@ -64,6 +64,8 @@ pub struct GoldStatus {
     pub endpoint: Option<String>,
     /// How long ago the store was last known to have nothing newer, in milliseconds; `None`: never in this process.
     pub age_ms: Option<u64>,
+    /// Whether the store's history is not the one in force: nothing is taken from it, nor from anybody's word about it.
+    pub is_other_history: bool,
     /// Lists beside the live table, by reason.
     pub resyncs: BTreeMap<&'static str, u64>,
     /// Comparisons with all that the store holds: the last, and how many there were, by outcome.
@@ -93,6 +95,8 @@ struct Inner {
     status: ArcSwap<GoldStatus>,
     /// When the store was last known to have nothing newer, in nanoseconds since the origin, or [`NEVER`].
     fresh_at: AtomicU64,
+    /// As in the status; requests ask for it.
+    is_other_history: AtomicBool,
     /// How long the last publish took, in nanoseconds, or [`NEVER`].
     published_in: AtomicU64,
     /// When the watcher's loop last came round, in nanoseconds since the origin.
@@ -138,6 +142,7 @@ pub fn channel(origin: Instant, on_publish: Option<OnPublish>) -> (Publisher, Vi
         table: ArcSwapOption::empty(),
         status: ArcSwap::default(),
         fresh_at: NEVER.into(),
+        is_other_history: false.into(),
         published_in: NEVER.into(),
         turned_at: 0.into(),
         origin,
@@ -196,6 +201,11 @@ impl View {
         self.inner.status.load().connected
     }
 
+    /// Whether the store's history is not the one in force: then nobody's word about it is taken either; one atomic load.
+    pub fn is_other_history(&self) -> bool {
+        self.inner.is_other_history.load(Ordering::Relaxed)
+    }
+
     /// From now on, what changes. Whoever is too slow is told how many changes were missed, and nobody waits.
     pub fn watch(&self) -> Changes {
         self.teller.listen()
@@ -245,6 +255,7 @@ impl Publisher {
         let mut after = GoldStatus::clone(&before);
         change(&mut after);
         let contact = contact(&before, &after);
+        self.inner.is_other_history.store(after.is_other_history, Ordering::Relaxed);
         self.inner.status.store(Arc::new(after));
         let revision = self.inner.table.load().as_ref().map_or(0, |table| table.revision());
         self.teller.tell(contact, 0, revision, None);

@@ -4,10 +4,11 @@
 
 mod stage;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use stage::{Etcd, owner, settings, until, until_revision};
-use waypost_watcher::{GoldStatus, Settings, Watcher};
+use stage::{Etcd, LIMIT, owner, request_key, settings, until, until_revision};
+use waypost_conf::Name;
+use waypost_watcher::{Checked, GoldStatus, Settings, Watcher};
 
 const A: &str = r#"{"owner":"a"}"#;
 const B: &str = r#"{"owner":"b"}"#;
@@ -111,6 +112,50 @@ async fn a_restore_is_noticed_behind_a_delete() {
     .await;
     let table = until(&watcher.view, "the restore is noticed", |_, status| is_refused(status)).await;
     assert_eq!((owner(&table, "t1").as_deref(), table.revision()), (Some("a"), revision));
+    watcher.stop().await;
+}
+
+/// From the moment at which a restored store can be reached, and for as long as its incarnation has not been raised, no check takes its word.
+#[tokio::test]
+async fn a_store_whose_history_is_another_is_not_read_from() {
+    let mut etcd = Etcd::start().await;
+    let filled = etcd.filled().await;
+    etcd.backup();
+    let watcher = stage::watch(&etcd);
+    until_revision(&watcher.view, filled).await;
+    let revision = etcd.put("routes/orders/rolled-back", B).await;
+    let before = until_revision(&watcher.view, revision).await;
+    etcd.restore_hidden(async |etcd| {
+        for _ in 0..5 {
+            etcd.put("routes/orders/t1", B).await;
+        }
+    })
+    .await;
+    let (service, key) = (Name::try_from("orders").unwrap(), request_key(&before, "t1").unwrap());
+    let refuses = async |what: &str| {
+        let checked = watcher.asker.check(&service, &key).await;
+        assert!(!matches!(checked, Checked::Answered { .. }), "{what}");
+        assert_eq!(owner(&watcher.view.load_full().unwrap(), "t1").as_deref(), Some("a"), "{what}");
+    };
+    let end = Instant::now() + LIMIT;
+    while !watcher.view.is_other_history() {
+        refuses("before it was noticed").await;
+        assert!(Instant::now() < end, "{:?}", watcher.view.status());
+    }
+    assert!(is_refused(&watcher.view.status()), "what to do is told with it");
+    let noticed = Instant::now();
+    // The connection is made anew several times meanwhile.
+    while noticed.elapsed() < Duration::from_secs(1) {
+        refuses("afterwards").await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    etcd.put("incarnation", "1").await;
+    let table = until(&watcher.view, "the new incarnation is in force", |table, _| table.id() != before.id()).await;
+    assert_eq!((owner(&table, "t1").as_deref(), watcher.view.is_other_history()), (Some("b"), false));
+    let end = Instant::now() + LIMIT;
+    while !matches!(watcher.asker.check(&service, &key).await, Checked::Answered { .. }) {
+        assert!(Instant::now() < end, "checks are answered again");
+    }
     watcher.stop().await;
 }
 

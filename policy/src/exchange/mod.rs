@@ -55,6 +55,8 @@ pub struct World<'a> {
     pub now: Moment,
     /// How long ago the gold copy was last known to have nothing newer.
     pub gold_age: Duration,
+    /// The store has another history than the table: nobody's word about it is taken.
+    pub is_other_history: bool,
     /// Randomness, for choosing endpoints.
     pub rng: &'a mut fastrand::Rng,
 }

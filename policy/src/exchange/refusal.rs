@@ -67,13 +67,14 @@ impl Exchange {
         }
     }
 
-    /// Takes a claim as a hint, if it may be followed; where the key is then.
+    /// Takes a claim as a hint, if it may be followed; where the key is then. Of a store that is not the table's no revision and no epoch says
+    /// anything.
     pub(super) fn believe(&mut self, claim: &Claim, last: &Dispatch, key: &RequestKey, world: &World<'_>) -> Option<LookedUp> {
         let known = Known::of(key, world.table, world.hints);
         known.end_hint(key, world.hints, world.now);
         let (known_epoch, over) = known.generation();
         let (owner, epoch) = claim.may_be_followed(known_epoch.max(last.epoch), world.table)?;
-        if claim.is_of_before(over) {
+        if claim.is_of_before(over) || world.is_other_history {
             return None;
         }
         let reporter = last.endpoint.clone();

@@ -85,7 +85,14 @@ impl Scene {
     }
 
     fn step_for(&mut self, head: &Get, exchange: &mut Exchange, input: Input<'_, Answered>) -> Next {
-        let mut world = World { table: &self.table, hints: &self.hints, now: self.now, gold_age: self.gold_age, rng: &mut self.rng };
+        let mut world = World {
+            table: &self.table,
+            hints: &self.hints,
+            now: self.now,
+            gold_age: self.gold_age,
+            is_other_history: false,
+            rng: &mut self.rng,
+        };
         exchange.step(head, input, &mut world)
     }
 
@@ -362,7 +369,14 @@ fn what_is_older_than_a_hint_does_not_end_it() {
         settle(
             &key,
             began,
-            &World { table: &scene.table, hints: &scene.hints, now: scene.now, gold_age: Duration::ZERO, rng: &mut scene.rng },
+            &World {
+                table: &scene.table,
+                hints: &scene.hints,
+                now: scene.now,
+                gold_age: Duration::ZERO,
+                is_other_history: false,
+                rng: &mut scene.rng,
+            },
         );
         (scene.hints.len(), scene.hints.refuted())
     };

@@ -225,7 +225,7 @@ proptest! {
     fn an_explanation_says_what_is_then_done(plan in plans(), request in requests(), seed in any::<u64>()) {
         let (table, hints) = built(&plan);
         let mut rng = fastrand::Rng::with_seed(seed);
-        let mut world = World { table: &table, hints: &hints, now: Moment::default(), gold_age: Duration::ZERO, rng: &mut rng };
+        let mut world = World { table: &table, hints: &hints, now: Moment::default(), gold_age: Duration::ZERO, is_other_history: false, rng: &mut rng };
         let before = untouched(&table, &hints);
         let explained = explain(&request, &world);
         prop_assert_eq!(before, untouched(&table, &hints), "explaining has changed something");
@@ -264,7 +264,7 @@ proptest! {
     #[test]
     fn every_other_service_is_told_why(plan in plans(), request in requests()) {
         let (table, hints) = built(&plan);
-        let world = World { table: &table, hints: &hints, now: Moment::default(), gold_age: Duration::ZERO, rng: &mut fastrand::Rng::with_seed(1) };
+        let world = World { table: &table, hints: &hints, now: Moment::default(), gold_age: Duration::ZERO, is_other_history: false, rng: &mut fastrand::Rng::with_seed(1) };
         let explained = explain(&request, &world);
         if Target::parse(request.target()).is_none() {
             prop_assert!(explained.not_chosen.is_empty());
@@ -303,8 +303,14 @@ fn the_words_name_what_decided() {
     );
     let hints = Hints::default();
     let explained = |tenant: &'static [u8]| {
-        let world =
-            World { table: &table, hints: &hints, now: Moment::default(), gold_age: Duration::ZERO, rng: &mut fastrand::Rng::with_seed(1) };
+        let world = World {
+            table: &table,
+            hints: &hints,
+            now: Moment::default(),
+            gold_age: Duration::ZERO,
+            is_other_history: false,
+            rng: &mut fastrand::Rng::with_seed(1),
+        };
         explain(&Request { target: "/v1/x?y".to_owned(), host: Some("orders.example.com"), headers: vec![("x-tenant", tenant)] }, &world)
     };
     let known = explained(b"t1");

@@ -98,7 +98,14 @@ mod tests {
         let mut keeper = Keeper::default();
         let mut at = |seconds: u64| {
             let now = Moment::default() + Duration::from_secs(seconds);
-            World { table: &table, hints: &hints, now, gold_age: Duration::ZERO, rng: Box::leak(Box::new(rng.fork())) }
+            World {
+                table: &table,
+                hints: &hints,
+                now,
+                gold_age: Duration::ZERO,
+                is_other_history: false,
+                rng: Box::leak(Box::new(rng.fork())),
+            }
         };
         assert!(keeper.turn(&at(4)).due.is_empty());
         for (seconds, next) in [(5, 15), (15, 35)] {

@@ -50,6 +50,7 @@ pub(super) fn status(shared: &Shared) -> Value {
             "revision": table.map_or(0, Table::revision),
             "prefix": gold.prefix,
             "connected": gold.connected,
+            "other_history": gold.is_other_history,
             "endpoint": gold.endpoint,
             "source": table.map_or(Source::Watch, Table::source).as_str(),
             "age_ms": gold.age_ms,

@@ -1,8 +1,10 @@
 //! A store that is restored from a backup, or replaced by an empty one, with and without a raised incarnation: nothing is taken that may be
 //! of another history, `/status` says what to do, and doing it mends.
 
+use std::sync::{Arc, Mutex};
+
 use serde_json::json;
-use waypost_tests::{Etcd, Steady, Waypost, until, until_true};
+use waypost_tests::{Backend, Etcd, Reply, Steady, Waypost, until, until_true};
 
 use super::{equals_a_fresh_one, put_many, routes};
 use crate::{
@@ -49,6 +51,43 @@ async fn a_restored_store_is_not_taken_until_its_incarnation_is_raised() {
     assert_eq!((waypost.get("t1", "/").await.text(), waypost.get("t2", "/").await.text()), ("b".to_owned(), "a".to_owned()));
     steady.stop().await;
     equals_a_fresh_one(&etcd, &waypost).await;
+}
+
+/// What leads to a check, and what would be a hint, while the store's history is another.
+#[tokio::test]
+async fn of_a_store_with_another_history_nothing_is_read_and_no_hint_is_taken() {
+    let mut etcd = Etcd::start().await;
+    let _cells = Cells::of(&etcd).await;
+    let word = Arc::<Mutex<String>>::default();
+    let said = Arc::clone(&word);
+    let refusing = Backend::start(move |_| Reply::stale(said.lock().unwrap().clone())).await;
+    etcd.put_all(&[("upstreams/refusing", refusing.upstream()), ("routes/orders/t2", route("refusing", 5))]).await;
+    let waypost = Waypost::start(&etcd.url(), &[]).await;
+    etcd.back_up();
+    let revision = etcd.put("routes/orders/t3", route("b", 1)).await;
+    waypost.at(revision).await;
+    let table = waypost.status().await["gold"][0]["table"].as_str().unwrap().to_owned();
+    etcd.restore().await;
+    for epoch in 6..30 {
+        etcd.put("routes/orders/t2", route("b", epoch)).await;
+    }
+    until_said(&waypost, &WHAT_TO_DO).await;
+    assert_eq!(waypost.metric("waypost_gold_other_history").await, 1.0);
+    let words = [
+        r#"state=moved, service="orders", key="t2""#.to_owned(),
+        format!(r#"state=moved, service="orders", key="t2", owner="b", epoch=9, revision={}, table="{table}""#, revision + 100),
+    ];
+    for said in words {
+        *word.lock().unwrap() = said.clone();
+        assert_eq!(waypost.get("t2", "/").await.reason(), "stale_unhealed", "{said}");
+        let shown = waypost.json("/routes/orders/t2").await;
+        assert_eq!((&shown["source"], &shown["owner"]), (&json!("watch"), &json!("refusing")), "{said}");
+    }
+    assert_eq!(waypost.status().await["hints"]["count"], 0);
+    etcd.put("incarnation", json!(1)).await;
+    until_incarnation(&waypost, 1).await;
+    assert_eq!(waypost.get("t2", "/").await.text(), "b");
+    assert_eq!(waypost.metric("waypost_gold_other_history").await, 0.0);
 }
 
 #[tokio::test]

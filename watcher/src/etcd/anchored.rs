@@ -24,6 +24,11 @@ pub(super) async fn anchored(reads: &Reads, prefix: &str, cursor: &Cursor) -> Re
     Ok((judge(changes, &proofs, at_cursor), resume_behind(cursor.revision, changes, proofs.last().copied())))
 }
 
+/// Whether the store's history holds this change; false also where it has been forgotten, or can't be read.
+pub(super) async fn holds(reads: &Reads, prefix: &str, change: &LastChange) -> bool {
+    proof(reads, prefix, change).await.is_ok_and(|proof| proof == Proof::Same)
+}
+
 async fn proof(reads: &Reads, prefix: &str, change: &LastChange) -> Result<Proof, Error> {
     let at = found(reads, prefix, &change.key, change.mod_revision).await?;
     let before = if change.digest.is_none() && at == Found::Nothing {

@@ -12,8 +12,9 @@ use waypost_policy::{
     table::RequestKey,
 };
 
-use super::wire::stored;
+use super::{anchored, wire::stored};
 use crate::{
+    anchor::LastChange,
     ask::{Check, Checked},
     connect::Reads,
     record::Stored,
@@ -40,6 +41,8 @@ pub(super) enum Found {
 pub(super) struct Read {
     pub(super) key: RequestKey,
     pub(super) found: Found,
+    /// The store that was read held what was asked for as its proof.
+    pub(super) is_proven: bool,
     number: u64,
 }
 
@@ -54,8 +57,9 @@ impl Checks {
         Self { reads: JoinSet::new(), asked: checks::Checks::new(now) }
     }
 
-    /// Begins a check, or joins the one that is under way for the key. `prefix`: what all keys in the store start with.
-    pub(super) fn ask(&mut self, check: Check, is_exact: bool, reads: Option<Reads>, prefix: &str, now: Moment) {
+    /// Begins a check, or joins the one that is under way for the key. `prefix`: what all keys in the store start with. `proof`: what the store
+    /// must hold if it is to be believed, where that is not known yet.
+    pub(super) fn ask(&mut self, check: Check, is_exact: bool, reads: Option<Reads>, proof: Option<LastChange>, prefix: &str, now: Moment) {
         let Check { service, key, answer } = check;
         let number = match self.asked.ask(&key, answer, reads.is_some(), now) {
             Begin::Read(number) => number,
@@ -72,18 +76,27 @@ impl Checks {
         let Some(reads) = reads else { return };
         let record = if is_exact { RecordKey::Route { service, key: key.key.to_vec() } } else { RecordKey::Incarnation };
         let full_key = [prefix.as_bytes(), b"/", &record.suffix()].concat();
-        let prefix_len = prefix.len() + 1;
+        let (prefix, is_proven) = (prefix.to_owned(), proof.is_some());
         self.reads.spawn(async move {
-            let read = tokio::time::timeout(CHECK_TIMEOUT, reads.get(&*full_key, None)).await;
+            let read = tokio::time::timeout(CHECK_TIMEOUT, async {
+                let read = reads.get(&*full_key, None).await;
+                // Behind the read: what was there at the proof was there before.
+                let is_believed = match &proof {
+                    Some(change) if read.is_ok() => anchored::holds(&reads, &prefix, change).await,
+                    _ => true,
+                };
+                read.ok().filter(|_| is_believed)
+            });
+            let read = read.await;
             if read.is_err() {
                 reads.prove(full_key);
             }
-            let found = read.ok().and_then(Result::ok).and_then(|mut read| {
+            let found = read.ok().flatten().and_then(|mut read| {
                 let revision = u64::try_from(read.header()?.revision()).ok()?;
-                let stored = read.take_kvs().into_iter().next().map(|kv| stored(kv, prefix_len));
+                let stored = read.take_kvs().into_iter().next().map(|kv| stored(kv, prefix.len() + 1));
                 Some(if is_exact { Found::Record { record, revision, stored } } else { Found::Revision(revision) })
             });
-            Read { key, found: found.unwrap_or(Found::Nothing), number }
+            Read { key, found: found.unwrap_or(Found::Nothing), is_proven, number }
         });
     }
 
@@ -121,7 +134,7 @@ impl Checks {
         let Some(number) = self.asked.wait_for(revision, &key) else { return };
         self.reads.spawn(async move {
             tokio::time::sleep(CHECK_TIMEOUT).await;
-            Read { key, found: Found::Nothing, number }
+            Read { key, found: Found::Nothing, is_proven: false, number }
         });
     }
 

@@ -221,6 +221,33 @@ fn another_history_stays_one_when_what_showed_it_has_been_forgotten() {
 }
 
 #[test]
+fn a_history_is_proven_by_a_hello_and_another_until_a_list_has_shown_otherwise() {
+    let mut scene = Scene::watching(40, true);
+    assert_eq!(scene.machine.history(), History::Proven);
+    scene.step(Input::Failed("reset".to_owned()));
+    assert_eq!(scene.machine.history(), History::Unknown);
+    scene.again();
+    scene.step(Input::Connected(Hello { anchor: Anchor::Differs, ..hello(60) }));
+    assert_eq!(scene.machine.history(), History::Other);
+    scene.again();
+    scene.step(Input::Connected(Hello { incarnation: 1, ..hello(60) }));
+    assert_eq!(scene.machine.history(), History::Unknown, "its records are not in force yet");
+    scene.step(Input::Opened { revision: 60 });
+    scene.step(listed(60));
+    assert_eq!(scene.machine.history(), History::Proven);
+    // What a list has shown, no hello can take back.
+    scene.applied = Applied { revision: 60, id: Some(TableId::etcd(7, 1)) };
+    scene.step(Input::Refused { why: "another".to_owned(), reason: "history", is_lasting: true });
+    assert_eq!(scene.machine.history(), History::Other);
+    scene.again();
+    scene.step(Input::Connected(Hello { incarnation: 1, ..hello(60) }));
+    scene.step(Input::Opened { revision: 60 });
+    assert_eq!(scene.machine.history(), History::Other);
+    scene.step(listed(60));
+    assert_eq!(scene.machine.history(), History::Proven);
+}
+
+#[test]
 fn what_is_not_trusted_is_listed_at_once_and_what_was_refused_after_a_while() {
     let refused = |is_lasting| Input::Refused { why: "too much".to_owned(), reason: "refused", is_lasting };
     let mut scene = Scene::watching(40, true);

@@ -9,7 +9,7 @@ use waypost_watcher::{
     anchor::{Anchor, Found, LastChange, Proof, judge, resume_behind},
     applier::{Applier, Doubt, Refused, Said, Settled},
     digest_check::DigestCheck,
-    machine::{Applied, Effect, Hello, Input, Machine},
+    machine::{Applied, Effect, Hello, History, Input, Machine},
     record::digest,
     snapshot::{decode_snapshot, encode_snapshot},
 };
@@ -33,6 +33,8 @@ pub(crate) struct Shell {
     pub(crate) machine: Machine,
     pub(crate) applier: Applier,
     pub(crate) has_table: bool,
+    /// Whether the store that is connected is of the history in force: only then is it asked about deletes.
+    is_proven: bool,
     confirming: Option<Doubt>,
     digest_check: DigestCheck,
     is_watching: bool,
@@ -49,6 +51,7 @@ impl Shell {
             machine: Machine::new(MEMBERS, rng.usize(..MEMBERS)),
             applier: Applier::new(TableId::etcd(0, 0), Source::Watch, allow_empty),
             has_table: false,
+            is_proven: false,
             confirming: None,
             digest_check: DigestCheck::new(CHECK_EVERY, Moment::default(), rng),
             is_watching: false,
@@ -86,6 +89,11 @@ impl World {
                 way = Way::BehindAList;
             }
         }
+        let is_proven = self.shell.machine.history() == History::Proven;
+        if is_proven && !std::mem::replace(&mut self.shell.is_proven, is_proven) {
+            self.confirm();
+        }
+        self.shell.is_proven = is_proven;
     }
 
     /// What the machine is told of how it went. `way`: how changes are applied.
@@ -139,6 +147,7 @@ impl World {
         self.connection += 1;
         self.sender = None;
         self.shell.is_watching = false;
+        self.shell.confirming = None;
         self.shell.digest_check.fail(self.now, &mut self.rng);
     }
 
@@ -170,8 +179,6 @@ impl World {
 
     /// What a new connection learns, and what it is told of.
     pub(crate) fn hello(&mut self) -> Hello {
-        self.shell.confirming = None;
-        self.confirm();
         let Shell { applier, has_table, .. } = &self.shell;
         let (cursor, changes) = (applier.revision(), applier.last_changes());
         let (incarnation, revision) = (self.store.incarnation(), self.store.revision());
@@ -204,7 +211,7 @@ impl World {
     // Mass deletes.
 
     fn confirm(&mut self) {
-        let doubt = self.shell.applier.to_confirm();
+        let doubt = self.shell.applier.to_confirm().filter(|_| self.shell.is_proven);
         let number = doubt.as_ref().map(|doubt| doubt.number);
         if self.shell.confirming.as_ref().map(|doubt| doubt.number) != number {
             self.shell.confirming = doubt;
@@ -309,7 +316,7 @@ impl World {
         self.disconnect();
         let shell = &mut self.shell;
         shell.machine = Machine::new(MEMBERS, self.rng.usize(..MEMBERS));
-        shell.confirming = None;
+        shell.is_proven = false;
         shell.digest_check = DigestCheck::new(CHECK_EVERY, self.now, &mut self.rng);
         shell.is_save_due = false;
         shell.has_table = !shell.snapshots.is_empty();

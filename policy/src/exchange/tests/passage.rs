@@ -9,7 +9,14 @@ fn passed(scene: &mut Scene, method: &'static str) -> (Exchange, Get, u16) {
     let head = Get(method, "/x?y=1");
     let mut exchange = Exchange::default();
     let backend = Arc::new(Upstream::alone("a".try_into().unwrap(), BACKEND.try_into().unwrap()));
-    let mut world = World { table: &scene.table, hints: &scene.hints, now: scene.now, gold_age: scene.gold_age, rng: &mut scene.rng };
+    let mut world = World {
+        table: &scene.table,
+        hints: &scene.hints,
+        now: scene.now,
+        gold_age: scene.gold_age,
+        is_other_history: false,
+        rng: &mut scene.rng,
+    };
     let identity = identify(&head, &world).unwrap();
     exchange.identified(identity, &world);
     let port = port(&exchange.pass(backend, 5, &mut world));
@@ -76,7 +83,14 @@ fn a_request_is_of_a_key_whoever_owns_it_or_of_none() {
     let mut scene = Scene::new(&[bad]);
     scene.put("routes/orders/t1", r#"{"owner":"b","epoch":6,"state":"frozen"}"#, 11);
     let identified = |scene: &mut Scene, target: &'static str| {
-        let world = World { table: &scene.table, hints: &scene.hints, now: scene.now, gold_age: Duration::MAX, rng: &mut scene.rng };
+        let world = World {
+            table: &scene.table,
+            hints: &scene.hints,
+            now: scene.now,
+            gold_age: Duration::MAX,
+            is_other_history: false,
+            rng: &mut scene.rng,
+        };
         identify(&Get("GET", target), &world)
             .map(|identity| (identity.service.unwrap().name.to_string(), identity.key.map(|key| key.to_vec())))
     };

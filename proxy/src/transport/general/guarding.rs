@@ -95,7 +95,7 @@ impl GeneralLane {
         let table = self.shared.view.load();
         let table = table.as_ref()?;
         let (now, gold_age) = (self.shared.clock.now(), Duration::ZERO);
-        Some(act(&mut World { table, hints: &self.shared.hints, now, gold_age, rng: &mut fastrand::Rng::new() }))
+        Some(act(&mut World { table, hints: &self.shared.hints, now, gold_age, is_other_history: false, rng: &mut fastrand::Rng::new() }))
     }
 
     /// Says in the answer that is about to be written why the request is refused, where it is.
