@@ -442,6 +442,8 @@ impl EtcdSource {
         let check = match ask {
             Ask::Check(check) => check,
             Ask::Listing(answer) => return drop(answer.send(self.applier.listing())),
+            // Of a store that is out of reach nobody waits for a list: who asks does so again.
+            Ask::ListAnew if !self.is_watching => return,
             Ask::ListAnew => return self.feed(Input::Distrusted("lapsed"), Instant::now()).await,
         };
         let is_exact = self.applier.is_exact(&check.service);

@@ -315,9 +315,15 @@ impl Machine {
                 self.connect()
             }
             (State::Watching { .. }, Input::NewIncarnation) => self.connect(),
-            (State::Watching { .. }, Input::Distrusted(reason)) => {
+            (State::Watching { .. } | State::Opening { then: None, .. }, Input::Distrusted(reason)) => {
                 self.relist = Some(reason);
                 self.connect()
+            }
+            // A list that is under way says what there is. Without a connection it is owed.
+            (State::Opening { .. } | State::Listing { .. }, Input::Distrusted(_)) => Vec::new(),
+            (State::Waiting { .. } | State::Connecting, Input::Distrusted(reason)) => {
+                self.relist.get_or_insert(reason);
+                Vec::new()
             }
             (State::Watching { .. } | State::Listing { .. }, Input::Refused { why, reason, is_lasting }) => {
                 self.relist = Some(reason);

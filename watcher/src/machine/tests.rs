@@ -263,6 +263,36 @@ fn what_is_not_trusted_is_listed_at_once_and_what_was_refused_after_a_while() {
     }
 }
 
+/// A read that began on one connection may contradict the watch when there is another, or none.
+#[test]
+fn distrust_is_not_forgotten_while_there_is_no_watch() {
+    let distrust = || Input::Distrusted("contradicted");
+    for connected in [false, true] {
+        let mut scene = Scene::watching(40, true);
+        scene.step(Input::Failed("reset".to_owned()));
+        if connected {
+            scene.again();
+        }
+        assert_eq!(scene.step(distrust()), []);
+        if !connected {
+            scene.again();
+        }
+        assert_eq!(scene.step(Input::Connected(hello(50))), [Effect::Watch { from: 51 }]);
+        scene.step(Input::Opened { revision: 50 });
+        assert!(matches!(&scene.step(listed(50))[0], Effect::Resync { reason: "contradicted", .. }));
+    }
+    // A watch that is being resumed, and a list that is under way.
+    let mut scene = Scene::new(Some(40));
+    scene.step(Input::Start);
+    scene.step(Input::Connected(hello(50)));
+    assert_eq!(scene.step(distrust()), [Effect::Connect { endpoint: 0 }]);
+    scene.step(Input::Connected(hello(50)));
+    assert_eq!(scene.step(distrust()), []);
+    assert_eq!(scene.step(Input::Opened { revision: 50 }), [Effect::List { revision: 50 }]);
+    assert_eq!(scene.step(distrust()), []);
+    assert!(matches!(&scene.step(listed(50))[0], Effect::Resync { reason: "contradicted", .. }));
+}
+
 #[test]
 fn a_list_that_is_refused_is_repeated_the_later_the_more_it_cost() {
     for (took, most) in [(0, 1), (1, 10), (60, 30)].map(|(took, most)| (Duration::from_secs(took), Duration::from_secs(most))) {
