@@ -2,7 +2,8 @@
 //! when any of it breaks. Sans-IO: time and randomness are arguments, what is to be done comes back as effects.
 //!
 //! What always holds: only whole revisions are applied, in order; the cursor is what has been applied, so a broken watch is
-//! resumed from it and never from what was merely heard; the watch that follows a list was open before the list began, so that
+//! resumed from it and never from what was merely heard; the store is said to have nothing newer only when what it was known to have has
+//! been applied; the watch that follows a list was open before the list began, so that
 //! nothing can be compacted away in between; a store whose history is not the one that was applied changes nothing until it says,
 //! by another incarnation, that it is another.
 
@@ -31,6 +32,8 @@ const STABLE_AFTER: Duration = Duration::from_secs(10);
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 /// The most often that a policy's `max_staleness_ms` can make it.
 const PROGRESS_AT_MOST_EVERY: Duration = Duration::from_millis(100);
+/// The same while the store is known to have more than was applied.
+const PROGRESS_BEHIND_EVERY: Duration = Duration::from_millis(250);
 /// A store must be heard of this many times within what a policy allows: one answer that is late is not yet staleness.
 const ASKS_WITHIN_LIMIT: u32 = 4;
 /// With nothing heard for this long another endpoint is tried.
@@ -200,7 +203,7 @@ pub fn other_history(seen: &str) -> String {
 enum State {
     Waiting { until: Moment },
     Connecting,
-    Opening { barrier: bool, from: u64, then: Option<Listing> },
+    Opening { barrier: bool, from: u64, known: u64, then: Option<Listing> },
     Listing { watch: Open, listing: Listing, buffer: Buffer, since: Moment },
     Watching { watch: Open, since: Moment },
 }
@@ -220,6 +223,46 @@ struct Open {
     heard: Moment,
     asked: Moment,
     whole: Whole,
+    /// How far the store is known to have come: by the hello, and by signs of life that are no barrier.
+    known: u64,
+    /// What was applied last does not reach that far.
+    is_behind: bool,
+    /// Nothing has come since the last sign of life.
+    is_quiet: bool,
+}
+
+impl Open {
+    fn new(barrier: bool, known: u64, now: Moment) -> Self {
+        Self { barrier, heard: now, asked: now, whole: Whole::default(), known, is_behind: false, is_quiet: false }
+    }
+
+    /// Everything up to `revision` has been applied: whether the store has nothing newer, as far as is known.
+    fn is_current_at(&mut self, revision: u64) -> bool {
+        self.is_behind = revision < self.known;
+        !self.is_behind && self.whole.is_empty()
+    }
+
+    /// A sign of life, behind which nothing is newer up to `revision`, if it is a barrier. Gives whether the store has nothing newer than was applied.
+    fn progress(&mut self, revision: u64, applied: u64, now: Moment) -> bool {
+        self.heard = now;
+        let is_quiet = std::mem::replace(&mut self.is_quiet, self.whole.is_empty());
+        if self.is_barrier() {
+            return self.is_current_at(revision.max(applied));
+        }
+        // It may have overtaken changes. With nothing in between two of them there were none: the others are of keys that are not watched.
+        let came = if is_quiet && self.is_quiet && revision >= self.known { applied } else { self.known.max(revision) };
+        self.known = came;
+        self.is_current_at(applied)
+    }
+
+    /// Whether a sign of life says now that everything before it has come.
+    fn is_barrier(&self) -> bool {
+        self.barrier && self.whole.is_empty()
+    }
+
+    fn ask_at(&self, every: Duration) -> Moment {
+        self.asked + if self.is_behind { every.min(PROGRESS_BEHIND_EVERY) } else { every }
+    }
 }
 
 /// The machine.
@@ -276,7 +319,7 @@ impl Machine {
         match &self.state {
             State::Waiting { until } => Some(*until),
             State::Watching { watch, .. } | State::Listing { watch, .. } => {
-                Some((watch.asked + self.ask_every).min(watch.heard + SILENT_LIMIT))
+                Some(watch.ask_at(self.ask_every).min(watch.heard + SILENT_LIMIT))
             }
             State::Connecting | State::Opening { .. } => None,
         }
@@ -288,19 +331,21 @@ impl Machine {
             (State::Waiting { .. }, Input::Start) => self.connect(),
             (State::Waiting { until }, Input::Tick) if *until <= now => self.connect(),
             (State::Connecting, Input::Connected(hello)) => self.connected(hello, applied, now, rng),
-            (State::Opening { .. }, Input::Opened { revision }) => self.opened(revision, now, rng),
+            (State::Opening { .. }, Input::Opened { revision }) => self.opened(revision, applied, now, rng),
             (State::Listing { .. }, Input::Listed { revision, records }) => self.listed(revision, records, now),
             (State::Watching { watch, .. } | State::Listing { watch, .. }, Input::Events { events, more }) => {
                 watch.heard = now;
+                watch.is_quiet = false;
                 match watch.whole.add(events, more) {
-                    Ok(events) => self.whole(events, more, now, rng),
+                    Ok(events) => self.whole(events, applied, now, rng),
                     Err(_) => self.failed("the watch went back in time; it is opened anew from what is in force".to_owned(), now, rng),
                 }
             }
             (State::Watching { watch, .. }, Input::Progress { revision }) => {
-                watch.heard = now;
-                let is_news = watch.barrier && watch.whole.is_empty() && revision > applied.revision;
-                is_news.then_some(Effect::Advance { revision }).into_iter().chain([Effect::Alive]).collect()
+                let is_news = watch.is_barrier() && revision > applied.revision;
+                let is_current = watch.progress(revision, applied.revision, now);
+                let advance = is_news.then_some(Effect::Advance { revision });
+                advance.into_iter().chain(is_current.then_some(Effect::Alive)).collect()
             }
             (State::Listing { watch, .. }, Input::Progress { .. }) => {
                 watch.heard = now;
@@ -372,12 +417,13 @@ impl Machine {
             Some(_) => self.relist,
         };
         let from = if reason.is_some() { hello.revision } else { hello.resume_behind.min(applied.revision) } + 1;
-        self.state = State::Opening { barrier: hello.progress_is_barrier, from, then: reason.map(|reason| Listing { id, fresh, reason }) };
+        let then = reason.map(|reason| Listing { id, fresh, reason });
+        self.state = State::Opening { barrier: hello.progress_is_barrier, from, known: hello.revision, then };
         vec![Effect::Watch { from }]
     }
 
-    fn opened(&mut self, revision: u64, now: Moment, rng: &mut fastrand::Rng) -> Vec<Effect> {
-        let State::Opening { barrier, from, then } = &mut self.state else { return Vec::new() };
+    fn opened(&mut self, revision: u64, applied: &Applied, now: Moment, rng: &mut fastrand::Rng) -> Vec<Effect> {
+        let State::Opening { barrier, from, known, then } = &mut self.state else { return Vec::new() };
         if revision.saturating_add(1) < *from {
             // A start in the future is accepted silently; the store is behind what was applied, or was seen a moment ago.
             let why = format!(
@@ -387,7 +433,7 @@ impl Machine {
             );
             return self.failed(why, now, rng);
         }
-        let watch = Open { barrier: *barrier, heard: now, asked: now, whole: Whole::default() };
+        let mut watch = Open::new(*barrier, *known, now);
         match then.take() {
             Some(listing) => {
                 let revision = *from - 1;
@@ -395,27 +441,31 @@ impl Machine {
                 vec![Effect::List { revision }]
             }
             None => {
+                let is_current = watch.is_current_at(applied.revision);
                 self.state = State::Watching { watch, since: now };
-                vec![Effect::Report { error: None, again_in: None }, Effect::Alive]
+                let alive = is_current.then_some(Effect::Alive);
+                [Effect::Report { error: None, again_in: None }].into_iter().chain(alive).collect()
             }
         }
     }
 
     fn listed(&mut self, revision: u64, records: Listed, now: Moment) -> Vec<Effect> {
         let waiting = State::Waiting { until: Moment::default() };
-        let State::Listing { watch, listing, buffer, since } = std::mem::replace(&mut self.state, waiting) else { return Vec::new() };
+        let State::Listing { mut watch, listing, buffer, since } = std::mem::replace(&mut self.state, waiting) else { return Vec::new() };
         self.list_took = now.since(since);
         let Listing { id, fresh, reason } = listing;
         self.relist = None;
+        let is_current = watch.is_current_at(revision);
         self.state = State::Watching { watch, since: now };
         let mut effects = vec![Effect::Resync { revision, records, id, fresh, reason }];
         effects.extend(buffer.into_events().map(|(events, revision)| Effect::Apply { events, revision }));
-        effects.extend([Effect::Report { error: None, again_in: None }, Effect::Alive]);
+        effects.push(Effect::Report { error: None, again_in: None });
+        effects.extend(is_current.then_some(Effect::Alive));
         effects
     }
 
-    /// Revisions that are whole; `more`: the next one is not yet.
-    fn whole(&mut self, events: Vec<Event>, more: bool, now: Moment, rng: &mut fastrand::Rng) -> Vec<Effect> {
+    /// Revisions that are whole.
+    fn whole(&mut self, events: Vec<Event>, applied: &Applied, now: Moment, rng: &mut fastrand::Rng) -> Vec<Effect> {
         if let State::Listing { watch, buffer, .. } = &mut self.state {
             buffer.add(events);
             if buffer.bytes() + watch.whole.bytes() > BUFFER_BYTES {
@@ -427,9 +477,11 @@ impl Machine {
             }
             return Vec::new();
         }
+        let State::Watching { watch, .. } = &mut self.state else { return Vec::new() };
         let revision = events.last().map(Event::mod_revision);
+        let is_current = watch.is_current_at(applied.revision.max(revision.unwrap_or(0)));
         let apply = revision.map(|revision| Effect::Apply { events, revision });
-        apply.into_iter().chain((!more).then_some(Effect::Alive)).collect()
+        apply.into_iter().chain(is_current.then_some(Effect::Alive)).collect()
     }
 
     fn tick(&mut self, now: Moment, rng: &mut fastrand::Rng) -> Vec<Effect> {
@@ -442,7 +494,7 @@ impl Machine {
         if now.since(watch.heard) >= SILENT_LIMIT {
             return self.failed(format!("the store has said nothing for {SILENT_LIMIT:?}; the next member is tried"), now, rng);
         }
-        if now.since(watch.asked) < self.ask_every {
+        if now < watch.ask_at(self.ask_every) {
             return Vec::new();
         }
         watch.asked = now;

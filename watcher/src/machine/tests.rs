@@ -28,6 +28,26 @@ impl Scene {
         scene
     }
 
+    /// A watch is resumed at 40 when the store has come to 60.
+    fn catching_up(barrier: bool) -> Self {
+        let mut scene = Self::new(Some(40));
+        scene.step(Input::Start);
+        scene.step(Input::Connected(Hello { progress_is_barrier: barrier, ..hello(60) }));
+        assert_eq!(scene.step(Input::Opened { revision: 60 }), [Effect::Report { error: None, again_in: None }], "it has missed something");
+        scene
+    }
+
+    /// Whether the store is said to have nothing newer; what is to be applied is.
+    fn is_current(&mut self, input: Input) -> bool {
+        let effects = self.step(input);
+        for effect in &effects {
+            if let Effect::Apply { revision, .. } | Effect::Advance { revision } = effect {
+                self.applied.revision = *revision;
+            }
+        }
+        effects.contains(&Effect::Alive)
+    }
+
     /// A list at 40 is under way, and the watch that follows it stands.
     fn listing() -> Self {
         let mut scene = Self::new(None);
@@ -133,8 +153,8 @@ fn a_list_is_owed_until_it_is_whole() {
     scene.applied.revision = 60;
     assert!(is_failure(&scene.step(Input::Failed("reset".to_owned()))));
     scene.again();
-    scene.step(Input::Connected(hello(70)));
-    assert_eq!(scene.step(Input::Opened { revision: 70 })[1], Effect::Alive, "resumed, not listed");
+    scene.step(Input::Connected(hello(60)));
+    assert_eq!(scene.step(Input::Opened { revision: 60 })[1], Effect::Alive, "resumed, not listed");
 }
 
 #[test]
@@ -153,9 +173,10 @@ fn only_whole_revisions_are_applied() {
     let effects = scene.step(events(&[41, 42], true));
     assert!(matches!(&effects[..], [Effect::Apply { revision: 41, events }] if events.len() == 1), "{effects:?}");
     let effects = scene.step(Input::Progress { revision: 60 });
-    assert_eq!(effects, [Effect::Alive], "what is still to come is not overtaken");
+    assert_eq!(effects, [], "what is still to come is not overtaken");
+    scene.applied.revision = 41;
     let effects = scene.step(events(&[42], false));
-    assert!(matches!(&effects[..], [Effect::Apply { revision: 42, events }, Effect::Alive] if events.len() == 2));
+    assert!(matches!(&effects[..], [Effect::Apply { revision: 42, events }] if events.len() == 2), "the store is known to be at 60");
     assert!(is_failure(&scene.step(events(&[44, 43], false))), "a watch that goes back in time");
 }
 
@@ -349,9 +370,49 @@ fn the_cursor_moves_by_events_and_only_by_progress_that_can_be_trusted() {
         let mut scene = Scene::watching(40, barrier);
         let effects = scene.step(Input::Progress { revision: 60 });
         assert_eq!(effects.contains(&Effect::Advance { revision: 60 }), moves);
-        assert!(effects.contains(&Effect::Alive));
+        assert_eq!(effects.contains(&Effect::Alive), moves, "it may have overtaken something");
         let effects = scene.step(events(&[61, 63], false));
         assert!(matches!(&effects[0], Effect::Apply { revision: 63, events } if events.len() == 2));
+    }
+}
+
+#[test]
+fn nothing_is_current_before_what_the_store_had_has_been_applied() {
+    for barrier in [true, false] {
+        let mut scene = Scene::catching_up(barrier);
+        for (events, is_current) in [
+            (events(&[41, 42], false), false),
+            (events(&[59], false), false),
+            (events(&[60, 61], true), false),
+            (events(&[61], false), true),
+        ] {
+            assert_eq!(scene.is_current(events), is_current, "at {}, barrier {barrier}", scene.applied.revision);
+        }
+        assert!(scene.is_current(events(&[62], false)));
+    }
+}
+
+#[test]
+fn what_was_missed_below_other_prefixes_is_known_by_progress() {
+    let mut scene = Scene::catching_up(true);
+    scene.later(PROGRESS_BEHIND_EVERY);
+    assert_eq!(scene.step(Input::Tick), [Effect::AskProgress], "soon: requests may wait for it");
+    assert!(!scene.is_current(Input::Progress { revision: 59 }), "a member that lags");
+    assert!(scene.is_current(Input::Progress { revision: 60 }));
+    scene.later(PROGRESS_BEHIND_EVERY);
+    assert_eq!(scene.step(Input::Tick), []);
+
+    // It may overtake what is still to come, so one is not enough, and two are only with nothing in between.
+    let mut scene = Scene::catching_up(false);
+    assert!(!scene.is_current(Input::Progress { revision: 60 }));
+    assert!(!scene.is_current(events(&[50], false)));
+    assert!(!scene.is_current(Input::Progress { revision: 60 }));
+    assert!(scene.is_current(Input::Progress { revision: 61 }));
+    assert!(scene.is_current(Input::Progress { revision: 70 }), "and so it stays while nothing comes");
+    assert_eq!(scene.applied.revision, 50, "the cursor stays");
+    let mut lagging = Scene::catching_up(false);
+    for _ in 0..5 {
+        assert!(!lagging.is_current(Input::Progress { revision: 50 }), "the member has not come to what another one had");
     }
 }
 
