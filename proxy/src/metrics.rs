@@ -76,7 +76,8 @@ const SHARD: ShardLabel = ShardLabel { shard: "default" };
 type Seconds = Gauge<f64, AtomicU64>;
 
 /// Why a store is listed beside the live table.
-const RESYNC_REASONS: [&str; 9] = ["compacted", "unproven", "incarnation", "digest", "contradicted", "late", "history", "full", "lapsed"];
+const RESYNC_REASONS: [&str; 10] =
+    ["compacted", "unproven", "incarnation", "digest", "contradicted", "late", "history", "full", "stuck", "lapsed"];
 /// Every state that a stale answer can have.
 const STALE_STATES: [StaleState; 5] = [StaleState::Moved, StaleState::Handoff, StaleState::Behind, StaleState::Ask, StaleState::Unknown];
 /// Every way in which a request that met a stale answer can end.

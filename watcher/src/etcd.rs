@@ -276,7 +276,11 @@ impl EtcdSource {
                     self.checks.reached(self.applier.revision());
                 }
             }
-            Effect::Alive => self.publisher.fresh(),
+            Effect::Alive => {
+                self.publisher.fresh();
+                // What was too large has been got past.
+                self.wants_fragments = false;
+            }
             Effect::AskProgress => return self.ask_progress().await,
             Effect::Report { error, again_in } => {
                 self.is_watching = error.is_none();

@@ -38,6 +38,10 @@ const PROGRESS_BEHIND_EVERY: Duration = Duration::from_millis(250);
 const ASKS_WITHIN_LIMIT: u32 = 4;
 /// With nothing heard for this long another endpoint is tried.
 const SILENT_LIMIT: Duration = Duration::from_secs(15);
+/// A watch that is behind, stood for at least this long and brought nothing may never get past what it is to bring. After so many of them
+/// there is a list: it leaves that out.
+const STUCK_AFTER: Duration = Duration::from_secs(3);
+const STUCK_WATCHES: u32 = 3;
 /// Changes that come while a list is under way may take this much memory; with more, the list is begun again at a newer revision.
 const BUFFER_BYTES: usize = 128 << 20;
 
@@ -276,6 +280,9 @@ pub struct Machine {
     ask_every: Duration,
     /// Why the next connection lists although it could resume; owed until a list is whole.
     relist: Option<&'static str>,
+    /// The cursor, and how many watches have broken since it moved last although they had something to bring.
+    cursor: u64,
+    stuck: u32,
     /// How long the last whole list took.
     list_took: Duration,
     /// The store was seen to have another history. It stays so when what showed it has been forgotten.
@@ -293,6 +300,8 @@ impl Machine {
             failures: 0,
             ask_every: PROGRESS_EVERY,
             relist: None,
+            cursor: 0,
+            stuck: 0,
             list_took: Duration::ZERO,
             is_other: false,
         }
@@ -327,6 +336,9 @@ impl Machine {
 
     /// The one transition. An input that the state does not wait for changes nothing: it comes from a connection that was given up.
     pub fn step(&mut self, input: Input, applied: &Applied, now: Moment, rng: &mut fastrand::Rng) -> Vec<Effect> {
+        if std::mem::replace(&mut self.cursor, applied.revision) != applied.revision {
+            self.stuck = 0;
+        }
         match (&mut self.state, input) {
             (State::Waiting { .. }, Input::Start) => self.connect(),
             (State::Waiting { until }, Input::Tick) if *until <= now => self.connect(),
@@ -502,6 +514,16 @@ impl Machine {
     }
 
     fn failed(&mut self, why: String, now: Moment, rng: &mut fastrand::Rng) -> Vec<Effect> {
+        if let State::Watching { watch, since } = &self.state
+            && watch.is_behind
+            && now.since(*since) >= STUCK_AFTER
+        {
+            self.stuck += 1;
+            if self.stuck >= STUCK_WATCHES {
+                self.stuck = 0;
+                self.relist.get_or_insert("stuck");
+            }
+        }
         let bound = self.next_backoff();
         self.again_within(bound, why, now, rng)
     }

@@ -314,6 +314,50 @@ fn distrust_is_not_forgotten_while_there_is_no_watch() {
     assert!(matches!(&scene.step(listed(50))[0], Effect::Resync { reason: "contradicted", .. }));
 }
 
+/// An answer that takes longer than silence may last, or that the store never has ready.
+#[test]
+fn a_watch_that_never_gets_past_an_answer_is_given_up_for_a_list() {
+    let mut scene = Scene::catching_up(true);
+    for turn in 0..STUCK_WATCHES {
+        assert!(is_failure(&scene.step(Input::Failed("reset".to_owned()))), "a short one says nothing");
+        scene.again();
+        assert_eq!(scene.step(Input::Connected(hello(60))), [Effect::Watch { from: 41 }], "turn {turn}");
+        scene.step(Input::Opened { revision: 60 });
+        scene.later(SILENT_LIMIT);
+        assert!(is_failure(&scene.step(Input::Tick)));
+        scene.again();
+        if turn + 1 < STUCK_WATCHES {
+            scene.step(Input::Connected(hello(60)));
+            scene.step(Input::Opened { revision: 60 });
+        }
+    }
+    assert_eq!(scene.step(Input::Connected(hello(60))), [Effect::Watch { from: 61 }]);
+    scene.step(Input::Opened { revision: 60 });
+    assert!(matches!(&scene.step(listed(60))[0], Effect::Resync { reason: "stuck", fresh: false, .. }));
+}
+
+#[test]
+fn a_watch_that_moves_on_or_has_nothing_to_bring_is_resumed_however_often_it_breaks() {
+    let mut scene = Scene::catching_up(true);
+    for turn in 1..10 {
+        scene.later(SILENT_LIMIT - Duration::from_secs(1));
+        assert!(!scene.is_current(events(&[40 + turn], false)));
+        scene.later(SILENT_LIMIT);
+        assert!(is_failure(&scene.step(Input::Tick)));
+        scene.again();
+        assert_eq!(scene.step(Input::Connected(hello(60))), [Effect::Watch { from: 41 }]);
+        scene.step(Input::Opened { revision: 60 });
+    }
+    let mut scene = Scene::watching(40, true);
+    for _ in 1..10 {
+        scene.later(SILENT_LIMIT);
+        assert!(is_failure(&scene.step(Input::Tick)));
+        scene.again();
+        assert_eq!(scene.step(Input::Connected(hello(40))), [Effect::Watch { from: 41 }]);
+        scene.step(Input::Opened { revision: 40 });
+    }
+}
+
 #[test]
 fn a_list_that_is_refused_is_repeated_the_later_the_more_it_cost() {
     for (took, most) in [(0, 1), (1, 10), (60, 30)].map(|(took, most)| (Duration::from_secs(took), Duration::from_secs(most))) {
