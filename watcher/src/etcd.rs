@@ -43,6 +43,8 @@ use tell::say_empty;
 use wire::{Cursor, Done, heard, open_watch, say_hello};
 pub(crate) use wire::{end_of_prefix, stored};
 
+/// What a list is expected to take for each route that a snapshot holds, before there was one (a million: 0.9 s).
+const LIST_TAKES_A_ROUTE: Duration = Duration::from_micros(1);
 /// The longest that the loop waits for something to happen.
 const TURN_EVERY: Duration = Duration::from_secs(1);
 
@@ -101,11 +103,12 @@ impl EtcdSource {
                 tracing::info!(revision = applier.revision(), snapshot = %path.display(), "serving from the snapshot");
             }
         }
+        let routes = u32::try_from(applier.route_count()).unwrap_or(u32::MAX);
         let first = rng.usize(0..place.endpoints.len().max(1));
         let checks = Checks::new(settings.now());
         let digest_check = DigestCheck::new(settings.digest_check_every, settings.now(), &mut rng);
         let mut source = Self {
-            machine: Machine::new(place.endpoints.len(), first),
+            machine: Machine::new(place.endpoints.len(), first).with_lists_of(LIST_TAKES_A_ROUTE.saturating_mul(routes)),
             place,
             settings,
             applier,
@@ -446,9 +449,7 @@ impl EtcdSource {
         let check = match ask {
             Ask::Check(check) => check,
             Ask::Listing(answer) => return drop(answer.send(self.applier.listing())),
-            // Of a store that is out of reach nobody waits for a list: who asks does so again.
-            Ask::ListAnew if !self.is_watching => return,
-            Ask::ListAnew => return self.feed(Input::Distrusted("lapsed"), Instant::now()).await,
+            Ask::ListAnew => return self.feed(Input::ListAnew, Instant::now()).await,
         };
         let is_exact = self.applier.is_exact(&check.service);
         // A store that has come up again at the same address may be a restored one.

@@ -7,6 +7,7 @@
 //! nothing can be compacted away in between; a store whose history is not the one that was applied changes nothing until it says,
 //! by another incarnation, that it is another.
 
+mod open;
 mod whole;
 
 use std::time::Duration;
@@ -14,7 +15,8 @@ use std::time::Duration;
 use waypost_policy::{Moment, TableId};
 
 use crate::{anchor::Anchor, listed::Listed, record::Event};
-use whole::{Buffer, Whole};
+use open::Open;
+use whole::Buffer;
 
 /// The first backoff's upper bound; each doubles the last.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
@@ -26,14 +28,17 @@ const BACKOFF_FROM_OTHER: Duration = Duration::from_secs(3);
 const LISTS_ASIDE: u32 = 10;
 /// The least bound of that pause.
 const REFUSED_AT_LEAST: Duration = Duration::from_secs(1);
+/// A whole fleet learns at the same moment why it should list. Where a table is in force, each waits before it does for at most so many
+/// times what a list takes, but not longer than this; where that is next to nothing, not at all.
+const LISTS_APART: u32 = 4;
+const APART_AT_MOST: Duration = Duration::from_secs(5);
+const APART_AT_LEAST: Duration = Duration::from_millis(50);
 /// How long a watch must have stood for the backoff to start over.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 /// How often a quiet watch is asked for progress, at least.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 /// The most often that a policy's `max_staleness_ms` can make it.
 const PROGRESS_AT_MOST_EVERY: Duration = Duration::from_millis(100);
-/// The same while the store is known to have more than was applied.
-const PROGRESS_BEHIND_EVERY: Duration = Duration::from_millis(250);
 /// A store must be heard of this many times within what a policy allows: one answer that is late is not yet staleness.
 const ASKS_WITHIN_LIMIT: u32 = 4;
 /// With nothing heard for this long another endpoint is tried.
@@ -106,6 +111,8 @@ pub enum Input {
     Compacted,
     /// What was applied last raised the incarnation.
     NewIncarnation,
+    /// Somebody waits for a list, though nothing is wrong with the watch.
+    ListAnew,
     /// What is in force can't be what the store has, or may not be: it is listed again. The reason is a metric's label.
     Distrusted(&'static str),
     /// What the store said was not taken. It is listed again after a backoff.
@@ -205,11 +212,28 @@ pub fn other_history(seen: &str) -> String {
 
 #[derive(Debug)]
 enum State {
-    Waiting { until: Moment },
+    /// `is_pause`: nothing failed, a list is put off.
+    Waiting {
+        until: Moment,
+        is_pause: bool,
+    },
     Connecting,
-    Opening { barrier: bool, from: u64, known: u64, then: Option<Listing> },
-    Listing { watch: Open, listing: Listing, buffer: Buffer, since: Moment },
-    Watching { watch: Open, since: Moment },
+    Opening {
+        barrier: bool,
+        from: u64,
+        known: u64,
+        then: Option<Listing>,
+    },
+    Listing {
+        watch: Open,
+        listing: Listing,
+        buffer: Buffer,
+        since: Moment,
+    },
+    Watching {
+        watch: Open,
+        since: Moment,
+    },
 }
 
 /// A list that is to be made, or is being made.
@@ -218,55 +242,6 @@ struct Listing {
     id: TableId,
     fresh: bool,
     reason: &'static str,
-}
-
-/// A watch that stands.
-#[derive(Debug)]
-struct Open {
-    barrier: bool,
-    heard: Moment,
-    asked: Moment,
-    whole: Whole,
-    /// How far the store is known to have come: by the hello, and by signs of life that are no barrier.
-    known: u64,
-    /// What was applied last does not reach that far.
-    is_behind: bool,
-    /// Nothing has come since the last sign of life.
-    is_quiet: bool,
-}
-
-impl Open {
-    fn new(barrier: bool, known: u64, now: Moment) -> Self {
-        Self { barrier, heard: now, asked: now, whole: Whole::default(), known, is_behind: false, is_quiet: false }
-    }
-
-    /// Everything up to `revision` has been applied: whether the store has nothing newer, as far as is known.
-    fn is_current_at(&mut self, revision: u64) -> bool {
-        self.is_behind = revision < self.known;
-        !self.is_behind && self.whole.is_empty()
-    }
-
-    /// A sign of life, behind which nothing is newer up to `revision`, if it is a barrier. Gives whether the store has nothing newer than was applied.
-    fn progress(&mut self, revision: u64, applied: u64, now: Moment) -> bool {
-        self.heard = now;
-        let is_quiet = std::mem::replace(&mut self.is_quiet, self.whole.is_empty());
-        if self.is_barrier() {
-            return self.is_current_at(revision.max(applied));
-        }
-        // It may have overtaken changes. With nothing in between two of them there were none: the others are of keys that are not watched.
-        let came = if is_quiet && self.is_quiet && revision >= self.known { applied } else { self.known.max(revision) };
-        self.known = came;
-        self.is_current_at(applied)
-    }
-
-    /// Whether a sign of life says now that everything before it has come.
-    fn is_barrier(&self) -> bool {
-        self.barrier && self.whole.is_empty()
-    }
-
-    fn ask_at(&self, every: Duration) -> Moment {
-        self.asked + if self.is_behind { every.min(PROGRESS_BEHIND_EVERY) } else { every }
-    }
 }
 
 /// The machine.
@@ -283,8 +258,10 @@ pub struct Machine {
     /// The cursor, and how many watches have broken since it moved last although they had something to bring.
     cursor: u64,
     stuck: u32,
-    /// How long the last whole list took.
+    /// How long the last whole list took, or the first is expected to.
     list_took: Duration,
+    /// The next list has been waited for, so that a fleet does not list together.
+    is_apart: bool,
     /// The store was seen to have another history. It stays so when what showed it has been forgotten.
     is_other: bool,
 }
@@ -294,7 +271,7 @@ impl Machine {
     pub fn new(endpoints: usize, first: usize) -> Self {
         let endpoints = endpoints.max(1);
         Self {
-            state: State::Waiting { until: Moment::default() },
+            state: State::Waiting { until: Moment::default(), is_pause: false },
             endpoints,
             endpoint: first % endpoints,
             failures: 0,
@@ -303,8 +280,16 @@ impl Machine {
             cursor: 0,
             stuck: 0,
             list_took: Duration::ZERO,
+            is_apart: false,
             is_other: false,
         }
+    }
+
+    /// What a list is expected to take while none has been made: a snapshot is in force.
+    #[must_use]
+    pub fn with_lists_of(mut self, took: Duration) -> Self {
+        self.list_took = took;
+        self
     }
 
     /// Makes sure that a store in contact is heard of well within `limit`, the least that a policy in force allows; `None`: none does.
@@ -326,7 +311,7 @@ impl Machine {
     /// When [`Input::Tick`] is due at the latest.
     pub fn wake_at(&self) -> Option<Moment> {
         match &self.state {
-            State::Waiting { until } => Some(*until),
+            State::Waiting { until, .. } => Some(*until),
             State::Watching { watch, .. } | State::Listing { watch, .. } => {
                 Some(watch.ask_at(self.ask_every).min(watch.heard + SILENT_LIMIT))
             }
@@ -341,7 +326,7 @@ impl Machine {
         }
         match (&mut self.state, input) {
             (State::Waiting { .. }, Input::Start) => self.connect(),
-            (State::Waiting { until }, Input::Tick) if *until <= now => self.connect(),
+            (State::Waiting { until, .. }, Input::Tick) if *until <= now => self.connect(),
             (State::Connecting, Input::Connected(hello)) => self.connected(hello, applied, now, rng),
             (State::Opening { .. }, Input::Opened { revision }) => self.opened(revision, applied, now, rng),
             (State::Listing { .. }, Input::Listed { revision, records }) => self.listed(revision, records, now),
@@ -369,12 +354,21 @@ impl Machine {
             }
             (State::Opening { .. } | State::Watching { .. }, Input::Compacted) => {
                 self.relist = Some("compacted");
+                self.list_apart("what changed since has been compacted away: the records are listed", now, rng)
+            }
+            (State::Watching { .. }, Input::NewIncarnation) => {
+                self.list_apart("the incarnation was raised: the records are listed", now, rng)
+            }
+            (State::Watching { .. } | State::Opening { then: None, .. }, Input::ListAnew) => {
+                self.relist = Some("lapsed");
+                self.is_apart = true;
                 self.connect()
             }
-            (State::Watching { .. }, Input::NewIncarnation) => self.connect(),
+            // The pause of a list that is owed in any case.
+            (State::Waiting { is_pause: true, .. }, Input::ListAnew) => self.connect(),
             (State::Watching { .. } | State::Opening { then: None, .. }, Input::Distrusted(reason)) => {
                 self.relist = Some(reason);
-                self.connect()
+                self.list_apart("the records in force may not be the store's: they are listed", now, rng)
             }
             // A list that is under way says what there is. Without a connection it is owed.
             (State::Opening { .. } | State::Listing { .. }, Input::Distrusted(_)) => Vec::new(),
@@ -384,6 +378,7 @@ impl Machine {
             }
             (State::Watching { .. } | State::Listing { .. }, Input::Refused { why, reason, is_lasting }) => {
                 self.relist = Some(reason);
+                self.is_apart = true;
                 if let State::Listing { since, .. } = self.state {
                     self.list_took = now.since(since);
                 }
@@ -403,6 +398,25 @@ impl Machine {
     fn connect(&mut self) -> Vec<Effect> {
         self.state = State::Connecting;
         vec![Effect::Connect { endpoint: self.endpoint }]
+    }
+
+    /// Whether a list is put off for a while.
+    fn waits_apart(&self) -> bool {
+        !self.is_apart && self.apart() >= APART_AT_LEAST
+    }
+
+    fn apart(&self) -> Duration {
+        self.list_took.saturating_mul(LISTS_APART).min(APART_AT_MOST)
+    }
+
+    /// Lists over a new connection, not at the same moment as others.
+    fn list_apart(&mut self, why: &str, now: Moment, rng: &mut fastrand::Rng) -> Vec<Effect> {
+        if !self.waits_apart() {
+            return self.connect();
+        }
+        self.is_apart = true;
+        let bound = self.apart();
+        self.wait(bound, true, why.to_owned(), now, rng)
     }
 
     fn connected(&mut self, hello: Hello, applied: &Applied, now: Moment, rng: &mut fastrand::Rng) -> Vec<Effect> {
@@ -428,6 +442,9 @@ impl Machine {
             Some(_) if hello.anchor == Anchor::None => Some("unproven"),
             Some(_) => self.relist,
         };
+        if reason.is_some() && applied.id.is_some() && self.waits_apart() {
+            return self.list_apart("the records are to be listed", now, rng);
+        }
         let from = if reason.is_some() { hello.revision } else { hello.resume_behind.min(applied.revision) } + 1;
         let then = reason.map(|reason| Listing { id, fresh, reason });
         self.state = State::Opening { barrier: hello.progress_is_barrier, from, known: hello.revision, then };
@@ -453,6 +470,7 @@ impl Machine {
                 vec![Effect::List { revision }]
             }
             None => {
+                self.is_apart = false;
                 let is_current = watch.is_current_at(applied.revision);
                 self.state = State::Watching { watch, since: now };
                 let alive = is_current.then_some(Effect::Alive);
@@ -462,9 +480,10 @@ impl Machine {
     }
 
     fn listed(&mut self, revision: u64, records: Listed, now: Moment) -> Vec<Effect> {
-        let waiting = State::Waiting { until: Moment::default() };
+        let waiting = State::Waiting { until: Moment::default(), is_pause: false };
         let State::Listing { mut watch, listing, buffer, since } = std::mem::replace(&mut self.state, waiting) else { return Vec::new() };
         self.list_took = now.since(since);
+        self.is_apart = false;
         let Listing { id, fresh, reason } = listing;
         self.relist = None;
         let is_current = watch.is_current_at(revision);
@@ -537,9 +556,13 @@ impl Machine {
 
     /// Full jitter: anything from nothing to the bound, so that a fleet that restarts together does not come back together.
     fn again_within(&mut self, bound: Duration, why: String, now: Moment, rng: &mut fastrand::Rng) -> Vec<Effect> {
-        let again_in = Duration::from_nanos(rng.u64(0..=u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX)));
         self.endpoint = (self.endpoint + 1) % self.endpoints;
-        self.state = State::Waiting { until: now + again_in };
+        self.wait(bound, false, why, now, rng)
+    }
+
+    fn wait(&mut self, bound: Duration, is_pause: bool, why: String, now: Moment, rng: &mut fastrand::Rng) -> Vec<Effect> {
+        let again_in = Duration::from_nanos(rng.u64(0..=u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX)));
+        self.state = State::Waiting { until: now + again_in, is_pause };
         vec![Effect::Disconnect, Effect::Report { error: Some(why), again_in: Some(again_in) }]
     }
 }

@@ -1,6 +1,6 @@
 //! The machine by script: what each kind of trouble leads to, without a store.
 
-use super::*;
+use super::{open::PROGRESS_BEHIND_EVERY, *};
 use crate::record::Stored;
 
 struct Scene {
@@ -356,6 +356,71 @@ fn a_watch_that_moves_on_or_has_nothing_to_bring_is_resumed_however_often_it_bre
         assert_eq!(scene.step(Input::Connected(hello(40))), [Effect::Watch { from: 41 }]);
         scene.step(Input::Opened { revision: 40 });
     }
+}
+
+/// Each of a fleet that learns of something at the same moment: how long after it begins to list, and what it says meanwhile.
+fn lists_after(list_took: Duration, seed: u64, mut scene: Scene, learns: &dyn Fn(&mut Scene) -> Vec<Effect>) -> Duration {
+    scene.rng = fastrand::Rng::with_seed(seed);
+    scene.machine.list_took = list_took;
+    let began = scene.now;
+    let mut effects = learns(&mut scene);
+    if let [Effect::Disconnect, Effect::Report { error: Some(_), again_in: Some(again_in) }] = &effects[..] {
+        scene.later(*again_in);
+        effects = scene.step(Input::Tick);
+    }
+    let after = scene.now.since(began);
+    if matches!(effects[..], [Effect::Connect { .. }]) {
+        effects = scene.step(Input::Connected(Hello { anchor: Anchor::Compacted, ..hello(50) }));
+    }
+    assert_eq!(effects, [Effect::Watch { from: 51 }], "the pause is made once");
+    after
+}
+
+#[test]
+fn a_fleet_that_learns_at_once_why_to_list_does_not_list_at_once() {
+    let resumed = || {
+        let mut scene = Scene::new(Some(40));
+        scene.step(Input::Start);
+        scene
+    };
+    type Learns = dyn Fn(&mut Scene) -> Vec<Effect>;
+    let cases: [(&dyn Fn() -> Scene, &Learns); 5] = [
+        (&|| Scene::watching(40, true), &|scene| scene.step(Input::Compacted)),
+        (&|| Scene::watching(40, true), &|scene| scene.step(Input::NewIncarnation)),
+        (&|| Scene::watching(40, true), &|scene| scene.step(Input::Distrusted("contradicted"))),
+        (&resumed, &|scene| scene.step(Input::Connected(Hello { anchor: Anchor::Compacted, ..hello(50) }))),
+        (&resumed, &|scene| scene.step(Input::Connected(Hello { incarnation: 1, ..hello(50) }))),
+    ];
+    for (number, (scene, learns)) in cases.into_iter().enumerate() {
+        for (took, most) in [(0, 0), (10, 0), (1000, 4000), (60_000, 5000)] {
+            let took = Duration::from_millis(took);
+            let after: Vec<u128> = (0..100).map(|seed| lists_after(took, seed, scene(), learns).as_millis()).collect();
+            let (first, last) = (after.iter().min().unwrap(), after.iter().max().unwrap());
+            assert!(*last <= most && *first <= most / 10 && *last >= most * 9 / 10, "{number}: {first} to {last} ms for {took:?}");
+        }
+    }
+}
+
+#[test]
+fn nobody_waits_for_a_list_that_is_needed() {
+    // Nothing is in force.
+    let mut scene = Scene::new(None);
+    scene.machine.list_took = Duration::from_secs(1);
+    scene.step(Input::Start);
+    assert_eq!(scene.step(Input::Connected(hello(50))), [Effect::Watch { from: 51 }]);
+    // Somebody asks for it, and also while it is put off.
+    for is_put_off in [false, true] {
+        let mut scene = Scene::watching(40, true);
+        scene.machine.list_took = Duration::from_secs(1);
+        if is_put_off {
+            assert!(is_failure(&scene.step(Input::NewIncarnation)));
+        }
+        assert_eq!(scene.step(Input::ListAnew), [Effect::Connect { endpoint: 0 }]);
+        assert_eq!(scene.step(Input::Connected(Hello { incarnation: 1, ..hello(50) })), [Effect::Watch { from: 51 }]);
+    }
+    let mut scene = Scene::watching(40, true);
+    scene.step(Input::Failed("reset".to_owned()));
+    assert_eq!(scene.step(Input::ListAnew), [], "a store that is out of reach");
 }
 
 #[test]

@@ -35,6 +35,8 @@ pub(crate) struct Shell {
     pub(crate) has_table: bool,
     /// Whether the store that is connected is of the history in force: only then is it asked about deletes.
     is_proven: bool,
+    /// What the present connection learnt of how far the store had come, and on which line of history.
+    known: (usize, u64),
     confirming: Option<Doubt>,
     digest_check: DigestCheck,
     is_watching: bool,
@@ -52,6 +54,7 @@ impl Shell {
             applier: Applier::new(TableId::etcd(0, 0), Source::Watch, allow_empty),
             has_table: false,
             is_proven: false,
+            known: (0, 0),
             confirming: None,
             digest_check: DigestCheck::new(CHECK_EVERY, Moment::default(), rng),
             is_watching: false,
@@ -138,9 +141,19 @@ impl World {
             }
             Effect::AskProgress => self.answer_progress(),
             Effect::Report { error, .. } => shell.is_watching = error.is_none(),
-            Effect::Alive => {}
+            Effect::Alive => self.is_current(),
         }
         None
+    }
+
+    /// It was said that the store has nothing newer: at least what it had when the connection was made has been applied. Without barriers
+    /// that can't be known of a member that lags.
+    fn is_current(&self) {
+        let ((line, known), applied) = (self.shell.known, self.shell.applier.revision());
+        if self.barrier && !self.astray && line == self.store.line() {
+            let missing = (applied + 1..=known).find(|revision| self.store.here(*revision).is_some_and(|at| !at.events.is_empty()));
+            assert_eq!(missing, None, "the store had it when the connection was made; applied up to {applied}");
+        }
     }
 
     fn disconnect(&mut self) {
@@ -179,6 +192,7 @@ impl World {
 
     /// What a new connection learns, and what it is told of.
     pub(crate) fn hello(&mut self) -> Hello {
+        self.shell.known = (self.store.line(), self.store.revision());
         let Shell { applier, has_table, .. } = &self.shell;
         let (cursor, changes) = (applier.revision(), applier.last_changes());
         let (incarnation, revision) = (self.store.incarnation(), self.store.revision());
