@@ -275,7 +275,7 @@ impl EtcdSource {
                 if self.pace.due_in(Instant::now()).is_some() {
                     self.put_in_force(Instant::now(), Vec::new());
                 } else {
-                    self.publisher.publish(self.applier.publish(), Instant::now(), News::default());
+                    self.publisher.advance(self.applier.publish());
                     self.checks.reached(self.applier.revision());
                 }
             }

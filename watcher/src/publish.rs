@@ -232,6 +232,15 @@ impl Publisher {
         }
     }
 
+    /// Puts a table in force of which nothing but the revision is another: that is no news, and took no time from any change.
+    pub fn advance(&mut self, table: Arc<Table>) {
+        let old = self.inner.table.swap(Some(table));
+        self.publishes.send_modify(|count| *count += 1);
+        if let Some(old) = old {
+            self.retirement.retire(old);
+        }
+    }
+
     /// The least `max_staleness_ms` of the policies in force; `None`: every service is served for ever.
     pub fn freshness_wanted(&self) -> Option<Duration> {
         let table = self.inner.table.load();
@@ -294,13 +303,33 @@ mod tests {
 
     use super::*;
 
+    fn table(revision: u64) -> Arc<Table> {
+        let about = Publication { revision, id: TableId::etcd(1, 0), source: Source::Watch, digest: 0 };
+        Builder::default().publish(about)
+    }
+
+    #[test]
+    fn a_moved_cursor_is_in_force_and_counts_as_no_publish() {
+        let reports = Arc::<AtomicU64>::default();
+        let counted = Arc::clone(&reports);
+        let count: OnPublish = Arc::new(move |_| {
+            counted.fetch_add(1, Ordering::Relaxed);
+        });
+        let (mut publisher, view) = channel(Instant::now(), Some(count));
+        let long_ago = Instant::now().checked_sub(Duration::from_secs(1)).unwrap();
+        publisher.publish(table(1), long_ago, News::default());
+        let changed = view.changed();
+        publisher.advance(table(2));
+        assert_eq!(view.load_full().unwrap().revision(), 2);
+        assert!(changed.has_changed().unwrap(), "who waits for a revision looks again");
+        assert!(view.status().last_publish >= Some(Duration::from_secs(1)), "{:?}", view.status().last_publish);
+        assert_eq!(reports.load(Ordering::Relaxed), 1);
+    }
+
     #[test]
     fn who_still_reads_a_replaced_table_is_not_its_last_owner() {
         let (mut publisher, view) = channel(Instant::now(), None);
-        let mut publish = |revision| {
-            let about = Publication { revision, id: TableId::etcd(1, 0), source: Source::Watch, digest: 0 };
-            publisher.publish(Builder::default().publish(about), Instant::now(), News::default());
-        };
+        let mut publish = |revision| publisher.publish(table(revision), Instant::now(), News::default());
         publish(1);
         let read = view.load_full().unwrap();
         assert_eq!(Arc::strong_count(&read), 2, "the one in force, and this reader");
