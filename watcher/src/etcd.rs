@@ -270,8 +270,10 @@ impl EtcdSource {
                 return self.resync(revision, records, id, fresh, reason, arrived).err().map(|refused| refusal(&refused));
             }
             Effect::Advance { revision } => {
-                // No record has changed: the snapshot's cursor may lag behind, its records do not.
                 self.applier.advance(revision);
+                if let Some(saver) = &mut self.saver {
+                    saver.moved();
+                }
                 if self.pace.due_in(Instant::now()).is_some() {
                     self.put_in_force(Instant::now(), Vec::new());
                 } else {

@@ -39,6 +39,9 @@ const PACE: Duration = Duration::from_secs(1);
 /// The pause is at least this many times as long as the last write took, so that writing stays a small share of the work.
 const PACE_FACTOR: u32 = 20;
 
+/// How long a cursor that moves without any change may be ahead of the file's.
+const MOVED_PACE: Duration = Duration::from_secs(120);
+
 /// How soon after a failure it is tried again.
 const RETRY: Duration = Duration::from_secs(10);
 /// How often it is looked whether the process before this one has left the file.
@@ -83,6 +86,8 @@ pub struct Saver {
     /// Whether it is locked. A process that takes over from another one waits for that, and writes nothing before.
     is_claimed: bool,
     changed: bool,
+    /// Since when the cursor alone has moved.
+    moved: Option<Instant>,
     not_before: Instant,
     writing: Option<Writing>,
     on_disk: OnDisk,
@@ -111,7 +116,8 @@ impl Saver {
             format!("the snapshot's lock {} can't be opened: {}; choose another place with --snapshot", beside.display(), why(&error))
         })?;
         let (hurry, on_disk) = (Arc::default(), OnDisk::default());
-        let mut saver = Self { path, lock, is_claimed: false, changed: false, not_before: Instant::now(), writing: None, on_disk, hurry };
+        let mut saver =
+            Self { path, lock, is_claimed: false, changed: false, moved: None, not_before: Instant::now(), writing: None, on_disk, hurry };
         match saver.claim() {
             Ok(is_claimed) if is_claimed || inherited => Ok(saver),
             Ok(_) => Err(format!(
@@ -150,9 +156,16 @@ impl Saver {
         }
     }
 
-    /// When the next write, or the next look whether it is allowed, is due; `None` if nothing has changed, or while one is under way.
+    /// The cursor has moved, and nothing has changed. It is written now and then, so that a start after a compaction need not list; at the
+    /// process's end it is not worth a write.
+    pub fn moved(&mut self) {
+        self.moved.get_or_insert_with(Instant::now);
+    }
+
+    /// When the next write, or the next look whether it is allowed, is due; `None` if there is nothing to write, or while one is under way.
     pub fn due_in(&self) -> Option<Duration> {
-        ((self.changed || !self.is_claimed) && self.writing.is_none()).then(|| self.not_before.saturating_duration_since(Instant::now()))
+        let not_before = if self.changed || !self.is_claimed { self.not_before } else { self.not_before.max(self.moved? + MOVED_PACE) };
+        self.writing.is_none().then(|| not_before.saturating_duration_since(Instant::now()))
     }
 
     /// Begins to write what the applier holds now. Encoding, writing and syncing happen on a thread that stands back from those that apply changes
@@ -163,7 +176,8 @@ impl Saver {
             Ok(false) => return self.not_before = Instant::now() + CLAIM_AGAIN,
             Err(error) => return self.failed(&error),
         }
-        if !std::mem::take(&mut self.changed) {
+        let (changed, moved) = (std::mem::take(&mut self.changed), self.moved.take());
+        if !changed && moved.is_none() {
             return;
         }
         let began = Instant::now();

@@ -115,6 +115,31 @@ async fn a_process_that_takes_over_writes_nothing_before_the_other_has_left_the_
 }
 
 #[tokio::test]
+async fn a_cursor_that_moves_is_written_now_and_then() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("edge.snapshot");
+    let mut saver = Saver::open(path.clone(), false).unwrap();
+    let mut applier = followed(&[]);
+    assert_eq!(saver.due_in(), None);
+    saver.moved();
+    saver.moved();
+    let due_in = saver.due_in().unwrap();
+    assert!(due_in > MOVED_PACE / 2 && due_in <= MOVED_PACE, "{due_in:?}");
+    saver.changed();
+    assert!(saver.due_in().unwrap() <= PACE, "a change does not wait for it");
+    saver.save(&applier);
+    saver.written().await;
+    assert_eq!(saver.due_in(), None, "the cursor was written with it");
+    applier.advance(1000);
+    saver.moved = Instant::now().checked_sub(MOVED_PACE);
+    saver.not_before = Instant::now();
+    assert_eq!(saver.due_in(), Some(Duration::ZERO));
+    saver.save(&applier);
+    saver.written().await;
+    assert_eq!(load_or_set_aside(&path, false).unwrap().applier.revision(), 1000);
+}
+
+#[tokio::test]
 async fn a_snapshot_that_cannot_be_written_costs_nothing_else() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("edge.snapshot");
