@@ -103,11 +103,16 @@ impl Applier {
 
     /// What is to be confirmed by a linearizable read, if anything is.
     pub fn to_confirm(&self) -> Option<Doubt> {
-        if self.doubted.is_empty() || self.is_disputed {
+        if self.is_disputed {
             return None;
         }
-        let step = self.doubted.len().div_ceil(SAMPLES);
-        let samples = self.doubted.iter().step_by(step).cloned().collect();
+        // What was put again meanwhile is in the store, and contradicts nothing.
+        let doubted: Vec<_> = self.doubted().collect();
+        let step = doubted.len().div_ceil(SAMPLES);
+        let samples: Vec<_> = doubted.into_iter().step_by(step.max(1)).cloned().collect();
+        if samples.is_empty() {
+            return None;
+        }
         Some(Doubt { number: self.doubts, revision: self.doubted_at, samples })
     }
 

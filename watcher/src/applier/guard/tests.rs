@@ -69,6 +69,20 @@ fn a_store_that_has_lost_all_of_many_routes_is_not_believed() {
 }
 
 #[test]
+fn what_was_put_again_meanwhile_contradicts_nothing() {
+    let mut scene = with_routes(2 * GUARDED_ROUTES);
+    delete(&mut scene, 0..GUARDED_ROUTES + 1);
+    scene.put("routes/orders/t0", r#"{"owner":"b","epoch":9}"#);
+    // More is held: the store is asked as of then, and has `t0` from before.
+    delete(&mut scene, GUARDED_ROUTES + 1..2 * GUARDED_ROUTES);
+    let doubt = scene.applier.to_confirm().unwrap();
+    assert!(!doubt.samples.is_empty());
+    for sample in &doubt.samples {
+        assert!(scene.applier.held_back().contains(sample), "{}", String::from_utf8_lossy(sample));
+    }
+}
+
+#[test]
 fn what_is_held_from_another_incarnation_has_no_say_about_revisions() {
     let mut scene = with_routes(200);
     scene.store = Store::default();
