@@ -27,10 +27,6 @@ use crate::{
 pub(super) const MAGIC: &[u8; 8] = b"WAYPOST\n";
 pub(super) const VERSION: u32 = 3;
 
-/// Of so many keys one is looked at for fences, and of those, in order, each [`FENCE_EVERY`]th is one: ranges of some 5,000 keys.
-const SAMPLE_EVERY: usize = 50;
-const FENCE_EVERY: usize = 100;
-
 /// Routes are put in batches of so many.
 const BATCH: usize = 20_000;
 
@@ -48,7 +44,7 @@ mod tag {
     pub(super) const BAD: u8 = 4;
     /// The last leased endpoint of an upstream that would have none.
     pub(super) const ORPHAN: u8 = 5;
-    /// A key that cuts the key space into ranges for listing.
+    /// A key that cut the key space into ranges for listing. No longer written: the table has them.
     pub(super) const FENCE: u8 = 6;
     /// The key of a held route that is in doubt; the route comes before.
     pub(super) const DOUBT: u8 = 7;
@@ -58,6 +54,7 @@ mod tag {
 const SERVING: u8 = 0;
 const MOVING: u8 = 1;
 const FROZEN: u8 = 2;
+/// With a target, which the table does not keep. No longer written.
 const FROZEN_FOR: u8 = 3;
 
 /// What was read.
@@ -65,8 +62,6 @@ const FROZEN_FOR: u8 = 3;
 pub struct Loaded {
     /// Holds the records.
     pub applier: Applier,
-    /// Keys, in order, between which there are about 5,000 others each.
-    pub fences: Vec<Vec<u8>>,
 }
 
 /// Writes everything.
@@ -86,11 +81,7 @@ pub(super) fn write(content: &Content, out: impl Write) -> io::Result<()> {
         out.bytes(&digest.unwrap_or(0).to_le_bytes())?;
     }
     out.bytes(&content.digest.to_le_bytes())?;
-    let mut samples = Vec::new();
-    for (number, (key, record, meta)) in content.records.iter().enumerate() {
-        if number % SAMPLE_EVERY == 0 {
-            samples.push(key.suffix());
-        }
+    for (key, record, meta) in content.records.iter() {
         out.record(&key, &record, meta)?;
     }
     for (key, bad) in &content.bad {
@@ -108,11 +99,6 @@ pub(super) fn write(content: &Content, out: impl Write) -> io::Result<()> {
         out.bytes(&[tag::ORPHAN])?;
         out.field(upstream.as_bytes())?;
         out.field(&serde_json::to_vec(endpoint)?)?;
-    }
-    samples.sort_unstable();
-    for fence in samples.iter().step_by(FENCE_EVERY).skip(1) {
-        out.bytes(&[tag::FENCE])?;
-        out.field(fence)?;
     }
     out.bytes(&[tag::END])?;
     let checksum = out.hash.digest128();
@@ -145,9 +131,7 @@ impl<W: Write> Writer<W> {
     }
 
     fn record(&mut self, key: &RecordKey, record: &Record, meta: Meta) -> io::Result<()> {
-        if let (RecordKey::Route { service, key }, Record::Route(route)) = (key, record)
-            && !matches!(&route.state, RouteState::Frozen { move_id: Some(_), .. })
-        {
+        if let (RecordKey::Route { service, key }, Record::Route(route)) = (key, record) {
             return self.route(service, key, route, meta);
         }
         self.bytes(&[tag::RECORD])?;
@@ -160,8 +144,7 @@ impl<W: Write> Writer<W> {
         let (state, target) = match &route.state {
             RouteState::Serving => (SERVING, None),
             RouteState::Moving { target } => (MOVING, Some(target)),
-            RouteState::Frozen { target: None, .. } => (FROZEN, None),
-            RouteState::Frozen { target: Some(target), .. } => (FROZEN_FOR, Some(target)),
+            RouteState::Frozen { .. } => (FROZEN, None),
         };
         let (service, owner) = (self.name(service)?, self.name(&route.owner)?);
         let target = target.map(|target| self.name(target)).transpose()?;
@@ -225,7 +208,6 @@ fn read(content: &[u8], allow_empty: bool) -> Result<Loaded, SnapshotFault> {
         last_changes.add(LastChange { key, mod_revision, digest: is_put.then_some(digest) });
     }
     let digest = from.u128()?;
-    let mut fences = Vec::new();
     let mut orphans = Vec::new();
     let mut routes = Routes::default();
     loop {
@@ -267,7 +249,7 @@ fn read(content: &[u8], allow_empty: bool) -> Result<Loaded, SnapshotFault> {
                 orphans.push((upstream, endpoint));
             }
             tag::DOUBT => applier.restore_doubt(from.field()?.to_vec()),
-            tag::FENCE => fences.push(from.field()?.to_vec()),
+            tag::FENCE => drop(from.field()?),
             _ => return Err(SnapshotFault::Damaged("it holds something unknown")),
         }
     }
@@ -280,7 +262,7 @@ fn read(content: &[u8], allow_empty: bool) -> Result<Loaded, SnapshotFault> {
     // Behind all records: one of the upstream's would end it.
     orphans.into_iter().for_each(|(upstream, endpoint)| applier.restore_orphan(upstream, endpoint));
     applier.restore_cursor(revision, id, last_changes);
-    Ok(Loaded { applier, fences })
+    Ok(Loaded { applier })
 }
 
 /// Good routes that were read and are not put yet.
