@@ -58,6 +58,8 @@ pub(crate) struct EtcdSource {
     applier: Applier,
     publisher: Publisher,
     saver: Option<Saver>,
+    /// The snapshot is another process's as soon as what is due of it has been written.
+    is_leaving: bool,
     rng: fastrand::Rng,
     has_table: bool,
     cluster_id: Option<u64>,
@@ -114,6 +116,7 @@ impl EtcdSource {
             applier,
             publisher,
             saver,
+            is_leaving: false,
             rng,
             has_table,
             cluster_id: None,
@@ -148,15 +151,15 @@ impl EtcdSource {
             // At least so often, so that it is seen to be at work.
             let wake = self.machine.wake_at().map_or(TURN_EVERY, |at| at.since(self.settings.now()).min(TURN_EVERY));
             self.publisher.turned();
-            let has_snapshot = self.saver.is_some();
-            let save = self.saver.as_ref().and_then(Saver::due_in).unwrap_or(Duration::from_secs(3600));
+            let has_snapshot = self.saver.is_some() && !self.is_leaving;
+            let save = self.saver.as_ref().filter(|_| !self.is_leaving).and_then(Saver::due_in).unwrap_or(Duration::from_secs(3600));
             let tell =
                 if self.applier.has_news() { self.tell_at.saturating_duration_since(Instant::now()) } else { Duration::from_secs(3600) };
             let publish = self.pace.due_in(Instant::now()).unwrap_or(Duration::from_secs(3600));
             tokio::select! {
                 () = stopping(&mut stopped) => break,
                 done = progress(&mut self.work) => self.worked(done).await,
-                heard = heard(&mut self.stream, self.place.prefix.len() + 1) => {
+                heard = heard(&mut self.stream, &self.place) => {
                     if heard.is_too_large && !self.wants_fragments {
                         tracing::info!("the watch has more to say than one answer may hold; it is asked for in fragments from now on");
                         self.wants_fragments = true;
@@ -174,19 +177,26 @@ impl EtcdSource {
                 }
                 () = tokio::time::sleep(save) => self.save(),
                 () = tokio::time::sleep(tell) => self.report_records(),
-                () = written(&mut self.saver) => self.report_snapshot(),
-                () = leaving(&mut leave, has_snapshot) => self.leave_snapshot().await,
+                () = written(&mut self.saver) => {
+                    self.report_snapshot();
+                    if self.is_leaving {
+                        self.leave_snapshot();
+                    }
+                }
+                () = leaving(&mut leave, has_snapshot) => self.leave_snapshot(),
             }
         }
-        self.leave_snapshot().await;
-    }
-
-    /// Writes what is due, and leaves the file to whoever claims it next.
-    async fn leave_snapshot(&mut self) {
         if let Some(saver) = &mut self.saver {
             saver.save_last(&self.applier).await;
         }
-        self.saver = None;
+    }
+
+    /// Has written what is due, and leaves the file to whoever claims it next. A disk that hangs keeps no change from being applied.
+    fn leave_snapshot(&mut self) {
+        self.is_leaving = true;
+        if self.saver.as_mut().is_some_and(|saver| saver.leave(&self.applier)) {
+            self.saver = None;
+        }
     }
 
     /// `arrived` is when the input came from the store.

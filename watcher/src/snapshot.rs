@@ -91,6 +91,8 @@ pub struct Saver {
     not_before: Instant,
     writing: Option<Writing>,
     on_disk: OnDisk,
+    /// The last write has begun, or was not needed.
+    is_last: bool,
     /// Set at the process's end: the writer pauses no more.
     hurry: Arc<AtomicBool>,
 }
@@ -116,8 +118,18 @@ impl Saver {
             format!("the snapshot's lock {} can't be opened: {}; choose another place with --snapshot", beside.display(), why(&error))
         })?;
         let (hurry, on_disk) = (Arc::default(), OnDisk::default());
-        let mut saver =
-            Self { path, lock, is_claimed: false, changed: false, moved: None, not_before: Instant::now(), writing: None, on_disk, hurry };
+        let mut saver = Self {
+            path,
+            lock,
+            is_claimed: false,
+            changed: false,
+            moved: None,
+            not_before: Instant::now(),
+            writing: None,
+            on_disk,
+            is_last: false,
+            hurry,
+        };
         match saver.claim() {
             Ok(is_claimed) if is_claimed || inherited => Ok(saver),
             Ok(_) => Err(format!(
@@ -227,16 +239,23 @@ impl Saver {
         self.on_disk.written = written.ok().map(|at| (revision, at));
     }
 
-    /// Writes what has changed since the last write, at the process's end.
-    pub async fn save_last(&mut self, applier: &Applier) {
+    /// Leaves the file without waiting: what has changed since the last write is written once more, if need be behind a write that is under
+    /// way. True when that has ended; until then to be called again whenever one was [`written`](Saver::written).
+    pub fn leave(&mut self, applier: &Applier) -> bool {
         self.hurry.store(true, Ordering::Relaxed);
-        if self.writing.is_some() {
-            self.written().await;
+        if self.writing.is_none() && !self.is_last {
+            self.is_last = true;
+            if self.changed {
+                self.save(applier);
+            }
         }
-        if self.changed {
-            self.save(applier);
-        }
-        if self.writing.is_some() {
+        self.writing.is_none()
+    }
+
+    /// Leaves the file, and waits for it: at the process's end.
+    pub async fn save_last(&mut self, applier: &Applier) {
+        self.is_last = false;
+        while !self.leave(applier) {
             self.written().await;
         }
     }

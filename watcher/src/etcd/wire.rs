@@ -48,13 +48,13 @@ pub(super) struct Heard {
 }
 
 /// What the watch says next; never anything while there is none.
-pub(super) async fn heard(stream: &mut Option<Box<WatchStream>>, prefix_len: usize) -> Heard {
+pub(super) async fn heard(stream: &mut Option<Box<WatchStream>>, place: &EtcdPlace) -> Heard {
     let Some(open) = stream else { return std::future::pending().await };
     let message = open.message().await;
     let arrived = Instant::now();
     let is_too_large = message.as_ref().is_err_and(is_too_large);
     let input = match message {
-        Ok(Some(response)) => heard_response(&response, prefix_len),
+        Ok(Some(response)) => heard_response(&response, place),
         Ok(None) => {
             *stream = None;
             Input::Failed("the watch was closed by the store".to_owned())
@@ -67,12 +67,12 @@ pub(super) async fn heard(stream: &mut Option<Box<WatchStream>>, prefix_len: usi
     Heard { input, arrived, is_too_large }
 }
 
-fn heard_response(response: &etcd_client::WatchResponse, prefix_len: usize) -> Input {
+fn heard_response(response: &etcd_client::WatchResponse, place: &EtcdPlace) -> Input {
     if response.canceled() {
         return if response.compact_revision() > 0 {
             Input::Compacted
         } else {
-            Input::Failed(format!("the store ended the watch: {}", response.cancel_reason()))
+            Input::Failed(format!("the store ended the watch: etcd {}", place.say_refusal(response.cancel_reason())))
         };
     }
     if response.events().is_empty() {
@@ -81,7 +81,7 @@ fn heard_response(response: &etcd_client::WatchResponse, prefix_len: usize) -> I
     }
     // `event_type()` panics on a type that it does not know: the number is looked at instead.
     let events = response.events().iter().filter_map(|event| {
-        let stored = stored(event.kv()?.clone(), prefix_len);
+        let stored = stored(event.kv()?.clone(), place.prefix.len() + 1);
         match event.0.r#type {
             kind if kind == EventType::Put as i32 => Some(Event::Put(stored)),
             kind if kind == EventType::Delete as i32 => Some(Event::Delete { key: stored.key, mod_revision: stored.mod_revision }),
@@ -148,7 +148,7 @@ async fn hello(place: &EtcdPlace, endpoint: &str, cursor: Option<Cursor>) -> Res
 
 /// Below 3.4.25 and 3.5.8 a progress reply can overtake events (measured: always, with 200 undelivered ones).
 fn progress_is_barrier(version: &str) -> bool {
-    let mut parts = version.split('.').map(|part| part.split('-').next().and_then(|part| part.parse::<u32>().ok()).unwrap_or(0));
+    let mut parts = version.split('.').map(|part| part.split(['-', '+']).next().and_then(|part| part.parse::<u32>().ok()).unwrap_or(0));
     let (major, minor, patch) = (parts.next().unwrap_or(0), parts.next().unwrap_or(0), parts.next().unwrap_or(0));
     match (major, minor) {
         (3, 4) => patch >= 25,
@@ -199,3 +199,6 @@ pub(super) async fn open_watch(watches: Option<etcd_client::WatchClient>, place:
         Err(_) => Done::Only(Input::Failed(format!("the watch did not open within {READ_LIMIT:?}"))),
     }
 }
+
+#[cfg(test)]
+mod tests;
