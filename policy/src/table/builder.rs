@@ -16,8 +16,8 @@ use waypost_conf::{self as conf, Name, Record, RecordKey, RouteState};
 pub use many::Met;
 
 use super::{
-    Names, Read, ReadAhead, Recorded, Records, RequestKey, Route, Routes, Service, ServiceId, Source, State, Table, TableId, UpstreamId,
-    records::record_of,
+    Names, Read, Recorded, Records, RequestKey, Route, Routes, Service, ServiceId, Source, State, Table, TableId, UpstreamId,
+    ahead::ReadAhead, records::record_of,
 };
 use crate::{
     Endpoint, Upstream,
@@ -220,12 +220,16 @@ impl Builder {
         }
     }
 
-    /// Lays what a check read over a key, unless something as new is there.
-    pub fn read_ahead(&mut self, key: RequestKey, read: Read) {
-        let newer = self.read_ahead.get(&key).is_none_or(|known| known.revision < read.revision);
-        if newer {
+    /// Lays what a check read over a key, unless something as new is there or it says what is known already. True if it does from now on.
+    pub fn read_ahead(&mut self, key: RequestKey, read: Read) -> bool {
+        let is_news = match self.read_ahead.get(&key) {
+            Some(known) => known.revision < read.revision && known.route != read.route,
+            None => self.routes.get(key.service, &key.key) != read.route,
+        };
+        if is_news {
             self.read_ahead.insert(key, read);
         }
+        is_news
     }
 
     /// Forgets all reads that ran ahead: the incarnation of the store has changed.
@@ -361,7 +365,7 @@ impl Builder {
 
     /// Makes the next table.
     pub fn publish(&mut self, about: Publication) -> Arc<Table> {
-        self.read_ahead.retain(|_, read| read.revision > about.revision);
+        self.read_ahead.reached(about.revision);
         let touched = self.services_touched || !self.upstreams_touched.is_empty();
         self.compile_upstreams();
         if self.services_touched {
@@ -397,7 +401,7 @@ impl Builder {
             certificates: Arc::clone(&compiled.certificates),
             secured: Arc::clone(&compiled.secured),
             routes: self.routes.clone(),
-            read_ahead: Arc::new(self.read_ahead.clone()),
+            read_ahead: self.read_ahead.clone(),
             warnings: Arc::clone(&compiled.warnings),
         })
     }
@@ -405,6 +409,9 @@ impl Builder {
     fn put_route(&mut self, service: &Name, key: &[u8], value: &conf::Route, meta: Meta) {
         let service = self.service_id(service);
         let route = self.route_from(value, meta);
+        if !self.read_ahead.is_empty() {
+            self.read_ahead.shown(&RequestKey { service, key: key.into() }, meta.mod_revision);
+        }
         self.routes.insert(service, key, route);
     }
 

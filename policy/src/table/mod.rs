@@ -2,9 +2,10 @@
 //!
 //! A [`Table`] is immutable once published; a lookup follows the one swapped pointer, takes no lock and allocates nothing. The
 //! one [`Builder`] makes the next table out of the last by copying what changed. Beside the records stand the answers of checks
-//! that ran ahead of the watch (`ReadAhead`), so that the records themselves are always exactly the store's at
+//! that ran ahead of the watch (`ahead.rs`), so that the records themselves are always exactly the store's at
 //! [`Table::revision`].
 
+mod ahead;
 mod builder;
 mod example;
 mod names;
@@ -30,6 +31,7 @@ use crate::{
     budget::RetryBudget,
     matching::{Fit, Matcher},
 };
+use ahead::ReadAhead;
 use names::Names;
 use routes::Routes;
 
@@ -156,9 +158,6 @@ impl Read {
     }
 }
 
-/// Only reads above the table's revision: a publish drops what it has passed.
-type ReadAhead = HashMap<RequestKey, Read, ahash::RandomState>;
-
 /// The table in force.
 #[derive(Debug)]
 pub struct Table {
@@ -178,7 +177,7 @@ pub struct Table {
     certificates: Arc<BTreeMap<Name, Recorded<Certificate>>>,
     secured: Arc<BTreeMap<Name, Recorded<Arc<UpstreamTls>>>>,
     routes: Routes,
-    read_ahead: Arc<ReadAhead>,
+    read_ahead: ReadAhead,
     warnings: Arc<Vec<Warning>>,
 }
 
