@@ -11,20 +11,22 @@ mod example;
 mod names;
 mod records;
 mod routes;
+mod warnings;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use waypost_conf::{Certificate, KeySource, Match, Name, Policy, UpstreamTls};
 
-pub use builder::{Builder, Met, Meta, Publication, Warning};
+pub use builder::{Builder, Met, Meta, Publication};
 pub use example::Example;
 pub use names::{ServiceId, UpstreamId};
 pub use records::Records;
 pub use routes::{Batch, Route, State};
+pub use warnings::Warning;
 
 use crate::{
     Upstream,
@@ -178,7 +180,12 @@ pub struct Table {
     secured: Arc<BTreeMap<Name, Recorded<Arc<UpstreamTls>>>>,
     routes: Routes,
     read_ahead: ReadAhead,
-    warnings: Arc<Vec<Warning>>,
+    /// Of services, as far as no upstream is concerned.
+    doubts: Arc<Vec<Warning>>,
+    /// Upstreams without a record that have endpoints.
+    homeless: Arc<BTreeSet<Name>>,
+    /// Once somebody has asked.
+    warnings: OnceLock<Vec<Warning>>,
 }
 
 /// What a record says, as it was written.
@@ -331,11 +338,6 @@ impl Table {
     pub fn frozen(&self) -> (impl Iterator<Item = (&Name, &[u8], Route)>, bool) {
         let (records, are_more) = self.routes.frozen();
         (records.filter_map(|(service, record, route)| Some((self.service_names.name(service.index())?, record, route))), are_more)
-    }
-
-    /// What is doubtful in the records but not wrong: clashes, dangling names.
-    pub fn warnings(&self) -> &[Warning] {
-        &self.warnings
     }
 }
 
