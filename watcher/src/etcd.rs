@@ -40,8 +40,8 @@ use checks::{Checks, Found, Read};
 use confirm::Confirming;
 use list::list;
 pub(crate) use list::{Fault, Reader};
+pub(crate) use wire::stored;
 use wire::{Cursor, Done, heard, open_watch, say_hello};
-pub(crate) use wire::{end_of_prefix, stored};
 
 /// The longest that the loop waits for something to happen.
 const TURN_EVERY: Duration = Duration::from_secs(1);
