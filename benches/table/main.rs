@@ -1,9 +1,10 @@
 //! Ways of keeping routes, side by side: look-up, publish, memory and freeing, at a thousand to a million routes.
 //!
 //! Every way holds the same routes under the same keys and is driven by the same changes. What is measured is said in README.md. The
-//! allocator is the product's, and counted.
+//! allocator is the product's, and counted. Then what a publish costs where services are not exact (`-- cut`: only that).
 #![allow(clippy::print_stdout, reason = "the table is what this program is for")]
 
+mod cut;
 mod keys;
 mod measure;
 mod ways;
@@ -21,6 +22,9 @@ static ALLOCATOR: Cap<MiMalloc> = Cap::new(MiMalloc, usize::MAX);
 const SIZES: [usize; 4] = [1_000, 10_000, 100_000, 1_000_000];
 
 fn main() {
+    if std::env::args().any(|argument| argument == "cut") {
+        return cut::run();
+    }
     for size in SIZES {
         println!("\n{size} routes");
         Row::print_head();
@@ -34,4 +38,5 @@ fn main() {
         measure::run::<Overlay>("base and overlay", &sample);
         measure::run::<Production>("production, again", &sample);
     }
+    cut::run();
 }

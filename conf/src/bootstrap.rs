@@ -67,6 +67,8 @@ pub struct Gold {
     pub allow_empty: bool,
     /// How often, about, the table is compared with all that the store holds, in milliseconds; 0: never.
     pub digest_check_ms: u32,
+    /// Whether the process reports what it has applied.
+    pub fleet_report: bool,
     /// The etcd user.
     pub user: Option<String>,
     /// Where the user's password is.
@@ -246,6 +248,8 @@ struct GoldWire {
     #[serde(default)]
     allow_empty: bool,
     digest_check_ms: Option<u32>,
+    #[serde(default = "yes")]
+    fleet_report: bool,
     user: Option<String>,
     password_file: Option<PathBuf>,
     ca: Option<PathBuf>,
@@ -271,9 +275,9 @@ impl TryFrom<GoldWire> for Gold {
         }
         let prefix = wire.prefix.unwrap_or_else(|| DEFAULT_PREFIX.to_owned());
         check_prefix(&prefix).map_err(|fault| format!("gold.prefix {fault}"))?;
-        let GoldWire { allow_empty, digest_check_ms, user, password_file, ca, cert, key, .. } = wire;
+        let GoldWire { allow_empty, digest_check_ms, fleet_report, user, password_file, ca, cert, key, .. } = wire;
         let digest_check_ms = digest_check_ms.unwrap_or(DEFAULT_DIGEST_CHECK_MS);
-        Ok(Self { source, prefix, allow_empty, digest_check_ms, user, password_file, ca, cert, key })
+        Ok(Self { source, prefix, allow_empty, digest_check_ms, fleet_report, user, password_file, ca, cert, key })
     }
 }
 

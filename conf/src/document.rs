@@ -11,7 +11,7 @@ use std::{
 use crate::{
     Record, RecordKey,
     key::escaped,
-    node::{self, Data, Node},
+    node::{self, Node, Root},
     record::decode_strict,
 };
 
@@ -109,18 +109,25 @@ impl Document {
     pub fn add(&mut self, file: &str, text: &str) {
         let file: Arc<str> = file.into();
         let place = |line| Place { file: Arc::clone(&file), line };
-        let records = match node::parse(text) {
-            Err(wrong) => return self.faults.push(Diagnostic::error(&place(wrong.line), None, wrong.message)),
-            Ok(None) => return,
-            Ok(Some(Node { data: Data::Map(records), .. })) => records,
-            Ok(Some(other)) => {
-                let message = "a mapping from keys to records would be right, as in  routes/orders/tenant-42: { owner: cell-7 }";
-                return self.faults.push(Diagnostic::error(&place(other.line), None, message.to_owned()));
+        let (entries, faults) = (self.entries.len(), self.faults.len());
+        let message = match node::parse(text, |written, line, node| self.add_record(&written, place(line), &node)) {
+            Ok(Root::Nothing | Root::Map) => return,
+            Ok(Root::Other(line)) => {
+                let wanted = "a mapping from keys to records would be right, as in  routes/orders/tenant-42: { owner: cell-7 }";
+                Diagnostic::error(&place(line), None, wanted.to_owned())
             }
+            Err(wrong) => Diagnostic::error(&place(wrong.line), None, wrong.message),
         };
-        for (written, line, node) in records {
-            self.add_record(&written, place(line), &node);
-        }
+        // Of a text that can't be read to its end nothing counts.
+        self.entries.truncate(entries);
+        self.faults.truncate(faults);
+        self.places.retain(|_, place| !Arc::ptr_eq(&place.file, &file));
+        self.faults.push(message);
+    }
+
+    /// The records alone.
+    pub fn into_entries(self) -> Vec<Entry> {
+        self.entries
     }
 
     /// The keys of all records, of those with faults too.

@@ -37,18 +37,37 @@ pub(crate) struct TextFault {
     pub(crate) message: String,
 }
 
-/// Parses one YAML or JSON document; `None` if there is nothing but comments.
-pub(crate) fn parse(text: &str) -> Result<Option<Node>, TextFault> {
+/// What a text holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Root {
+    /// Nothing but comments.
+    Nothing,
+    /// A mapping.
+    Map,
+    /// Something else, which begins on this line.
+    Other(usize),
+}
+
+/// Parses one YAML or JSON document. Each key of its mapping is given away with its line as soon as its value has come: of a million of them no
+/// tree is kept. A fault that comes later is one of the whole text.
+pub(crate) fn parse(text: &str, mut each: impl FnMut(String, usize, Node)) -> Result<Root, TextFault> {
     let mut events = Events { parser: Parser::new_from_str(text) };
     let mut root = None;
     while let Some((event, span)) = events.next()? {
         match event {
             Event::StreamStart | Event::StreamEnd | Event::DocumentStart(_) | Event::DocumentEnd | Event::Nothing => {}
-            event if root.is_none() => root = Some(events.node(event, span, 0)?),
+            Event::MappingStart(..) if root.is_none() => {
+                events.entries(span.start.line(), 0, &mut each)?;
+                root = Some(Root::Map);
+            }
+            event if root.is_none() => {
+                let Node { line, data } = events.node(event, span, 0)?;
+                root = Some(if matches!(data, Data::Scalar(Value::Null)) { Root::Nothing } else { Root::Other(line) });
+            }
             _ => return Err(fault(span, "a second document starts here; one document a file would be right")),
         }
     }
-    Ok(root.filter(|node| !matches!(node.data, Data::Scalar(Value::Null))))
+    Ok(root.unwrap_or(Root::Nothing))
 }
 
 /// Parses a TOML text.
@@ -117,19 +136,22 @@ impl<'a> Events<'a> {
                     }
                 }
             }
-            Event::MappingStart(..) => self.map(line, depth)?,
+            Event::MappingStart(..) => {
+                let mut map = Vec::new();
+                self.entries(line, depth, &mut |key, line, value| map.push((key, line, value)))?;
+                Data::Map(map)
+            }
             Event::Alias(_) => return Err(fault(span, "aliases (*name) are not taken; write the value out")),
             _ => return Err(fault(span, "a value would be right here")),
         };
         Ok(Node { line, data })
     }
 
-    fn map(&mut self, line: usize, depth: usize) -> Result<Data, TextFault> {
-        let mut map: Vec<(String, usize, Node)> = Vec::new();
+    fn entries(&mut self, line: usize, depth: usize, each: &mut dyn FnMut(String, usize, Node)) -> Result<(), TextFault> {
         let mut seen = std::collections::HashMap::new();
         loop {
             let (key, span) = match self.expect(line)? {
-                (Event::MappingEnd, _) => return Ok(Data::Map(map)),
+                (Event::MappingEnd, _) => return Ok(()),
                 (Event::Scalar(text, ..), span) => (text.into_owned(), span),
                 (_, span) => return Err(fault(span, "a key must be plain text, as in  routes/orders/tenant-42: { owner: cell-7 }")),
             };
@@ -139,7 +161,7 @@ impl<'a> Events<'a> {
             }
             let (event, span) = self.expect(key_line)?;
             let value = self.node(event, span, depth + 1)?;
-            map.push((key, key_line, value));
+            each(key, key_line, value);
         }
     }
 }

@@ -5,6 +5,7 @@ mod checked;
 mod cluster;
 mod endpoints;
 mod faults;
+mod reports;
 mod streams;
 mod tls;
 mod users;

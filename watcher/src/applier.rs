@@ -245,10 +245,13 @@ impl Applier {
         was_snapshot
     }
 
-    /// Takes what a check read of one route's key, ahead of the watch; false if the table is as new already.
+    /// Takes what a check read of one route's key, ahead of the watch; false if the table is as new already, or the read says nothing else than is
+    /// known.
     pub fn adopt(&mut self, key: RequestKey, route_key: &RecordKey, revision: u64, found: Option<Stored>) -> bool {
-        // A held route is not taken out of force by one key's read either.
-        if revision <= self.revision || (found.is_none() && self.held_back.contains(&route_key.suffix())) {
+        let suffix = route_key.suffix();
+        let is_judged = |found: &Stored| self.bad.get(&suffix).is_some_and(|bad| bad.meta.mod_revision == found.mod_revision);
+        // A held route is not taken out of force by one key's read either, and what the watch has found bad is not by being read again good.
+        if revision <= self.revision || found.as_ref().map_or_else(|| self.held_back.contains(&suffix), is_judged) {
             return false;
         }
         let route = found.map(|stored| {
@@ -258,9 +261,11 @@ impl Applier {
                 _ => self.quarantined_route(route_key, meta),
             }
         });
-        self.builder.read_ahead(key, Read { revision, route });
-        self.touch(|_| touched_route(route_key));
-        true
+        let is_news = self.builder.read_ahead(key, Read { revision, route });
+        if is_news {
+            self.touch(|_| touched_route(route_key));
+        }
+        is_news
     }
 
     /// The next table.

@@ -11,7 +11,7 @@ use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions};
 
 use crate::files::why;
 pub(crate) use reads::Reads;
-pub(crate) use refusal::{OUT_OF_REACH, Wanted, may_have_been_done, say_later};
+pub(crate) use refusal::{OUT_OF_REACH, Wanted, is_denied, may_have_been_done, say_later};
 
 /// How long a connection may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);

@@ -40,8 +40,8 @@ use confirm::Confirming;
 use list::list;
 pub(crate) use list::{Fault, Reader};
 use tell::say_empty;
+pub(crate) use wire::stored;
 use wire::{Cursor, Done, heard, open_watch, say_hello};
-pub(crate) use wire::{end_of_prefix, stored};
 
 /// What a list is expected to take for each route that a snapshot holds, before there was one (a million: 0.9 s).
 const LIST_TAKES_A_ROUTE: Duration = Duration::from_micros(1);

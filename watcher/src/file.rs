@@ -99,8 +99,7 @@ impl FileSource {
 
     fn load(&mut self) -> Result<(), Vec<String>> {
         let since = Instant::now();
-        let document = self.document()?;
-        let mut entries = document.entries.into_iter();
+        let mut entries = self.document()?.into_entries().into_iter();
         let mut listed = Listed::default();
         // Part by part, so that what a part was made of is freed before the next.
         loop {

@@ -1,19 +1,18 @@
 //! One key under a lease that is kept alive: how a process says that it is there, and what it knows.
 //!
 //! What always holds: the newest value is written as soon as the store can be reached, and told written only when it is; when the process
-//! ends, or can't reach the store for as long as the lease lasts, the key goes by itself; [`Leased::end`] takes it away at once.
+//! ends, or can't reach the store for as long as the lease lasts, the key goes by itself; [`Leased::end`] takes it away at once. That the store
+//! can't be reached, or does not let this user write, is said once and costs nothing else.
 
 use std::time::Duration;
 
 use etcd_client::{Client, LeaseKeepAliveStream, LeaseKeeper, PutOptions};
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 
-use crate::connect::{EtcdPlace, Wanted, connect};
+use crate::connect::{EtcdPlace, Wanted, connect, is_denied};
 
 /// How long one call may take.
 const CALL_LIMIT: Duration = Duration::from_secs(5);
-/// How long to wait after the store could not be reached.
-const PAUSE: Duration = Duration::from_millis(500);
 /// How long it is waited for the key to go.
 const END_LIMIT: Duration = Duration::from_secs(2);
 /// So many times within a lease's time it is renewed.
@@ -27,6 +26,27 @@ pub struct Leased {
     written: watch::Receiver<Vec<u8>>,
     renewed: watch::Receiver<Option<Renewed>>,
     task: JoinHandle<()>,
+}
+
+/// What a key is for, and how much is made of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Manner {
+    /// What can't be done without it, as a sentence begins; for the log.
+    pub purpose: &'static str,
+    /// How long the lease lasts.
+    pub ttl: Duration,
+    /// How long to wait after the store could not be reached.
+    pub pause: Duration,
+    /// And after it did not let this user write.
+    pub pause_if_denied: Duration,
+}
+
+impl Manner {
+    /// For a process that is of no use while its key is not there.
+    pub fn pressing(ttl: Duration) -> Self {
+        let pause = Duration::from_millis(500);
+        Self { purpose: "this process can't be announced", ttl, pause, pause_if_denied: pause }
+    }
 }
 
 /// When a key's lease was made or renewed last, by the clock of this process.
@@ -47,12 +67,17 @@ struct Kept {
 }
 
 impl Leased {
-    /// Keeps `key` (whole, as it is in etcd) with this value, under leases of `ttl`.
+    /// Keeps `key` (whole, as it is in etcd) with this value, under leases of `ttl`, and lets nothing keep it from trying.
     pub fn start(place: EtcdPlace, key: String, value: Vec<u8>, ttl: Duration) -> Self {
+        Self::start_as(place, key, value, Manner::pressing(ttl))
+    }
+
+    /// The same, with as much made of it as it is worth.
+    pub fn start_as(place: EtcdPlace, key: String, value: Vec<u8>, manner: Manner) -> Self {
         let (wanted, to_write) = watch::channel(Some(value));
         let (wrote, written) = watch::channel(Vec::new());
         let (renews, renewed) = watch::channel(None);
-        let task = tokio::spawn(keep(place, key, ttl, to_write, Kept { written: wrote, renewed: renews }));
+        let task = tokio::spawn(keep(place, key, manner, to_write, Kept { written: wrote, renewed: renews }));
         Self { value: wanted, written, renewed, task }
     }
 
@@ -96,21 +121,34 @@ impl Drop for Leased {
     }
 }
 
-async fn keep(place: EtcdPlace, key: String, ttl: Duration, mut value: watch::Receiver<Option<Vec<u8>>>, kept: Kept) {
+/// Why a key is not there.
+struct Lost {
+    why: String,
+    is_denied: bool,
+}
+
+impl From<String> for Lost {
+    fn from(why: String) -> Self {
+        Self { why, is_denied: false }
+    }
+}
+
+async fn keep(place: EtcdPlace, key: String, manner: Manner, mut value: watch::Receiver<Option<Vec<u8>>>, kept: Kept) {
     let mut was_told = false;
     for endpoint in place.endpoints.iter().cycle() {
         if value.borrow().is_none() {
             return;
         }
-        match keep_at(&place, endpoint, &key, ttl, &mut value, &kept).await {
-            Ok(()) => return,
-            Err(why) if !was_told => {
-                tracing::warn!(key, "this process can't be announced: {why}; it is tried again");
-                was_told = true;
-            }
-            Err(_) => {}
+        let Err(Lost { why, is_denied }) = keep_at(&place, endpoint, &key, manner.ttl, &mut value, &kept).await else { return };
+        let pause = if is_denied { manner.pause_if_denied } else { manner.pause };
+        if !was_told {
+            tracing::warn!(key, "{}: {why}; it is tried again every {pause:?}", manner.purpose);
+            was_told = true;
         }
-        tokio::time::sleep(PAUSE).await;
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = value.wait_for(Option::is_none) => return,
+        }
     }
 }
 
@@ -122,8 +160,11 @@ async fn keep_at(
     ttl: Duration,
     value: &mut watch::Receiver<Option<Vec<u8>>>,
     kept: &Kept,
-) -> Result<(), String> {
-    let later = |error: etcd_client::Error| format!("etcd at {endpoint} {}", place.say_later(&error, Wanted::Write));
+) -> Result<(), Lost> {
+    let later = |error: etcd_client::Error| {
+        let why = format!("etcd at {endpoint} {}", place.say_later(&error, Wanted::Write));
+        Lost { why, is_denied: is_denied(&error) }
+    };
     let client = connect(place, endpoint).await?;
     let mut lease = Lease::grant(client, ttl).await.map_err(|error| format!("etcd at {endpoint} {}", place.say(&error, endpoint)))?;
     let every = ttl / RENEWALS;
@@ -131,7 +172,13 @@ async fn keep_at(
     let mut renew_at = Instant::now() + every;
     loop {
         let Some(now) = value.borrow_and_update().clone() else { return lease.revoke().await.map_err(later) };
-        lease.put(key, now.clone()).await.map_err(later)?;
+        if let Err(error) = lease.put(key, now.clone()).await {
+            if is_denied(&error) {
+                // Nothing hangs on it: it need not last until its end.
+                let _ = lease.revoke().await;
+            }
+            return Err(later(error));
+        }
         kept.renewed.send_replace(Some(lease.renewed()));
         kept.written.send_replace(now);
         loop {

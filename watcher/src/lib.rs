@@ -15,6 +15,7 @@ pub mod epoch;
 mod etcd;
 mod file;
 pub mod files;
+pub mod fleet;
 pub mod leased;
 pub mod listed;
 pub mod listing;

@@ -48,6 +48,14 @@ impl Plan {
         Self { todo: vec![Range { from: Vec::new(), end: None }] }
     }
 
+    /// Everything that starts with this.
+    pub(crate) fn below(start: &[u8]) -> Self {
+        // The first key behind it is the shortest: without the bytes at its end that can't be raised.
+        let raised = start.iter().rposition(|b| *b < u8::MAX);
+        let end = raised.map(|last| [&start[..last], &[start[last] + 1]].concat());
+        Self { todo: vec![Range { from: start.to_vec(), end }] }
+    }
+
     /// Cuts what is still to be asked for.
     pub(crate) fn cut(&mut self, fences: impl IntoIterator<Item = Vec<u8>>) {
         let mut fences: Vec<Vec<u8>> = fences.into_iter().collect();

@@ -14,15 +14,13 @@ pub use pinned::{ListFault, Pinned};
 
 use crate::{
     connect::{EtcdPlace, MAX_MESSAGE_BYTES, OUT_OF_REACH, Reads, Wanted, connect, may_have_been_done},
-    etcd::{end_of_prefix, stored},
+    etcd::stored,
     record::Stored,
     transactions::MAX_TXN_OPERATIONS,
 };
 
 /// How many reads of many records are under way at the same time.
 const PARALLEL_READS: usize = 8;
-/// Records a page of a list.
-const PAGE: i64 = 5000;
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// A connection to the store.
@@ -171,7 +169,7 @@ impl Store {
     /// # Errors
     /// A sentence, if the store can't be read.
     pub async fn keys(&self, start: &[u8]) -> Result<Vec<Vec<u8>>, String> {
-        let records = self.pages(start, GetOptions::new().with_keys_only()).await?;
+        let records = self.below(start, true).await?;
         Ok(records.into_iter().map(|stored| stored.key).collect())
     }
 
@@ -180,29 +178,7 @@ impl Store {
     /// # Errors
     /// A sentence, if the store can't be read.
     pub async fn list(&self, start: &[u8]) -> Result<Vec<Stored>, String> {
-        self.pages(start, GetOptions::new()).await
-    }
-
-    async fn pages(&self, start: &[u8], options: GetOptions) -> Result<Vec<Stored>, String> {
-        let from = self.full(start);
-        let end = end_of_prefix(&from);
-        let mut next = from;
-        let mut revision = 0;
-        let mut records = Vec::new();
-        loop {
-            let options = options.clone().with_range(end.clone()).with_limit(PAGE).with_revision(revision);
-            let mut page = self.read(self.kv.get(next, Some(options))).await?;
-            if revision == 0 {
-                revision = page.header().map_or(0, |header| header.revision());
-            }
-            let more = page.more();
-            let kvs = page.take_kvs();
-            next = kvs.last().map_or_else(Vec::new, |last| [last.key(), b"\0"].concat());
-            records.extend(kvs.into_iter().map(|kv| stored(kv, self.prefix.len())));
-            if !more || next.is_empty() {
-                return Ok(records);
-            }
-        }
+        self.below(start, false).await
     }
 
     /// Makes all changes in one transaction if every key, and every one of `also` (a key and its `mod_revision`), is as it was read.

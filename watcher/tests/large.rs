@@ -117,6 +117,14 @@ async fn a_list_of_many_and_of_large_records_is_whole() {
     assert_eq!((pinned.await.unwrap().revision, sum), (revision, table.digest()));
     assert!(keys.is_sorted_by(|one, next| one < next) && keys.len() > ROUTES + LARGE);
     assert_eq!(store.list_at(Some(revision + 1), drop).await, Err(ListFault::Ahead));
+    // As commands list: a part of it, with the values and without, large ones included.
+    for start in ["", "routes/orders/", "routes/orders/tenant-1", "routes/orders/large-", "routes/p", "services/orders", "upstreams/none"] {
+        let below: Vec<Vec<u8>> = keys.iter().filter(|key| key.starts_with(start.as_bytes())).cloned().collect();
+        let records = store.list(start.as_bytes()).await.unwrap();
+        assert!(records.iter().map(|stored| &stored.key).eq(&below), "{start}: {} of {}", records.len(), below.len());
+        assert!(records.iter().all(|stored| !stored.value.is_empty()));
+        assert!(store.keys(start.as_bytes()).await.unwrap() == below, "{start}");
+    }
     again.stop().await;
     listed.stop().await;
 }

@@ -40,6 +40,12 @@ pub const BOOTSTRAP: Kind = Kind {
             "3600000",
             "How often, about, all that the store holds is read, slowly, and compared with the table; a difference leads to a resync. 0: never.",
         ),
+        super::Field {
+            path: "gold.fleet_report",
+            holds: super::Holds::Flag,
+            absent: Same("true"),
+            meaning: "Report what this proxy has applied at `<prefix>-state/fleet/<id>`, at most every 5 s. The etcd user needs READWRITE there.",
+        },
         form("gold.user", "text", &[r#""waypost""#], Means("no user"), "The etcd user."),
         form("gold.password_file", "a path", &[r#""/etc/waypost/etcd.password""#], Means("no password"), "Where the user's password is."),
         form(

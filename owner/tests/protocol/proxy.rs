@@ -188,7 +188,11 @@ impl World {
         let Some(table) = proxy.watching.table.clone() else { return Next::Answer(Code::NotReady) };
         let Some(Request { exchange, head, .. }) = proxy.requests.get_mut(&id) else { return Next::Answer(Code::Internal) };
         let gold_age = now.since(proxy.watching.fresh_at);
-        let next = exchange.step(head, input, &mut Shared { table: &table, hints: &proxy.hints, now, gold_age, rng: &mut rng });
+        let next = exchange.step(
+            head,
+            input,
+            &mut Shared { table: &table, hints: &proxy.hints, now, gold_age, is_other_history: false, rng: &mut rng },
+        );
         if let Some(key) = exchange.take_learnt() {
             let are_more = proxy.parking.wake(&key, now).is_some();
             self.ring(pid);

@@ -292,6 +292,6 @@ impl World {
         let proxy = self.proxy(pid);
         let Some(table) = proxy.watching.table.clone() else { return };
         let gold_age = now.since(proxy.watching.fresh_at);
-        act(&mut proxy.keeper, &Shared { table: &table, hints: &proxy.hints, now, gold_age, rng: &mut rng });
+        act(&mut proxy.keeper, &Shared { table: &table, hints: &proxy.hints, now, gold_age, is_other_history: false, rng: &mut rng });
     }
 }

@@ -8,7 +8,7 @@ mod many;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use waypost_conf::{self as conf, Name, Record, RecordKey, RouteState};
@@ -16,14 +16,10 @@ use waypost_conf::{self as conf, Name, Record, RecordKey, RouteState};
 pub use many::Met;
 
 use super::{
-    Names, Read, ReadAhead, Recorded, Records, RequestKey, Route, Routes, Service, ServiceId, Source, State, Table, TableId, UpstreamId,
-    records::record_of,
+    Names, Read, Recorded, Records, RequestKey, Route, Routes, Service, ServiceId, Source, State, Table, TableId, UpstreamId, Warning,
+    ahead::ReadAhead, records::record_of,
 };
-use crate::{
-    Endpoint, Upstream,
-    endpoint::EndpointState,
-    matching::{Clash, Matcher},
-};
+use crate::{Endpoint, Upstream, endpoint::EndpointState, matching::Matcher};
 
 /// What the store says of a record beside its value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,15 +32,6 @@ pub struct Meta {
     pub digest: u128,
     /// Whether the key hangs on a lease.
     pub leased: bool,
-}
-
-/// A doubt about a record that is not an error; shown in `/status`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Warning {
-    /// The record's key below the prefix.
-    pub key: String,
-    /// What is doubtful, and what would be right.
-    pub message: String,
 }
 
 /// What a table says of itself.
@@ -103,8 +90,10 @@ struct Compiled {
     default_policy: Arc<conf::Policy>,
     certificates: Arc<BTreeMap<Name, Recorded<conf::Certificate>>>,
     secured: Arc<BTreeMap<Name, Recorded<Arc<conf::UpstreamTls>>>>,
-    clashes: Vec<Clash>,
-    warnings: Arc<Vec<Warning>>,
+    /// Of services, as far as no upstream is concerned.
+    doubts: Arc<Vec<Warning>>,
+    /// Upstreams without a record that have endpoints.
+    homeless: Arc<BTreeSet<Name>>,
 }
 
 impl Builder {
@@ -220,12 +209,16 @@ impl Builder {
         }
     }
 
-    /// Lays what a check read over a key, unless something as new is there.
-    pub fn read_ahead(&mut self, key: RequestKey, read: Read) {
-        let newer = self.read_ahead.get(&key).is_none_or(|known| known.revision < read.revision);
-        if newer {
+    /// Lays what a check read over a key, unless something as new is there or it says what is known already. True if it does from now on.
+    pub fn read_ahead(&mut self, key: RequestKey, read: Read) -> bool {
+        let is_news = match self.read_ahead.get(&key) {
+            Some(known) => known.revision < read.revision && known.route != read.route,
+            None => self.routes.get(key.service, &key.key) != read.route,
+        };
+        if is_news {
             self.read_ahead.insert(key, read);
         }
+        is_news
     }
 
     /// Forgets all reads that ran ahead: the incarnation of the store has changed.
@@ -361,10 +354,9 @@ impl Builder {
 
     /// Makes the next table.
     pub fn publish(&mut self, about: Publication) -> Arc<Table> {
-        self.read_ahead.retain(|_, read| read.revision > about.revision);
-        let touched = self.services_touched || !self.upstreams_touched.is_empty();
+        self.read_ahead.reached(about.revision);
         self.compile_upstreams();
-        if self.services_touched {
+        if std::mem::take(&mut self.services_touched) {
             self.compile_services();
         }
         if std::mem::take(&mut self.certificates_touched) {
@@ -377,10 +369,7 @@ impl Builder {
         if std::mem::take(&mut self.secured_touched) {
             self.compiled.secured = Arc::new(self.secured());
         }
-        if self.routes.settle() || touched {
-            self.compiled.warnings = Arc::new(self.warnings());
-            self.services_touched = false;
-        }
+        self.routes.settle();
         let compiled = &self.compiled;
         Arc::new(Table {
             revision: about.revision,
@@ -397,14 +386,19 @@ impl Builder {
             certificates: Arc::clone(&compiled.certificates),
             secured: Arc::clone(&compiled.secured),
             routes: self.routes.clone(),
-            read_ahead: Arc::new(self.read_ahead.clone()),
-            warnings: Arc::clone(&compiled.warnings),
+            read_ahead: self.read_ahead.clone(),
+            doubts: Arc::clone(&compiled.doubts),
+            homeless: Arc::clone(&compiled.homeless),
+            warnings: OnceLock::new(),
         })
     }
 
     fn put_route(&mut self, service: &Name, key: &[u8], value: &conf::Route, meta: Meta) {
         let service = self.service_id(service);
         let route = self.route_from(value, meta);
+        if !self.read_ahead.is_empty() {
+            self.read_ahead.shown(&RequestKey { service, key: key.into() }, meta.mod_revision);
+        }
         self.routes.insert(service, key, route);
     }
 
@@ -444,6 +438,13 @@ impl Builder {
         let touched = std::mem::take(&mut self.upstreams_touched);
         if touched.is_empty() {
             return;
+        }
+        for name in &touched {
+            let is_homeless = self.endpoints.contains_key(name) && !self.upstreams.contains_key(name);
+            if is_homeless != self.compiled.homeless.contains(name) {
+                let homeless = Arc::make_mut(&mut self.compiled.homeless);
+                let _ = if is_homeless { homeless.insert(name.clone()) } else { homeless.remove(name) };
+            }
         }
         let ids: Vec<_> = touched.iter().map(|name| (self.upstream_id(name), name)).collect();
         let mut upstreams = std::mem::take(&mut self.compiled.upstreams);
@@ -542,37 +543,12 @@ impl Builder {
         self.compiled.positions = Arc::new(list.iter().enumerate().map(|(position, service)| (service.id, position)).collect());
         self.compiled.services = Arc::new(list);
         self.compiled.matcher = Arc::new(matcher);
-        self.compiled.clashes = clashes;
-    }
-
-    fn warnings(&self) -> Vec<Warning> {
-        let clashes = self.compiled.clashes.iter().map(|clash| Warning {
-            key: format!("services/{}", clash.loser),
-            message: format!(
-                "host \"{}\" with path prefix \"{}\" is service \"{}\"'s, whose record is older; these requests go there",
-                clash.host, clash.path_prefix, clash.winner
-            ),
+        let clashes = clashes.iter().map(Warning::of_clash);
+        let services = self.services.iter().filter_map(|(name, kept)| {
+            let policy = kept.value.policy.as_ref().filter(|policy| !self.policies.contains_key(*policy))?;
+            Some(Warning::of_policy(name, policy))
         });
-        let services = self.services.iter().flat_map(|(name, kept)| {
-            let owner = kept.value.default_owner.as_ref().filter(|owner| !self.upstreams.contains_key(*owner));
-            let owner = owner.map(|owner| format!("default_owner \"{owner}\" has no record; put upstreams/{owner}"));
-            let policy = kept.value.policy.as_ref().filter(|policy| !self.policies.contains_key(*policy));
-            let policy = policy.map(|policy| format!("policy \"{policy}\" has no record; the default policy applies"));
-            owner.into_iter().chain(policy).map(move |message| Warning { key: format!("services/{name}"), message })
-        });
-        let endpoints = self.endpoints.keys().filter(|upstream| !self.upstreams.contains_key(*upstream));
-        let endpoints = endpoints.map(|upstream| Warning {
-            key: format!("endpoints/{upstream}"),
-            message: format!("upstream \"{upstream}\" has no record, so its endpoints are not used; put upstreams/{upstream}"),
-        });
-        let routes = self.compiled.services.iter().flat_map(|service| {
-            let doubts = self.routes.doubts(service.id, service.default_owner.is_some());
-            doubts.into_iter().map(|(record, message)| {
-                let key = record.map(|record| format!("routes/{}/{}", service.name, conf::escaped(&record)));
-                Warning { key: key.unwrap_or_else(|| format!("services/{}", service.name)), message }
-            })
-        });
-        clashes.chain(services).chain(endpoints).chain(routes).collect()
+        self.compiled.doubts = Arc::new(clashes.chain(services).collect());
     }
 }
 

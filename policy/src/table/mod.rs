@@ -2,34 +2,38 @@
 //!
 //! A [`Table`] is immutable once published; a lookup follows the one swapped pointer, takes no lock and allocates nothing. The
 //! one [`Builder`] makes the next table out of the last by copying what changed. Beside the records stand the answers of checks
-//! that ran ahead of the watch (`ReadAhead`), so that the records themselves are always exactly the store's at
+//! that ran ahead of the watch (`ahead.rs`), so that the records themselves are always exactly the store's at
 //! [`Table::revision`].
 
+mod ahead;
 mod builder;
 mod example;
 mod names;
 mod records;
 mod routes;
+mod warnings;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use waypost_conf::{Certificate, KeySource, Match, Name, Policy, UpstreamTls};
 
-pub use builder::{Builder, Met, Meta, Publication, Warning};
+pub use builder::{Builder, Met, Meta, Publication};
 pub use example::Example;
 pub use names::{ServiceId, UpstreamId};
 pub use records::Records;
 pub use routes::{Batch, Route, State};
+pub use warnings::Warning;
 
 use crate::{
     Upstream,
     budget::RetryBudget,
     matching::{Fit, Matcher},
 };
+use ahead::ReadAhead;
 use names::Names;
 use routes::Routes;
 
@@ -156,9 +160,6 @@ impl Read {
     }
 }
 
-/// Only reads above the table's revision: a publish drops what it has passed.
-type ReadAhead = HashMap<RequestKey, Read, ahash::RandomState>;
-
 /// The table in force.
 #[derive(Debug)]
 pub struct Table {
@@ -178,8 +179,13 @@ pub struct Table {
     certificates: Arc<BTreeMap<Name, Recorded<Certificate>>>,
     secured: Arc<BTreeMap<Name, Recorded<Arc<UpstreamTls>>>>,
     routes: Routes,
-    read_ahead: Arc<ReadAhead>,
-    warnings: Arc<Vec<Warning>>,
+    read_ahead: ReadAhead,
+    /// Of services, as far as no upstream is concerned.
+    doubts: Arc<Vec<Warning>>,
+    /// Upstreams without a record that have endpoints.
+    homeless: Arc<BTreeSet<Name>>,
+    /// Once somebody has asked.
+    warnings: OnceLock<Vec<Warning>>,
 }
 
 /// What a record says, as it was written.
@@ -332,11 +338,6 @@ impl Table {
     pub fn frozen(&self) -> (impl Iterator<Item = (&Name, &[u8], Route)>, bool) {
         let (records, are_more) = self.routes.frozen();
         (records.filter_map(|(service, record, route)| Some((self.service_names.name(service.index())?, record, route))), are_more)
-    }
-
-    /// What is doubtful in the records but not wrong: clashes, dangling names.
-    pub fn warnings(&self) -> &[Warning] {
-        &self.warnings
     }
 }
 

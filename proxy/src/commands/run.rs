@@ -17,7 +17,7 @@ use tokio::{net::TcpListener, sync::Notify};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 use waypost_conf::{AccessTarget, Bootstrap, DEFAULT_DIGEST_CHECK_MS, LogFormat, Name, ProcessLimits};
 use waypost_policy::{Hints, parking::Parking, table::Example};
-use waypost_watcher::{GoldPlace, Settings, Watcher, files::why};
+use waypost_watcher::{GoldPlace, Settings, Watcher, files::why, fleet::Reports};
 
 use super::print;
 use crate::{
@@ -94,6 +94,10 @@ pub(crate) fn run(args: RunArgs) -> Outcome {
         let told: Arc<OnceLock<Arc<Shared>>> = Arc::default();
         let publishes = Arc::clone(&told);
         let gold = bootstrap.gold.as_ref();
+        let reported = match &place {
+            GoldPlace::Etcd(place) if gold.is_none_or(|gold| gold.fleet_report) => Some(place.clone()),
+            _ => None,
+        };
         let watcher = waypost_watcher::start(Settings {
             allow_empty: gold.is_some_and(|gold| gold.allow_empty),
             most_records: usize::try_from(bootstrap.limits.records.get()).unwrap_or(usize::MAX),
@@ -118,20 +122,33 @@ pub(crate) fn run(args: RunArgs) -> Outcome {
             let known = taken.known.clone();
             taken.ready(upgrade::can_serve(&shared, &known)).await.map_err(Failed::not_done)?;
         }
+        let reports = |place| Arc::new(Reports::start(place, watcher.view.clone(), &id, env!("CARGO_PKG_VERSION"), fastrand::u64(..)));
+        let reports = reported.map(reports);
         announce(&listeners, admin_address, &shared);
         reload.listeners = listeners.iter().map(Bound::terms).collect();
-        let leaves = Arc::clone(&watcher);
+        let leaves = (Arc::clone(&watcher), reports.clone());
         let process = Process {
             meeting: Some(meeting),
             taken,
-            handed_over: Box::new(move || leaves.leave_snapshot()),
+            handed_over: Box::new(move || {
+                leaves.0.leave_snapshot();
+                leaves.1.iter().for_each(|reports| reports.leave());
+            }),
             reload,
             has_express: !args.no_express,
         };
         let ended = server::run(Arc::clone(&shared), background, listeners, admin, threads, process).await;
-        if let Some(watcher) = Arc::into_inner(watcher) {
-            watcher.stop().await;
-        }
+        let reported = async {
+            if let Some(reports) = reports.and_then(Arc::into_inner) {
+                reports.end().await;
+            }
+        };
+        let watched = async {
+            if let Some(watcher) = Arc::into_inner(watcher) {
+                watcher.stop().await;
+            }
+        };
+        tokio::join!(reported, watched);
         shared.access_log.flush(LOG_FLUSH_LIMIT);
         outcome(ended)
     })

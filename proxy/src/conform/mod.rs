@@ -37,7 +37,7 @@ pub(crate) fn run(args: &ConformArgs) -> Outcome {
         return Err(Failed::unusable(format!("--only: there is no row \"{unknown}\"; there are {}", rows().join(", "))));
     }
     print::runtime()?.block_on(async {
-        let mut world = World::start(args).await?;
+        let mut world = Box::pin(World::start(args)).await?;
         let played = tokio::select! {
             played = played(args, &backend, &mut world) => played,
             _ = tokio::signal::ctrl_c() => Err(Failed::said(130)),

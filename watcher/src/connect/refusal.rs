@@ -145,6 +145,11 @@ fn say_broken(layers: &str, is_tls: bool, shows_ours: bool) -> String {
     format!("{OUT_OF_REACH}: no connection came about")
 }
 
+/// Whether there is no right to do what was asked.
+pub(crate) fn is_denied(error: &Error) -> bool {
+    matches!(error, Error::GRpcStatus(status) if status.message().contains("permission denied"))
+}
+
 /// Whether what was asked may have been done although there was an error: the answer was lost, not the request refused.
 pub(crate) fn may_have_been_done(error: &Error) -> bool {
     match error {

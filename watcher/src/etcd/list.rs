@@ -113,12 +113,18 @@ pub(crate) struct Reader {
     prefix: Vec<u8>,
     revision: u64,
     most_records: usize,
+    keys_only: bool,
 }
 
 impl Reader {
     pub(crate) fn new(kv: Reads, prefix: &str, revision: u64) -> Self {
         let kv = kv.max_decoding_message_size(MAX_ANSWER_BYTES);
-        Self { kv, prefix: format!("{prefix}/").into_bytes(), revision, most_records: usize::MAX }
+        Self { kv, prefix: format!("{prefix}/").into_bytes(), revision, most_records: usize::MAX, keys_only: false }
+    }
+
+    /// The same without values.
+    pub(crate) fn keys_only(self) -> Self {
+        Self { keys_only: true, ..self }
     }
 
     /// The digest of all records. With a pause as long as each read took: nobody waits for it, and others use the store.
@@ -129,9 +135,18 @@ impl Reader {
     }
 
     /// Gives every record to `each`, in the order of the keys, one range at a time. `is_patient`: pauses for as long as each read took.
-    pub(crate) async fn in_order(&self, fences: Vec<Vec<u8>>, is_patient: bool, mut each: impl FnMut(Stored)) -> Result<(), Fault> {
+    pub(crate) async fn in_order(&self, fences: Vec<Vec<u8>>, is_patient: bool, each: impl FnMut(Stored)) -> Result<(), Fault> {
         let mut plan = Plan::new();
         plan.cut(fences);
+        self.planned(plan, is_patient, each).await
+    }
+
+    /// The same of the records whose key starts with `start`.
+    pub(crate) async fn below(&self, start: &[u8], each: impl FnMut(Stored)) -> Result<(), Fault> {
+        self.planned(Plan::below(start), false, each).await
+    }
+
+    async fn planned(&self, mut plan: Plan, is_patient: bool, mut each: impl FnMut(Stored)) -> Result<(), Fault> {
         while let Some(range) = plan.next() {
             let began = Instant::now();
             let answer = self.clone().part(range).await?;
@@ -210,6 +225,7 @@ impl Reader {
     fn options(&self, range: &Range, serializable: bool) -> GetOptions {
         let end = range.end.as_ref().map_or_else(|| end_of_prefix(&self.prefix), |end| self.key(end));
         let options = GetOptions::new().with_range(end).with_revision(i64::try_from(self.revision).unwrap_or(i64::MAX));
+        let options = if self.keys_only { options.with_keys_only() } else { options };
         if serializable { options.with_serializable() } else { options }
     }
 

@@ -62,6 +62,16 @@ proptest! {
     }
 
     #[test]
+    fn what_starts_alike_is_listed_alone(
+        store in proptest::collection::btree_set(key(), 0..120), start in key(), length in 0usize..5, limit in 1usize..20
+    ) {
+        let start = &start[..length.min(start.len())];
+        let (listed, _) = list(&store, Plan::below(start), limit);
+        let wanted: Vec<Vec<u8>> = store.iter().filter(|key| key.starts_with(start)).cloned().collect();
+        prop_assert_eq!(listed, wanted);
+    }
+
+    #[test]
     fn cuts_guessed_from_a_few_keys_are_in_order_and_behind_them(keys in proptest::collection::btree_set(key(), 1..40), apart in 1usize..50) {
         let records: Vec<Stored> = keys.iter().map(|key| stored(key)).collect();
         let cuts = spread::cuts(&records, apart, 30);

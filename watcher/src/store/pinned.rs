@@ -1,11 +1,13 @@
-//! All records as they were at one revision, so that they can be compared with a table of that revision.
+//! Records as they were at one revision: all of them, so that they can be compared with a table of that revision, or those below a start.
 
-use super::{LIMIT, Store};
+use super::Store;
 use crate::{
-    connect::Wanted,
     etcd::{Fault, Reader},
     record::Stored,
 };
+
+/// So often a list is begun whose revision is forgotten meanwhile.
+const MOST_LISTS: u32 = 3;
 
 /// What was listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,14 +41,8 @@ impl Store {
     /// If there is no such revision any more or yet, or the store can't be read.
     pub async fn list_at(&self, revision: Option<u64>, each: impl FnMut(Stored)) -> Result<Pinned, ListFault> {
         let unreadable = |why: &str| ListFault::Unreadable(format!("etcd at {}{why}", self.endpoint));
-        // Linearizable: no member that lags has the word about how far the store has come.
-        let now = match tokio::time::timeout(LIMIT, self.kv.get(self.full(b"incarnation"), None)).await {
-            Ok(now) => now.map_err(|error| unreadable(&format!(" {}", self.place.say_later(&error, Wanted::Read))))?,
-            Err(_) => return Err(unreadable(&format!(" did not answer within {LIMIT:?}"))),
-        };
-        let header = now.header().ok_or_else(|| unreadable(" answered without a header"))?;
-        let store_revision = u64::try_from(header.revision()).unwrap_or(0);
-        let pinned = Pinned { revision: revision.unwrap_or(store_revision), store_revision, cluster_id: header.cluster_id() };
+        let (store_revision, cluster_id) = self.pin(b"incarnation").await.map_err(ListFault::Unreadable)?;
+        let pinned = Pinned { revision: revision.unwrap_or(store_revision), store_revision, cluster_id };
         if pinned.revision > store_revision {
             return Err(ListFault::Ahead);
         }
@@ -56,5 +52,30 @@ impl Store {
             Fault::Unreadable(why) => unreadable(&why),
         })?;
         Ok(pinned)
+    }
+
+    /// Every record whose key starts with `start`, in the order of the keys, as of now. Not page by page: etcd would walk all the rest for each.
+    pub(super) async fn below(&self, start: &[u8], keys_only: bool) -> Result<Vec<Stored>, String> {
+        let mut again = MOST_LISTS;
+        loop {
+            // Of what is asked for, since there may be no right to read anything else.
+            let (revision, _) = self.pin(start).await?;
+            let reader = Reader::new(self.kv.clone(), &self.place.prefix, revision);
+            let reader = if keys_only { reader.keys_only() } else { reader };
+            let mut records = Vec::new();
+            match reader.below(start, |stored| records.push(stored)).await {
+                Ok(()) => return Ok(records),
+                Err(Fault::Compacted) if again > 1 => again -= 1,
+                Err(Fault::Compacted) => return Err(format!("etcd at {}: {}", self.endpoint, ListFault::Compacted)),
+                Err(Fault::Unreadable(why)) => return Err(format!("etcd at {}{why}", self.endpoint)),
+            }
+        }
+    }
+
+    /// The store's revision and the cluster's id. Linearizably: no member that lags has the word about how far the store has come.
+    async fn pin(&self, key: &[u8]) -> Result<(u64, u64), String> {
+        let now = self.read(self.kv.get(self.full(key), None)).await?;
+        let header = now.header().ok_or_else(|| format!("etcd at {} answered without a header", self.endpoint))?;
+        Ok((u64::try_from(header.revision()).unwrap_or(0), header.cluster_id()))
     }
 }

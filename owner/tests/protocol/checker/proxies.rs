@@ -124,9 +124,9 @@ fn is_new(world: &World, pid: Pid, when: Moment) -> bool {
     connected.is_none_or(|(at, _)| *at >= when)
 }
 
-/// Whether a process was paused at some time since.
+/// Whether a process was paused at some time since. What waited for the end happens at the end.
 fn is_paused(world: &World, pid: Pid, since: Moment) -> bool {
-    world.history.seen.iter().any(|(at, seen)| matches!(seen, Seen::Paused { pid: of, by } if *of == pid && *at + *by > since))
+    world.history.seen.iter().any(|(at, seen)| matches!(seen, Seen::Paused { pid: of, by } if *of == pid && *at + *by >= since))
 }
 
 /// How long whoever waits for a key waits on at most once the proxy knows who serves it, while nothing breaks: a large crowd is let go at a pace.

@@ -75,7 +75,7 @@ impl Hashed {
         let hasher = &*hasher;
         *len += thread::scope(|scope| {
             let beside = scope.spawn(move || fill(lower, 0, hasher, batches));
-            fill(upper, WIDTH / 2, hasher, batches) + beside.join().unwrap_or(0)
+            fill(upper, WIDTH / 2, hasher, batches) + beside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         });
     }
 

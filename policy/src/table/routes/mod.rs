@@ -252,23 +252,21 @@ impl Routes {
         }
     }
 
-    /// Before a publish: finishes what changed records touch. True if there may be other doubts than before.
-    pub(super) fn settle(&mut self) -> bool {
+    /// Before a publish: finishes what changed records touch.
+    pub(super) fn settle(&mut self) {
         let is_due = self.cut.values().any(|cut| match cut {
             Cut::Slots(slots) => slots.is_unsettled(),
             Cut::Ranges(ranges) => ranges.is_unsettled(),
         });
         if !is_due {
-            return false;
+            return;
         }
-        let mut has_news = false;
         for cut in Arc::make_mut(&mut self.cut).values_mut() {
-            has_news |= match cut {
+            match cut {
                 Cut::Slots(slots) => slots.settle(),
                 Cut::Ranges(ranges) => ranges.settle(),
-            };
+            }
         }
-        has_news
     }
 
     /// What is doubtful about a service's routes. `is_gap_served`: it has a default owner.

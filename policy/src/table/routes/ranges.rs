@@ -41,11 +41,9 @@ impl Ranges {
         !self.removed.is_empty()
     }
 
-    /// Notes who has taken over what was removed; true if something is to be said that was not before.
-    pub(super) fn settle(&mut self) -> bool {
-        let removed = std::mem::take(&mut self.removed);
-        let is_changed = !removed.is_empty();
-        for (key, epoch) in removed {
+    /// Notes who has taken over what was removed.
+    pub(super) fn settle(&mut self) {
+        for (key, epoch) in std::mem::take(&mut self.removed) {
             // Put again meanwhile, it has lost nothing.
             if let Some((heir, route)) = self.records.at_or_below(&key).filter(|(heir, _)| **heir != *key)
                 && route.epoch <= epoch
@@ -53,7 +51,6 @@ impl Ranges {
                 self.grown.insert(heir.into());
             }
         }
-        is_changed
     }
 
     /// What is doubtful: each is the record's key and a sentence.

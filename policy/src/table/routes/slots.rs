@@ -15,6 +15,8 @@ use super::{super::Route, Doubt, GROWN, sorted::Sorted};
 const CRC16: Crc<u16> = Crc::<u16>::new(&CRC_16_XMODEM);
 /// Slots a page.
 const PAGE: usize = 256;
+/// So many separate changes are written each by itself; of more, all slots between them.
+const MAX_TOUCHED: usize = 64;
 /// How many overlaps and gaps are named one by one.
 const MAX_NAMED: usize = 8;
 
@@ -36,11 +38,11 @@ pub(super) struct Slots {
     count: u32,
     hash: SlotHash,
     records: Sorted<Route>,
+    /// The records that cover something, by [`indexed`].
+    by_width: Sorted<()>,
     pages: Arc<Vec<Arc<Page>>>,
-    /// The slots whose records have changed since the pages were written.
-    touched: Option<(u32, u32)>,
-    /// Something is to be said that was not said before.
-    has_news: bool,
+    /// The slots whose records have changed since the pages were written: from, to.
+    touched: Vec<(u32, u32)>,
     /// Records that took slots over from others at no newer epoch.
     grown: BTreeSet<Box<[u8]>>,
 }
@@ -49,7 +51,8 @@ impl Slots {
     pub(super) fn new(count: u32, hash: SlotHash) -> Self {
         let empty: Arc<Page> = Arc::new([const { None }; PAGE]);
         let pages = (0..(count as usize).div_ceil(PAGE)).map(|_| Arc::clone(&empty)).collect();
-        Self { count, hash, records: Sorted::default(), pages: Arc::new(pages), touched: None, has_news: true, grown: BTreeSet::new() }
+        let (records, by_width) = (Sorted::default(), Sorted::default());
+        Self { count, hash, records, by_width, pages: Arc::new(pages), touched: Vec::new(), grown: BTreeSet::new() }
     }
 
     /// Whether it is cut this way.
@@ -68,24 +71,42 @@ impl Slots {
     }
 
     pub(super) fn insert(&mut self, record: &[u8], route: Route) -> Option<Route> {
-        self.touch(record);
-        self.records.insert(record, route)
+        let before = self.records.insert(record, route);
+        if let Some(slots) = self.touch(record)
+            && before.is_none()
+        {
+            self.by_width.insert(&indexed(record, slots), ());
+        }
+        before
     }
 
     pub(super) fn remove(&mut self, record: &[u8]) -> Option<Route> {
-        self.touch(record);
-        self.records.remove(record)
+        let gone = self.records.remove(record)?;
+        if let Some(slots) = self.touch(record) {
+            self.by_width.remove(&indexed(record, slots));
+        }
+        Some(gone)
     }
 
     pub(super) fn is_unsettled(&self) -> bool {
-        self.touched.is_some() || self.has_news
+        !self.touched.is_empty()
     }
 
-    /// Writes the pages that changed records touch; true if any were.
-    pub(super) fn settle(&mut self) -> bool {
-        let has_news = std::mem::take(&mut self.has_news);
-        let Some((from, to)) = self.touched.take() else { return has_news };
-        let mut covering: Vec<_> = self.coverings().filter(|covering| covering.first <= to && covering.last >= from).collect();
+    /// Writes the slots that changed records touch.
+    pub(super) fn settle(&mut self) {
+        let mut touched = std::mem::take(&mut self.touched);
+        touched.sort_unstable();
+        let mut touched = touched.into_iter().peekable();
+        while let Some((from, mut to)) = touched.next() {
+            while let Some((_, last)) = touched.next_if(|(first, _)| *first <= to + 1) {
+                to = to.max(last);
+            }
+            self.write(from, to);
+        }
+    }
+
+    fn write(&mut self, from: u32, to: u32) {
+        let mut covering: Vec<_> = self.over(from, to).collect();
         covering.sort_by_key(rank);
         let mut slots: Vec<Option<Arc<Covering>>> = vec![None; (to - from + 1) as usize];
         for covering in covering {
@@ -104,7 +125,18 @@ impl Slots {
             }
             *here = covering;
         }
-        true
+    }
+
+    /// The records that cover any of these slots. Those of about one width are looked for together: none begins more than that before `from`.
+    fn over(&self, from: u32, to: u32) -> impl Iterator<Item = Covering> {
+        let widths = (0..=u32::BITS).map_while(move |width| (1u64 << width <= u64::from(self.count)).then_some(width));
+        widths.flat_map(move |width| {
+            let widest = u32::try_from((2u64 << width) - 1).unwrap_or(u32::MAX);
+            let start = indexed_from(width, from.saturating_sub(widest));
+            let records = self.by_width.from(&start).map_while(move |(key, ())| key.split_at_checked(start.len()));
+            let records = records.take_while(move |(head, _)| *head <= &indexed_from(width, to)[..]);
+            records.filter_map(move |(_, record)| self.covering(record)).filter(move |covering| covering.last >= from)
+        })
     }
 
     /// What is doubtful: records that are no range of slots, records that overlap, slots that nobody covers. `is_gap_served`: a default
@@ -150,22 +182,38 @@ impl Slots {
     }
 
     fn coverings(&self) -> impl Iterator<Item = Covering> {
-        self.records.iter().filter_map(|(record, route)| {
-            let (first, last) = parse(record, self.count)?;
-            Some(Covering { record: record.into(), route: *route, first, last })
-        })
+        self.records.iter().filter_map(|(record, _)| self.covering(record))
     }
 
-    fn touch(&mut self, record: &[u8]) {
-        let Some((first, last)) = parse(record, self.count) else {
-            // It covers nothing, but what is said of the records changes.
-            self.has_news = true;
-            return;
-        };
-        self.grown.remove(record);
-        let (from, to) = self.touched.unwrap_or((first, last));
-        self.touched = Some((from.min(first), to.max(last)));
+    fn covering(&self, record: &[u8]) -> Option<Covering> {
+        let (first, last) = parse(record, self.count)?;
+        Some(Covering { record: record.into(), route: *self.records.get(record)?, first, last })
     }
+
+    /// Notes that the slots of a record are to be written, if it covers any: these.
+    fn touch(&mut self, record: &[u8]) -> Option<(u32, u32)> {
+        let slots = parse(record, self.count)?;
+        self.grown.remove(record);
+        if self.touched.len() >= MAX_TOUCHED {
+            let all = self.touched.drain(..).chain([slots]);
+            let all = all.reduce(|(from, to), (first, last)| (from.min(first), to.max(last)));
+            self.touched.extend(all);
+        } else if self.touched.last() != Some(&slots) {
+            self.touched.push(slots);
+        }
+        Some(slots)
+    }
+}
+
+/// The key of a record among those that cover slots: the width's order of magnitude, then where it begins.
+fn indexed(record: &[u8], (first, last): (u32, u32)) -> Vec<u8> {
+    [&indexed_from((last - first + 1).ilog2(), first)[..], record].concat()
+}
+
+fn indexed_from(width: u32, first: u32) -> [u8; 5] {
+    let [a, b, c, d] = first.to_be_bytes();
+    // A logarithm of a u32.
+    [width as u8, a, b, c, d]
 }
 
 /// What is painted later wins: the narrower, then the newer.

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-/// The most entries of a chunk; one that would have more is cut in half.
+/// A chunk of so many entries is cut in half, and what its first half needs no more is given back.
 const MAX_CHUNK: usize = 512;
 /// Two neighbours that together have no more become one.
 const MERGED_CHUNK: usize = MAX_CHUNK / 4;
@@ -55,8 +55,9 @@ impl<T: Clone> Sorted<T> {
             Err(position) => chunk.insert(position, (key.into(), value)),
         }
         self.len += 1;
-        if chunk.len() > MAX_CHUNK {
+        if chunk.len() >= MAX_CHUNK {
             let upper = chunk.split_off(MAX_CHUNK / 2);
+            chunk.shrink_to_fit();
             chunks.insert(at + 1, Arc::new(upper));
         }
         None
@@ -83,6 +84,13 @@ impl<T: Clone> Sorted<T> {
     /// All entries, in order.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&[u8], &T)> {
         self.chunks.iter().flat_map(|chunk| chunk.iter().map(|(key, value)| (&**key, value)))
+    }
+
+    /// The entries whose key is not below `key`, in order.
+    pub(super) fn from<'a>(&'a self, key: &[u8]) -> impl Iterator<Item = (&'a [u8], &'a T)> + use<'a, T> {
+        let mut chunks = self.chunks[self.chunk_for(key).unwrap_or(0)..].iter();
+        let first = chunks.next().map_or(&[][..], |chunk| &chunk[chunk.partition_point(|(other, _)| **other < *key)..]);
+        first.iter().chain(chunks.flat_map(|chunk| chunk.iter())).map(|(key, value)| (&**key, value))
     }
 
     /// The chunk in which a key is, if it is there: the last one that does not begin above it.
@@ -122,14 +130,31 @@ mod tests {
             for (sorted, model) in kept.into_iter().chain([(sorted, model)]) {
                 prop_assert_eq!(sorted.len(), model.len());
                 prop_assert!(sorted.iter().map(|(key, value)| (key.to_vec(), *value)).eq(model.iter().map(|(key, value)| (key.to_vec(), *value))));
-                prop_assert!(sorted.chunks.iter().all(|chunk| (1..=MAX_CHUNK).contains(&chunk.len())));
+                prop_assert!(sorted.chunks.iter().all(|chunk| (1..MAX_CHUNK).contains(&chunk.len())));
                 for key in &asked {
                     let key = key.to_be_bytes();
                     prop_assert_eq!(sorted.get(&key), model.get(&key));
                     let wanted = model.range(..=key).next_back().map(|(key, value)| (&key[..], value));
                     prop_assert_eq!(sorted.at_or_below(&key), wanted);
+                    let from = sorted.from(&key).map(|(key, value)| (key.to_vec(), *value));
+                    prop_assert!(from.eq(model.range(key..).map(|(key, value)| (key.to_vec(), *value))));
                 }
             }
+        }
+    }
+
+    #[test]
+    fn chunks_have_no_room_that_nobody_needs() {
+        type Order = fn(u32) -> u32;
+        let orders: [(Order, usize); 3] = [(|n| n, 0), (|n| u32::MAX - n, 0), (|n| n.wrapping_mul(2_654_435_761), 100_000)];
+        for (order, spare) in orders {
+            let mut sorted = Sorted::default();
+            for key in (0..100_000).map(order) {
+                sorted.insert(&key.to_be_bytes(), ());
+            }
+            let room: usize = sorted.chunks.iter().map(|chunk| chunk.capacity()).sum();
+            // Where keys come in order, only one chunk grows; elsewhere each may have grown to twice what it needs.
+            assert!(room <= sorted.len() + spare + MAX_CHUNK, "{room}");
         }
     }
 }

