@@ -28,6 +28,7 @@ mod tls;
 mod transport;
 mod until;
 mod upgrade;
+mod worker;
 
 use std::process::ExitCode;
 

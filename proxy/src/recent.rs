@@ -15,7 +15,6 @@ use waypost_conf::Name;
 use waypost_policy::{
     Code, Moment,
     exchange::{Dispatched, Dispatches, Waited},
-    head::Target,
 };
 
 use crate::access_log::Line;
@@ -101,11 +100,10 @@ impl Kept {
         &self.texts.all[self.texts.request_id + self.texts.method + self.texts.host.unwrap_or_default()..]
     }
 
-    fn of(line: &Line<'_>) -> Self {
-        let path = Target::parse(line.target).map_or(line.target, |target| target.path);
+    fn of(line: &Line<'_>, ended: SystemTime) -> Self {
         Self {
-            texts: Texts::new(line.request_id, line.method, line.host, path),
-            ended: SystemTime::now(),
+            texts: Texts::new(line.request_id, line.method, line.host, line.path()),
+            ended,
             status: line.status,
             reason: line.reason,
             service: line.trace.service.as_ref().map(|service| service.name.clone()),
@@ -140,12 +138,12 @@ impl Default for Recent {
 }
 
 impl Recent {
-    /// Keeps a request that has ended.
-    pub(crate) fn keep(&self, line: &Line<'_>) {
+    /// Keeps a request that has just ended.
+    pub(crate) fn keep(&self, line: &Line<'_>, now: SystemTime) {
         let has_failed = line.status >= 500 || line.status == 0 || line.reason.is_some();
         let is_notable = has_failed || line.trace.dispatches.len() > 1 || !line.trace.stale.is_empty() || !line.trace.waits.is_empty();
         let ring = if is_notable { &self.notable } else { &self.plain };
-        ring.push(self.hasher.hash_one(line.request_id), Kept::of(line));
+        ring.push(self.hasher.hash_one(line.request_id), Kept::of(line, now));
     }
 
     /// The last request of this id that is still kept.
@@ -265,16 +263,23 @@ mod tests {
     fn a_crowd_of_plain_requests_drives_out_plain_ones_only() {
         let recent = Recent::default();
         let trace = Trace::default();
-        recent.keep(&ended("plain", None, &trace));
-        recent.keep(&ended("failed", Some(Code::NoRoute), &trace));
+        recent.keep(&ended("plain", None, &trace), SystemTime::now());
+        recent.keep(&ended("failed", Some(Code::NoRoute), &trace), SystemTime::now());
         for number in 0..2 * PLAIN_ENTRIES {
-            recent.keep(&ended(&number.to_string(), None, &trace));
+            recent.keep(&ended(&number.to_string(), None, &trace), SystemTime::now());
         }
         assert!(recent.find("plain").is_none());
         let failed = recent.find("failed").unwrap();
         assert_eq!((failed.reason, failed.path()), (Some(Code::NoRoute), &b"/a"[..]));
-        recent.keep(&ended("failed", None, &trace));
+        recent.keep(&ended("failed", None, &trace), SystemTime::now());
         assert_eq!(recent.find("failed").unwrap().reason, None, "of one id the last is shown");
+    }
+
+    #[test]
+    fn no_query_is_kept_of_a_target_that_is_none() {
+        let (recent, trace) = (Recent::default(), Trace::default());
+        recent.keep(&Line { target: b"/a?secret#b", ..ended("none", Some(Code::BadRequest), &trace) }, SystemTime::now());
+        assert_eq!(recent.find("none").unwrap().path(), b"/a");
     }
 
     #[test]

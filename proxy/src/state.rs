@@ -7,7 +7,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use arc_swap::ArcSwap;
@@ -100,8 +100,9 @@ impl Shared {
     /// Takes note of a request that has ended.
     pub(crate) fn finished(&self, line: &Line<'_>) {
         self.metrics.finished(line);
-        self.recent.keep(line);
-        self.access_log.write(line);
+        let ended = SystemTime::now();
+        self.recent.keep(line, ended);
+        self.access_log.write(line, ended);
     }
 
     /// Takes note of a connection on which no request could be read.

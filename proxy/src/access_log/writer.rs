@@ -1,45 +1,85 @@
-//! The access log's own thread: lines together, a file that is opened anew when it was moved away, and what becomes of lines that can't
-//! be written.
+//! The access log's own thread: it writes what waits, opens a file anew that was moved away, and sees to lines that can't be written.
 //!
 //! Whole lines only: after a write that broke off in the middle the next one begins on a line of its own. A full disk or a reader that has
-//! gone costs lines, which are counted and said once.
+//! gone costs lines, which are counted and said once. What always holds: lines that were put before an order are written before it is obeyed.
 
 use std::{
     fs::{File, OpenOptions},
     io::{self, Write},
     os::{fd::AsFd, unix::fs::MetadataExt},
     path::PathBuf,
-    sync::mpsc::{Receiver, SyncSender},
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{Receiver, RecvTimeoutError, SyncSender},
+    },
     time::{Duration, Instant},
 };
 
 use prometheus_client::metrics::counter::Counter;
 use waypost_conf::AccessTarget;
 
+use super::batch::{Batch, Batches};
+
 /// How often it is looked whether the file has been moved away.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long lines are gathered.
 const PAUSE: Duration = Duration::from_millis(5);
-/// About how many bytes are written at once.
-const BATCH_BYTES: usize = 64 * 1024;
 
-/// What the queue holds.
-pub(super) enum Message {
-    /// A line, with its end.
-    Line(Vec<u8>),
+/// What the writer is to do.
+pub(super) enum Order {
+    /// Write what waits.
+    Write,
     /// Open the file anew.
     Reopen,
-    /// Write there from now on; `None`: nowhere.
-    Change(Option<Place>),
     /// Tell when everything before this has been written.
     Flush(SyncSender<()>),
 }
 
+/// Writes what waits until nobody is left who could give an order. After a line that follows a pause, which it is told of, it comes by every
+/// [`PAUSE`] as long as it finds something: so no request has to wake it while there are many.
+pub(super) fn run(batches: &Batches, orders: &Receiver<Order>, lost: &Counter) {
+    let mut spare = Vec::new();
+    let mut write = || batches.take(&mut spare, |batch| batch.place.write(batch, lost));
+    loop {
+        let has_written = write() || {
+            batches.set_writer_idle();
+            write()
+        };
+        let order = if has_written { orders.recv_timeout(PAUSE) } else { orders.recv().map_err(Into::into) };
+        match order {
+            Ok(Order::Write) | Err(RecvTimeoutError::Timeout) => {}
+            Ok(Order::Reopen) => {
+                write();
+                if let Some(place) = batches.place() {
+                    place.reopen();
+                }
+            }
+            Ok(Order::Flush(done)) => {
+                write();
+                let _ = done.send(());
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                write();
+                return;
+            }
+        }
+    }
+}
+
 /// Where lines are written.
 pub(super) struct Place {
-    file: File,
     /// `None` for stdout, which nobody moves.
     path: Option<PathBuf>,
+    /// For the writer alone, so nobody ever waits for it.
+    open: Mutex<Open>,
+}
+
+struct Open {
+    file: File,
+    looked: Instant,
+    /// The last write ended in the middle of a line.
+    is_torn: bool,
+    is_failing: bool,
 }
 
 impl Place {
@@ -47,25 +87,48 @@ impl Place {
     ///
     /// # Errors
     /// If the file can't be opened.
-    pub(super) fn open(target: &AccessTarget) -> io::Result<Option<Self>> {
-        match target {
-            AccessTarget::Off => Ok(None),
+    pub(super) fn open(target: &AccessTarget) -> io::Result<Option<Arc<Self>>> {
+        let (file, path) = match target {
+            AccessTarget::Off => return Ok(None),
             // Not through `io::stdout()`: it keeps what it could not write, and would write it later in the middle of a line.
-            AccessTarget::Stdout => Ok(Some(Self { file: io::stdout().as_fd().try_clone_to_owned()?.into(), path: None })),
-            AccessTarget::File(path) => Ok(Some(Self { file: append_to(path)?, path: Some(path.clone()) })),
+            AccessTarget::Stdout => (io::stdout().as_fd().try_clone_to_owned()?.into(), None),
+            AccessTarget::File(path) => (append_to(path)?, Some(path.clone())),
+        };
+        Ok(Some(Self::of(file, path).into()))
+    }
+
+    pub(super) fn of(file: File, path: Option<PathBuf>) -> Self {
+        Self { path, open: Mutex::new(Open { file, looked: Instant::now(), is_torn: false, is_failing: false }) }
+    }
+
+    /// Writes the lines, or counts those that are lost.
+    pub(super) fn write(&self, batch: &Batch, lost: &Counter) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.looked.elapsed() >= LOOK_EVERY {
+            open.looked = Instant::now();
+            if open.was_moved(self.path.as_ref()) {
+                open.anew(self.path.as_ref());
+            }
         }
+        open.write(batch, lost);
     }
 
+    /// Opens the path anew.
+    pub(super) fn reopen(&self) {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).anew(self.path.as_ref());
+    }
+}
+
+impl Open {
     /// Whether the path means another file than the open one, or none.
-    fn was_moved(&self) -> bool {
-        let Some(path) = &self.path else { return false };
+    fn was_moved(&self, path: Option<&PathBuf>) -> bool {
         let identity = |meta: io::Result<std::fs::Metadata>| meta.ok().map(|meta| (meta.dev(), meta.ino()));
-        identity(std::fs::metadata(path)) != identity(self.file.metadata())
+        path.is_some_and(|path| identity(std::fs::metadata(path)) != identity(self.file.metadata()))
     }
 
-    /// Opens the path anew. If that fails the open file stays in use: lines are better there than lost.
-    fn reopen(&mut self) {
-        let Some(path) = &self.path else { return };
+    /// If the path can't be opened the open file stays in use: lines are better there than lost.
+    fn anew(&mut self, path: Option<&PathBuf>) {
+        let Some(path) = path else { return };
         match append_to(path) {
             Ok(file) => self.file = file,
             Err(error) => {
@@ -73,105 +136,39 @@ impl Place {
             }
         }
     }
-}
 
-fn append_to(path: &PathBuf) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).open(path)
-}
-
-/// Writes lines to a place.
-pub(super) struct Writer {
-    /// `None`: no log is wanted.
-    place: Option<Place>,
-    lost: Counter,
-    batch: Vec<u8>,
-    lines: u64,
-    looked: Instant,
-    /// The last write ended in the middle of a line.
-    is_torn: bool,
-    is_failing: bool,
-}
-
-impl Writer {
-    pub(super) fn new(place: Option<Place>, lost: Counter) -> Self {
-        Self { place, lost, batch: Vec::with_capacity(BATCH_BYTES), lines: 0, looked: Instant::now(), is_torn: false, is_failing: false }
-    }
-
-    /// Writes until the queue's other end has gone: a line after a pause at once, and then what comes within [`PAUSE`] together. So it is seldom waiting
-    /// for a line, and no request has to wake it.
-    pub(super) fn run(mut self, queue: &Receiver<Message>) {
-        while let Ok(first) = queue.recv() {
-            self.take(first);
-            while let Ok(next) = queue.try_recv() {
-                self.take(next);
-            }
-            self.write();
-            std::thread::sleep(PAUSE);
-        }
-    }
-
-    fn take(&mut self, message: Message) {
-        match message {
-            Message::Line(line) => {
-                self.batch.extend_from_slice(&line);
-                self.lines += 1;
-                if self.batch.len() >= BATCH_BYTES {
-                    self.write();
-                }
-            }
-            Message::Reopen => {
-                self.write();
-                if let Some(place) = &mut self.place {
-                    place.reopen();
-                }
-            }
-            Message::Change(place) => {
-                self.write();
-                self.place = place;
-                (self.is_torn, self.is_failing) = (false, false);
-            }
-            Message::Flush(done) => {
-                self.write();
-                let _ = done.send(());
-            }
-        }
-    }
-
-    fn write(&mut self) {
-        let Some(place) = self.place.as_mut().filter(|_| self.lines > 0) else {
-            // Lines that were on their way when the log was turned off.
-            self.batch.clear();
-            self.lines = 0;
-            return;
-        };
-        if self.looked.elapsed() >= LOOK_EVERY {
-            self.looked = Instant::now();
-            if place.was_moved() {
-                place.reopen();
-            }
-        }
-        let end = if self.is_torn { &b"\n"[..] } else { b"" };
-        let written = write_all(&mut place.file, end).and_then(|()| write_all(&mut place.file, &self.batch));
-        match written {
+    fn write(&mut self, batch: &Batch, lost: &Counter) {
+        match self.write_lines(&batch.bytes) {
             Ok(()) => {
                 if std::mem::take(&mut self.is_failing) {
-                    tracing::info!(lost = self.lost.get(), "the access log is written again");
+                    tracing::info!(lost = lost.get(), "the access log is written again");
                 }
-                self.is_torn = false;
             }
-            Err((already, error)) => {
-                let whole = self.batch.get(..already).unwrap_or_default();
-                self.is_torn |= whole.last().is_some_and(|byte| *byte != b'\n');
-                let saved = whole.iter().filter(|byte| **byte == b'\n').count() as u64;
-                self.lost.inc_by(self.lines.saturating_sub(saved));
+            Err((saved, error)) => {
+                lost.inc_by(batch.lines.saturating_sub(saved));
                 if !std::mem::replace(&mut self.is_failing, true) {
                     tracing::warn!("the access log can't be written: {error}; lines are lost, and counted, until it can");
                 }
             }
         }
-        self.batch.clear();
-        self.lines = 0;
     }
+
+    /// Writes the lines, or says how many of them were written before the error.
+    fn write_lines(&mut self, lines: &[u8]) -> Result<(), (u64, io::Error)> {
+        if self.is_torn {
+            write_all(&mut self.file, b"\n").map_err(|(_, error)| (0, error))?;
+            self.is_torn = false;
+        }
+        write_all(&mut self.file, lines).map_err(|(already, error)| {
+            let written = lines.get(..already).unwrap_or_default();
+            self.is_torn = written.last().is_some_and(|byte| *byte != b'\n');
+            (written.iter().filter(|byte| **byte == b'\n').count() as u64, error)
+        })
+    }
+}
+
+fn append_to(path: &PathBuf) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).open(path)
 }
 
 /// Writes everything, or says how much of it was written before the error.
@@ -192,33 +189,46 @@ fn write_all(file: &mut File, bytes: &[u8]) -> Result<(), (usize, io::Error)> {
 mod tests {
     use super::*;
 
+    fn lines(bytes: &[u8]) -> Batch {
+        let place = Place::of(File::open("/dev/null").unwrap(), None).into();
+        Batch { place, bytes: bytes.to_vec(), lines: bytes.iter().filter(|byte| **byte == b'\n').count() as u64 }
+    }
+
     #[test]
     fn a_full_disk_costs_lines_and_they_are_counted() {
-        let full = Place { file: OpenOptions::new().write(true).open("/dev/full").unwrap(), path: None };
-        let lost = Counter::default();
-        let mut writer = Writer::new(Some(full), lost.clone());
-        for _ in 0..3 {
-            writer.take(Message::Line(b"a\n".to_vec()));
-        }
-        writer.write();
-        assert_eq!(lost.get(), 3);
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
-        writer.place = Some(Place { file: append_to(&path).unwrap(), path: Some(path.clone()) });
-        writer.take(Message::Line(b"b\n".to_vec()));
-        writer.write();
-        assert_eq!(std::fs::read(&path).unwrap(), b"b\n", "what was lost is not written later");
+        let place = Place::of(OpenOptions::new().write(true).open("/dev/full").unwrap(), Some(path.clone()));
+        let lost = Counter::default();
+        place.write(&lines(b"a\na\na\n"), &lost);
+        assert_eq!(lost.get(), 3);
+        place.reopen();
+        place.write(&lines(b"b\n"), &lost);
+        assert_eq!((std::fs::read(&path).unwrap(), lost.get()), (b"b\n".to_vec(), 3), "what was lost is not written later");
+    }
+
+    #[test]
+    fn what_follows_half_a_line_begins_on_a_line_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let place = Place::of(append_to(&path).unwrap(), Some(path.clone()));
+        place.write(&lines(b"a\nhal"), &Counter::default());
+        place.open.lock().unwrap().is_torn = true;
+        place.write(&lines(b"b\n"), &Counter::default());
+        place.write(&lines(b"c\n"), &Counter::default());
+        assert_eq!(std::fs::read(&path).unwrap(), b"a\nhal\nb\nc\n");
     }
 
     #[test]
     fn a_file_that_was_moved_away_is_opened_anew() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
-        let mut place = Place { file: append_to(&path).unwrap(), path: Some(path.clone()) };
-        assert!(!place.was_moved());
+        let place = Place::of(append_to(&path).unwrap(), Some(path.clone()));
+        let was_moved = || place.open.lock().unwrap().was_moved(Some(&path));
+        assert!(!was_moved());
         std::fs::rename(&path, folder.path().join("log.1")).unwrap();
-        assert!(place.was_moved());
+        assert!(was_moved());
         place.reopen();
-        assert!(!place.was_moved() && path.exists());
+        assert!(!was_moved() && path.exists());
     }
 }

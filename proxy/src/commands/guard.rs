@@ -54,7 +54,7 @@ pub(crate) fn run(args: GuardArgs) -> Outcome {
     let access: AccessTarget = access_target(args.access_log.as_deref(), &bootstrap.log.access);
     start_logging(bootstrap.log.format)?;
     let (runtime, threads) = runtime(args.threads)?;
-    let access_log = AccessLog::open(&access, bootstrap.log.format).map_err(|error| cannot_open_log(&access, &error))?;
+    let access_log = AccessLog::open(&access, bootstrap.log.format, threads).map_err(|error| cannot_open_log(&access, &error))?;
     runtime.block_on(async move {
         let admin_address = bootstrap.admin.address;
         let admin = admin::bind(admin_address).map_err(|error| cannot_listen("the admin endpoints", "--admin", admin_address, &error))?;

@@ -75,7 +75,7 @@ pub(crate) fn run(args: RunArgs) -> Outcome {
     let snapshot = (!is_file).then_some(snapshot);
     start_logging(bootstrap.log.format)?;
     let (runtime, threads) = runtime(args.threads)?;
-    let access_log = AccessLog::open(&access, bootstrap.log.format).map_err(|error| cannot_open_log(&access, &error))?;
+    let access_log = AccessLog::open(&access, bootstrap.log.format, threads).map_err(|error| cannot_open_log(&access, &error))?;
     runtime.block_on(async move {
         server::outlast().map_err(|error| Failed::not_done(format!("signals can't be listened for: {error}")))?;
         let mut taken = if args.upgrade { Some(take_over(&meeting, &id, &bootstrap).await?) } else { None };

@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use super::accept::{Accepting, Bound, InForce, accept};
-use crate::transport::UNWATCHED;
+use crate::{transport::UNWATCHED, worker};
 
 /// The threads.
 pub(super) struct Workers {
@@ -34,7 +34,10 @@ impl Workers {
             let sockets = sockets.into_iter().map(|(socket, terms)| (TcpListener::from(socket), terms)).collect();
             let (accepting, stopped) = (accepting.clone(), stopped.clone());
             let thread = std::thread::Builder::new().name(format!("waypost-{number}"));
-            threads.push(thread.spawn(move || runtime.block_on(work(sockets, accepting, stopped)))?);
+            threads.push(thread.spawn(move || {
+                worker::begin(number);
+                runtime.block_on(work(sockets, accepting, stopped));
+            })?);
         }
         Ok(Self { threads, stop })
     }

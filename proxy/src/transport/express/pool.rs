@@ -4,19 +4,17 @@
 //! shelf or with one request; what an owner has closed, or has sent something on unasked, is not given to a request as far as that is known by then.
 
 use std::{
-    cell::Cell,
     collections::HashMap,
     io::ErrorKind,
     net::SocketAddr,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, TryLockError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
     time::{Duration, Instant},
 };
 
 use rustix::{io::Errno, net::RecvFlags};
 use tokio::net::TcpStream;
+
+use crate::worker;
 
 /// How long a connection may lie idle.
 const IDLE: Duration = Duration::from_secs(55);
@@ -25,15 +23,9 @@ const SWEEP: Duration = Duration::from_secs(5);
 /// Connections kept, for the whole process.
 const KEPT: usize = 4096;
 
-thread_local! {
-    /// Which shelf is this thread's.
-    static SHELF: Cell<Option<usize>> = const { Cell::new(None) };
-}
-
 /// All kept connections.
 pub(crate) struct Pool {
     shelves: Box<[Mutex<Shelf>]>,
-    threads: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -60,7 +52,7 @@ impl Idle {
 impl Pool {
     /// For so many worker threads.
     pub(super) fn new(threads: usize) -> Self {
-        Self { shelves: (0..threads.max(1)).map(|_| Mutex::default()).collect(), threads: AtomicUsize::new(0) }
+        Self { shelves: (0..threads.max(1)).map(|_| Mutex::default()).collect() }
     }
 
     /// A connection to the owner, the one that was used last, if there is one. `is_sure`: an owner that has just closed it must not get the request,
@@ -91,12 +83,7 @@ impl Pool {
     }
 
     fn own(&self) -> usize {
-        let shelf = SHELF.get().unwrap_or_else(|| {
-            let shelf = self.threads.fetch_add(1, Ordering::Relaxed);
-            SHELF.set(Some(shelf));
-            shelf
-        });
-        shelf % self.shelves.len()
+        worker::number() % self.shelves.len()
     }
 
     fn sweep(&self, now: Instant) {
