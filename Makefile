@@ -70,11 +70,13 @@ fuzz: setup-fuzz
 			-max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=10 -rss_limit_mb=1024 -print_final_stats=1 || exit 1; \
 	done
 
-# The same tests again and again, the properties with many more cases, the long courses of troubles, and all that concerns the store
+# The same tests again and again, the properties and simulations with many more cases, the long courses of troubles, and all that concerns the store
 # with etcd 3.5 too.
 soak: setup setup-soak
 	$(CARGO) build --locked -p waypost
 	PROPTEST_CASES=20000 $(CARGO) test --workspace --locked --lib
+	WAYPOST_SEEDS=30000 $(CARGO) test --locked -p waypost-watcher --test simulation
+	WAYPOST_SEEDS=30000 $(CARGO) test --locked -p waypost-owner --test protocol
 	WAYPOST_STREAM_SECONDS=180 $(CARGO) test --locked -p waypost-tests --test real grpc::streams
 	WAYPOST_LANES=30000 $(CARGO) test --locked -p waypost-tests --test e2e what_a_seed_draws
 	for round in 1 2 3 4 5 6 7 8 9 10; do $(CARGO) test --locked -p waypost-tests || exit 1; done

@@ -18,7 +18,7 @@ const TABLE: [(u16, &str, Met); 28] = [
     (503, "no_upstream", Met::Here),
     (503, "no_endpoint", Met::Here),
     (503, "quarantined", Met::Here),
-    (503, "too_stale", Met::Not("max_staleness_ms is read and not acted on yet")),
+    (503, "too_stale", Met::Elsewhere("observe::a_service_that_wants_fresh_routes_is_refused_while_the_store_is_away_and_no_other")),
     (503, "not_ready", Met::Elsewhere("a_proxy_without_a_table_is_not_ready")),
     (
         503,
@@ -35,7 +35,7 @@ const TABLE: [(u16, &str, Met); 28] = [
     (307, "moved", Met::Here),
     (503, "stale_unhealed", Met::Here),
     (503, "park_timeout", Met::Here),
-    (503, "park_full", Met::Not("nothing is parked yet")),
+    (503, "park_full", Met::Not("it takes 4,096 requests that wait; exchange::tests::waits and parking::tests have what leads to it")),
     (508, "loop", Met::Here),
     (413, "body_too_large", Met::Here),
     (429, "rate_limited", Met::Not("requests_per_second is read and not acted on yet")),

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
-use etcd_client::{Client, ConnectOptions};
+use etcd_client::{Client, ConnectOptions, MemberAddOptions};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
     net::{TcpListener, TcpStream},
@@ -14,7 +14,7 @@ use tokio::{
 
 use crate::{
     etcd::{Etcd, Place},
-    free_address, until,
+    free_address, until, until_true,
 };
 
 const NAMES: [&str; 3] = ["one", "two", "three"];
@@ -26,6 +26,8 @@ pub struct Cluster {
     members: Vec<Etcd>,
     links: Vec<Links>,
     ids: Vec<String>,
+    /// As `--initial-cluster` wants it.
+    places: Vec<String>,
 }
 
 impl Cluster {
@@ -50,7 +52,7 @@ impl Cluster {
             let status = member.client().await.maintenance_client().status().await.unwrap();
             ids.push(format!("{:x}", status.header().unwrap().member_id()));
         }
-        Self { members, links, ids }
+        Self { members, links, ids, places: cluster }
     }
 
     /// One of the members.
@@ -93,6 +95,33 @@ impl Cluster {
             Err(said)
         })
         .await
+    }
+
+    /// Adds a member that only learns: it listens, but answers nothing that is asked of the store. Its id in the cluster goes with it.
+    pub async fn learner(&self) -> (Etcd, u64) {
+        let mut learner = Etcd::new(&["--initial-cluster-state", "existing"]);
+        let url = format!("http://{}", learner.peer_address());
+        // Only by members that have known one another for some seconds.
+        let id = until("the learner is added", async || {
+            let options = MemberAddOptions::new().with_is_learner();
+            let added = self.members[0].client().await.cluster_client().member_add([url.clone()], Some(options)).await;
+            added.map(|added| added.member().unwrap().id()).map_err(|error| error.to_string())
+        })
+        .await;
+        let cluster = [&self.places[..], &[format!("learner={url}")]].concat().join(",");
+        learner.join(Place { name: "learner".to_owned(), advertised: url, cluster });
+        learner.spawn();
+        until_true("the learner listens", async || TcpStream::connect(learner.address()).await.is_ok()).await;
+        (learner, id)
+    }
+
+    /// Has a learner vote from now on, once it has learnt enough.
+    pub async fn promote(&self, id: u64) {
+        until("the learner is promoted", async || {
+            let promoted = self.members[0].client().await.cluster_client().member_promote(id).await;
+            promoted.map(drop).map_err(|error| error.to_string())
+        })
+        .await;
     }
 
     /// Takes a member out of the cluster for good, by word of another: its process ends.

@@ -4,7 +4,7 @@
 use serde_json::json;
 use waypost_tests::{Cluster, Steady, Waypost, until};
 
-use super::Cells;
+use super::{Cells, until_said};
 use crate::scene::route;
 
 /// Three members, a proxy that knows all of them, and a client.
@@ -174,5 +174,30 @@ async fn a_lone_member_that_is_behind_is_waited_for() {
     waypost.equals(&["--gold", &three.cluster.urls()]).await;
     assert_eq!(waypost.status().await["gold"][0]["resyncs"], 0);
     steady.stop().await;
+    three.ends().await;
+}
+
+#[tokio::test]
+async fn a_learner_is_passed_over_and_followed_once_it_votes() {
+    let mut three = Three::start().await;
+    let (learner, id) = three.cluster.learner().await;
+    let mut of_it_alone = Waypost::new(&learner.url(), &[]);
+    of_it_alone.spawn();
+    until("the admin endpoint answers", async || waypost_tests::Client::fetch(of_it_alone.admin, "/healthz").await).await;
+    until_said(&of_it_alone, &["only learns", "voting members"]).await;
+    // One that knows a voting member too comes to it, wherever it begins.
+    for _ in 0..3 {
+        let of_both = Waypost::start(&format!("{},{}", learner.url(), three.cluster.member(1).url()), &[]).await;
+        let gold = of_both.until_connected(true).await;
+        assert_eq!(gold["endpoint"], three.cluster.member(1).url());
+        let revision = three.write(0).await;
+        of_both.at(revision).await;
+    }
+    three.cluster.promote(id).await;
+    of_it_alone.ready().await;
+    let revision = three.write(0).await;
+    of_it_alone.at(revision).await;
+    three.waypost.at(revision).await;
+    of_it_alone.equals(&["--gold", &three.cluster.urls()]).await;
     three.ends().await;
 }
