@@ -87,7 +87,7 @@ async fn a_process_that_takes_over_reports_on_under_the_same_name() {
     waypost.upgrade_gently().await;
     let after = until("the new process reports", async || match report(&etcd).await {
         Some(report) if report.lease != before.lease => Ok(report),
-        other => Err(other.map(|report| report.value)),
+        other => Err(format!("{:?}", other.map(|report| report.value))),
     })
     .await;
     assert_eq!(after.value["digest"], waypost.status().await["table"]["digest"]);
