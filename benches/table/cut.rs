@@ -18,6 +18,9 @@ const RECORDS: u64 = 16_384;
 const OWNERS: u64 = 100;
 const PUBLISHES: usize = 100;
 
+/// Its name, what the service's record says of it, and the key of a record.
+type Kind<'a> = (&'a str, &'a str, fn(u64) -> String);
+
 struct Writer {
     builder: Builder,
     revision: u64,
@@ -63,7 +66,7 @@ pub(crate) fn run() {
     println!("\n{RECORDS} records of one service, {PUBLISHES} publishes: the middle one and the slowest");
     println!("{:<22} {:>21} {:>21} {:>9}", "way", "one route", "one endpoint", "B/record");
     let slots = format!(r#","partition":{{"slots":{RECORDS},"hash":"crc16"}}"#);
-    let kinds: [(&str, &str, fn(u64) -> String); 3] = [
+    let kinds: [Kind<'_>; 3] = [
         ("exact", "", |number| format!("tenant-{number:05}")),
         ("slots", &slots, |number| number.to_string()),
         ("range", r#","partition":"range""#, |number| format!("tenant-{number:05}")),
