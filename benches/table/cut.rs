@@ -18,6 +18,9 @@ const RECORDS: u64 = 16_384;
 const OWNERS: u64 = 100;
 const PUBLISHES: usize = 100;
 
+/// Its name, what the service's record says of it, and the key of a record.
+type Kind<'a> = (&'a str, &'a str, fn(u64) -> String);
+
 struct Writer {
     builder: Builder,
     revision: u64,
@@ -63,9 +66,12 @@ pub(crate) fn run() {
     println!("\n{RECORDS} records of one service, {PUBLISHES} publishes: the middle one and the slowest");
     println!("{:<22} {:>21} {:>21} {:>9}", "way", "one route", "one endpoint", "B/record");
     let slots = format!(r#","partition":{{"slots":{RECORDS},"hash":"crc16"}}"#);
-    let tenant = |number: u64| format!("tenant-{number:05}");
-    for (name, partition) in [("exact", ""), ("slots", &slots), ("range", r#","partition":"range""#)] {
-        let record = |number: u64| if name == "slots" { number.to_string() } else { tenant(number) };
+    let kinds: [Kind<'_>; 3] = [
+        ("exact", "", |number| format!("tenant-{number:05}")),
+        ("slots", &slots, |number| number.to_string()),
+        ("range", r#","partition":"range""#, |number| format!("tenant-{number:05}")),
+    ];
+    for (name, partition, record) in kinds {
         let before = ALLOCATOR.allocated();
         let mut writer = Writer { builder: Builder::default(), revision: 0 };
         writer.put("services/s", &format!(r#"{{"match":[{{}}],"key":{{"header":"k"}}{partition}}}"#));

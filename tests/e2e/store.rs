@@ -15,6 +15,9 @@ use waypost_tests::{Backend, Etcd, Steady, Waypost, until};
 
 use crate::scene::{route, service};
 
+/// For a proxy whose connections are counted.
+pub(crate) const WITHOUT_REPORTS: [&str; 2] = ["--config", concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/store/without_reports.toml")];
+
 /// Two cells that answer with their names, and the records of a service `orders` in which `t1` belongs to `a`.
 pub(crate) struct Cells {
     pub(crate) a: Backend,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use waypost_tests::{Etcd, FaultProxy, Steady, Waypost, until, until_true};
 
-use super::{Cells, checked::Checked, moved};
+use super::{Cells, WITHOUT_REPORTS, checked::Checked, moved};
 use crate::scene::route;
 
 /// A store behind a network that can be broken, a proxy and a client.
@@ -22,7 +22,7 @@ impl Broken {
         let etcd = Etcd::start().await;
         let cells = Cells::of(&etcd).await;
         let between = FaultProxy::start(etcd.address()).await;
-        let waypost = Waypost::start(&between.url(), &[]).await;
+        let waypost = Waypost::start(&between.url(), &WITHOUT_REPORTS).await;
         waypost.until_connected(true).await;
         let steady = Steady::start(&waypost, &[("t1", "a")]);
         Self { etcd, _cells: cells, between, waypost, steady }
@@ -123,7 +123,7 @@ async fn many_connections_that_end_anywhere_cost_nothing() {
 async fn a_dead_connection_for_reads_is_replaced_while_the_watch_goes_on() {
     let etcd = Etcd::start().await;
     let _cells = Cells::of(&etcd).await;
-    let mut checked = Checked::start(&etcd, &[]).await;
+    let mut checked = Checked::start(&etcd, &WITHOUT_REPORTS).await;
     let steady = Steady::start(&checked.waypost, &[("t1", "a")]);
     checked.between.hold_one(1);
     checked.asks_in_vain().await;

@@ -63,7 +63,8 @@ impl Store {
             let reader = Reader::new(self.kv.clone(), &self.place.prefix, revision);
             let reader = if keys_only { reader.keys_only() } else { reader };
             let mut records = Vec::new();
-            match reader.below(start, |stored| records.push(stored)).await {
+            // Boxed: what reading holds on the way would make every command's future large.
+            match Box::pin(reader.below(start, |stored| records.push(stored))).await {
                 Ok(()) => return Ok(records),
                 Err(Fault::Compacted) if again > 1 => again -= 1,
                 Err(Fault::Compacted) => return Err(format!("etcd at {}: {}", self.endpoint, ListFault::Compacted)),

@@ -145,9 +145,8 @@ mod tests {
 
     #[test]
     fn chunks_have_no_room_that_nobody_needs() {
-        type Order = fn(u32) -> u32;
-        let orders: [(Order, usize); 3] = [(|n| n, 0), (|n| u32::MAX - n, 0), (|n| n.wrapping_mul(2_654_435_761), 100_000)];
-        for (order, spare) in orders {
+        let orders: [fn(u32) -> u32; 3] = [|n| n, |n| u32::MAX - n, |n| n.wrapping_mul(2_654_435_761)];
+        for (order, spare) in orders.into_iter().zip([0, 0, 100_000]) {
             let mut sorted = Sorted::default();
             for key in (0..100_000).map(order) {
                 sorted.insert(&key.to_be_bytes(), ());
