@@ -72,7 +72,7 @@ impl Fleet {
             revision = etcd.put_all(&some.iter().map(|(key, value)| (&**key, value.clone())).collect::<Vec<_>>()).await;
         }
         let late = FaultProxy::delaying(etcd.address(), 2, LATE).await;
-        let proxies = [Waypost::start(&etcd.url(), &[]).await, Waypost::start(&late.url(), &[]).await];
+        let proxies = [Waypost::start(&etcd.url(), &[]).await, Waypost::start(&late.url(), &crate::store::WITHOUT_REPORTS).await];
         for process in proxies.iter().chain(guards.iter().map(|guard| &**guard)) {
             process.at(revision).await;
         }

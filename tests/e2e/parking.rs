@@ -156,7 +156,7 @@ async fn an_owner_that_serves_corrects_what_is_known() {
 async fn an_owner_that_can_not_be_reached_may_have_been_replaced() {
     let scene = Scene::start().await;
     let between = waypost_tests::FaultProxy::start(scene.etcd.address()).await;
-    let late = waypost_tests::Waypost::start(&between.url(), &[]).await;
+    let late = waypost_tests::Waypost::start(&between.url(), &crate::store::WITHOUT_REPORTS).await;
     until_true("its watch stands", async || late.status().await["gold"][0]["connected"] == true).await;
     between.hold_newest();
     scene.etcd.put("routes/orders/t1", route("b", 6)).await;

@@ -110,7 +110,7 @@ async fn a_check_of_a_range_waits_for_the_watch_and_not_for_ever() {
     assert_eq!(scene.waypost.get("z", "/").await.reason(), "stale_unhealed");
     assert!(began.elapsed() < std::time::Duration::from_secs(5));
     let between = FaultProxy::start(scene.etcd.address()).await;
-    let late = Waypost::start(&between.url(), &[]).await;
+    let late = Waypost::start(&between.url(), &crate::store::WITHOUT_REPORTS).await;
     until_true("its watch stands", async || late.status().await["gold"][0]["connected"] == true).await;
     between.hold_newest();
     let revision = scene.etcd.put("routes/orders/z", route("b", 6)).await;

@@ -124,7 +124,7 @@ async fn a_check_finds_the_owner_that_nobody_names() {
     say(&word, "state=moved, key=\"t1\"");
     assert_eq!(scene.waypost.get("t1", "/").await.reason(), "stale_unhealed", "the store still names the cell that refused");
     let between = FaultProxy::start(scene.etcd.address()).await;
-    let late = Waypost::start(&between.url(), &[]).await;
+    let late = Waypost::start(&between.url(), &crate::store::WITHOUT_REPORTS).await;
     until_true("its watch stands", async || late.status().await["gold"][0]["connected"] == true).await;
     between.hold_newest();
     let known = late.status().await["gold"][0]["revision"].clone();

@@ -245,8 +245,7 @@ impl Applier {
         was_snapshot
     }
 
-    /// Takes what a check read of one route's key, ahead of the watch; false if the table is as new already, or the read says nothing else than is
-    /// known.
+    /// Takes what a check read of one route's key, ahead of the watch; false if the table is as new already, or the watch has judged the value.
     pub fn adopt(&mut self, key: RequestKey, route_key: &RecordKey, revision: u64, found: Option<Stored>) -> bool {
         let suffix = route_key.suffix();
         let is_judged = |found: &Stored| self.bad.get(&suffix).is_some_and(|bad| bad.meta.mod_revision == found.mod_revision);

@@ -1,8 +1,8 @@
 //! What checks read ahead of the watch: one key's route, or that it has none, as of a revision that the table has not reached.
 //!
-//! What always holds: of one key only the newest is kept, and none that says what is known already; a table that has reached its revision, or
-//! has the very value that was read, needs it no more; there are no more than [`MOST`], and where one is too many that of the lowest revision
-//! goes. A clone shares everything: only a change copies.
+//! What always holds: of one key only the newest is kept; a table that has reached its revision needs it no more; there are no more than [`MOST`],
+//! and where one is too many that of the lowest revision goes. A clone shares everything: only a change copies. One that says what the
+//! table says is kept as well: it was so at a later revision, which refutes claims about earlier ones.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -29,7 +29,7 @@ impl ReadAhead {
         self.reads.get(key)
     }
 
-    /// Keeps a read that says something new of its key.
+    /// Keeps a read that is newer than what is kept of its key.
     pub(super) fn insert(&mut self, key: RequestKey, read: Read) {
         let reads = Arc::make_mut(&mut self.reads);
         if reads.len() >= MOST
@@ -50,15 +50,6 @@ impl ReadAhead {
         let reads = Arc::make_mut(&mut self.reads);
         reads.retain(|_, read| read.revision > revision);
         self.lowest = reads.values().map(|read| read.revision).min().unwrap_or(0);
-    }
-
-    /// The table is about to have a key's value of this mod_revision: if that is what was read, it speaks for itself from now on. Where others
-    /// write to the store and not to the table, it may not reach the revision of the read for a long time.
-    pub(super) fn shown(&mut self, key: &RequestKey, mod_revision: u64) {
-        let is_shown = self.get(key).and_then(|read| read.route).is_some_and(|route| route.meta.mod_revision == mod_revision);
-        if is_shown {
-            Arc::make_mut(&mut self.reads).remove(key);
-        }
     }
 
     pub(super) fn clear(&mut self) {

@@ -209,12 +209,10 @@ impl Builder {
         }
     }
 
-    /// Lays what a check read over a key, unless something as new is there or it says what is known already. True if it does from now on.
+    /// Lays what a check read over a key, unless something as new is there. True if it does from now on. What the table says already is news too, since
+    /// it was so at a later revision: a claim about an earlier one is no hint any more.
     pub fn read_ahead(&mut self, key: RequestKey, read: Read) -> bool {
-        let is_news = match self.read_ahead.get(&key) {
-            Some(known) => known.revision < read.revision && known.route != read.route,
-            None => self.routes.get(key.service, &key.key) != read.route,
-        };
+        let is_news = self.read_ahead.get(&key).is_none_or(|known| known.revision < read.revision);
         if is_news {
             self.read_ahead.insert(key, read);
         }
@@ -396,9 +394,6 @@ impl Builder {
     fn put_route(&mut self, service: &Name, key: &[u8], value: &conf::Route, meta: Meta) {
         let service = self.service_id(service);
         let route = self.route_from(value, meta);
-        if !self.read_ahead.is_empty() {
-            self.read_ahead.shown(&RequestKey { service, key: key.into() }, meta.mod_revision);
-        }
         self.routes.insert(service, key, route);
     }
 

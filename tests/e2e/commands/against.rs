@@ -52,7 +52,7 @@ async fn a_table_that_is_the_store_s_is_proved_to_be_and_what_is_quarantined_is_
 async fn a_proxy_that_is_behind_is_compared_at_its_own_revision_or_waited_for() {
     let scene = Scene::start().await;
     let between = FaultProxy::start(scene.etcd.address()).await;
-    let waypost = Waypost::start(&between.url(), &[]).await;
+    let waypost = Waypost::start(&between.url(), &crate::store::WITHOUT_REPORTS).await;
     let (admin, gold) = (waypost.admin.to_string(), scene.etcd.url());
     between.hold_newest();
     let before = waypost.status().await["gold"][0]["revision"].clone();

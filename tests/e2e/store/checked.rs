@@ -30,7 +30,7 @@ impl Checked {
         .await;
         etcd.put_all(&[("upstreams/c", c.upstream()), ("routes/orders/t2", route("c", 1))]).await;
         let between = FaultProxy::start(etcd.address()).await;
-        let waypost = Waypost::start(&between.url(), flags).await;
+        let waypost = Waypost::start(&between.url(), &[flags, &super::WITHOUT_REPORTS].concat()).await;
         waypost.until_connected(true).await;
         Self { between, waypost, refuses, _c: c, epoch: 1 }
     }

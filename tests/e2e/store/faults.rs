@@ -123,7 +123,7 @@ async fn many_connections_that_end_anywhere_cost_nothing() {
 async fn a_dead_connection_for_reads_is_replaced_while_the_watch_goes_on() {
     let etcd = Etcd::start().await;
     let _cells = Cells::of(&etcd).await;
-    let mut checked = Checked::start(&etcd, &WITHOUT_REPORTS).await;
+    let mut checked = Checked::start(&etcd, &[]).await;
     let steady = Steady::start(&checked.waypost, &[("t1", "a")]);
     checked.between.hold_one(1);
     checked.asks_in_vain().await;

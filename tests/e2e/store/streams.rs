@@ -7,7 +7,7 @@ use h2::Reason;
 use serde_json::Value;
 use waypost_tests::{Course, Etcd, FaultProxy, Steady, Streaming, Waypost, until_true};
 
-use super::{Cells, users::with_users};
+use super::{Cells, WITHOUT_REPORTS, users::with_users};
 use crate::scene::route;
 
 /// How many routes there are beside `t1`: a stream of all records has three messages. Below what a guard against mass deletes looks at.
@@ -45,7 +45,7 @@ impl Streamed {
         let relay = Streaming::start(etcd.address()).await;
         relay.play(courses);
         let between = FaultProxy::start(relay.address()).await;
-        let waypost = Waypost::start(&between.url(), flags).await;
+        let waypost = Waypost::start(&between.url(), &[flags, &WITHOUT_REPORTS].concat()).await;
         Self { relay, between, waypost }
     }
 
