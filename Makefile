@@ -26,7 +26,7 @@ PGO_ROWS := routes-10k get-10k post-1k new tls tls-new h2 h2c log updates-100k
 RUSTC_HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 RUSTC_LLVM = $(shell rustc -vV | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')
 PROFDATA = $(firstword $(wildcard $(shell rustc --print sysroot)/lib/rustlib/$(RUSTC_HOST)/bin/llvm-profdata) llvm-profdata-$(RUSTC_LLVM))
-PGO_BUILD = CARGO_PROFILE_RELEASE_LTO=fat CARGO_PROFILE_RELEASE_CODEGEN_UNITS=1 $(CARGO) build --release --locked -p waypost --target $(RUSTC_HOST)
+PGO_BUILD = $(CARGO) build --release --locked -p waypost --target $(RUSTC_HOST)
 # How long each fuzz target is run, and which.
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?= $(notdir $(basename $(wildcard fuzz/fuzz_targets/*.rs)))
@@ -91,11 +91,10 @@ soak: setup setup-soak
 # an hour and is not part of it: `make bench-peers`.
 bench: bench-haproxy bench-gold bench-stale
 
-# HAProxy, nginx, Envoy and Traefik beside Waypost, every row, into benches/RESULTS.md. Half an hour on a machine that does nothing else.
+# HAProxy, nginx, Envoy and Traefik beside the profile-guided Waypost, every row, into benches/RESULTS.md. Half an hour on a machine that does nothing else.
 # BENCH_PEERS has more arguments: `--rounds 3`; with `--row` or `--peer` the report goes to standard output.
-bench-peers: setup-build setup-peers
-	$(CARGO) build --release --locked -p waypost -p waypost-bench
-	./target/release/bench-peers $(if $(filter --row --peer --quick --list,$(BENCH_PEERS)),,--report benches/RESULTS.md) $(BENCH_PEERS)
+bench-peers: release-pgo setup-peers
+	WAYPOST_BIN=$(PGO)/waypost ./target/release/bench-peers $(if $(filter --row --peer --quick --list,$(BENCH_PEERS)),,--report benches/RESULTS.md) $(BENCH_PEERS)
 
 # Of that only Waypost and HAProxy, and only the rows of routes, for a quick look: requests per CPU-second in one run.
 bench-haproxy: setup-build setup-bench
@@ -120,7 +119,7 @@ build: setup-build
 	$(CARGO) build --release --locked -p waypost
 
 # The release again, a little faster: built once so that it counts which ways are taken, run for half a minute under the loads of the comparison with
-# peers against a real etcd, and built anew with what was counted, as one piece. Two whole builds, some fifteen minutes; no other build knows of it.
+# peers against a real etcd, and built anew with what was counted. Two whole builds, some ten minutes; no other build knows of it.
 release-pgo: setup-build setup-bench setup-pgo
 	rm -rf $(PGO)/counts && mkdir -p $(PGO)/counts
 	RUSTFLAGS="-Cprofile-generate=$(PGO)/counts" $(PGO_BUILD) --target-dir $(PGO)/counting
