@@ -16,6 +16,7 @@ mod failure;
 mod gold;
 mod guard;
 mod http_client;
+mod interrupted;
 mod local_etcd;
 mod metrics;
 mod proxy_protocol;

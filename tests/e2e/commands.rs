@@ -6,7 +6,13 @@ mod bench;
 mod check;
 mod messages;
 
-use std::{io::Write, process::Stdio, time::Duration};
+use std::{
+    fs::File,
+    io::Write,
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use serde_json::json;
 use tempfile::tempdir;
@@ -140,6 +146,30 @@ async fn every_command_has_help_with_an_example() {
 }
 
 /// The longest test: the whole story.
+#[tokio::test]
+async fn a_demo_that_is_asked_to_stop_leaves_no_process_behind() {
+    for signal in ["INT", "TERM"] {
+        let folder = tempdir().unwrap();
+        let (told, out) = (folder.path().join("told"), File::create(folder.path().join("told")).unwrap());
+        let mut demo = waypost_tests::command(&["demo"]).stdout(out).stderr(Stdio::null()).spawn().unwrap();
+        // The store and the proxy are there by then.
+        until_true("the demo tells", async || std::fs::read_to_string(&told).unwrap().contains("\n2. ")).await;
+        let children = children_of(demo.id());
+        assert!(children.len() > 1, "{children:?}");
+        assert!(Command::new("kill").args([&format!("-{signal}"), &demo.id().to_string()]).status().unwrap().success());
+        let status = tokio::task::spawn_blocking(move || demo.wait().unwrap()).await.unwrap();
+        assert_eq!(status.code(), Some(if signal == "INT" { 130 } else { 143 }));
+        until_true("what it started is gone", async || children.iter().all(|child| !Path::new(&format!("/proc/{child}")).exists())).await;
+    }
+}
+
+/// The processes that one has started, whichever of its threads did.
+fn children_of(pid: u32) -> Vec<u32> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let children = threads.filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("children")).ok());
+    children.flat_map(|of| of.split_whitespace().filter_map(|child| child.parse().ok()).collect::<Vec<_>>()).collect()
+}
+
 #[tokio::test]
 async fn the_demo_holds() {
     let (status, out, said) = Waypost::run(&["demo", "--once"]).await;

@@ -18,6 +18,7 @@ use crate::{
     cli::ConformArgs,
     commands::print,
     failure::{Failed, Outcome},
+    interrupted::interrupted,
 };
 use backend::{Backend, Process, placeholders};
 use cases::{CASES, Cast, EXECUTED, HANDOVER, rows};
@@ -40,7 +41,7 @@ pub(crate) fn run(args: &ConformArgs) -> Outcome {
         let mut world = Box::pin(World::start(args)).await?;
         let played = tokio::select! {
             played = played(args, &backend, &mut world) => played,
-            _ = tokio::signal::ctrl_c() => Err(Failed::said(130)),
+            stopped = interrupted() => Err(stopped),
         };
         // Boxed: what it holds of the store is large.
         let ended = Box::pin(world.end()).await;

@@ -16,6 +16,7 @@ use crate::{
     cli::DemoArgs,
     commands::print,
     failure::{Failed, Outcome},
+    interrupted::interrupted,
 };
 use cell::{SERVICE, TENANT_HEADER};
 use world::{SEEN_LIMIT, Told, World, is_written, until};
@@ -29,18 +30,18 @@ pub(crate) fn run(args: &DemoArgs) -> Outcome {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|error| Failed::not_done(format!("the runtime could not be started: {error}")))?;
     runtime.block_on(async {
-        let interrupted = tokio::signal::ctrl_c();
+        let interrupted = interrupted();
         tokio::pin!(interrupted);
         let began = Instant::now();
         let mut world = tokio::select! {
             world = World::start() => world.map_err(Failed::not_done)?,
-            _ = &mut interrupted => return Err(Failed::said(130)),
+            stopped = &mut interrupted => return Err(stopped),
         };
         let told = tokio::select! {
             told = tell(&mut world) => told,
-            _ = &mut interrupted => {
+            stopped = &mut interrupted => {
                 world.end().await;
-                return Err(Failed::said(130));
+                return Err(stopped);
             }
         };
         let outcome = match told {
