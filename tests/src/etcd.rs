@@ -5,7 +5,7 @@ mod backup;
 use std::{net::SocketAddr, path::Path, process::Command, time::Duration};
 
 use etcd_client::{
-    Certificate, Client, CompactionOptions, Compare, CompareOp, ConnectOptions, DeleteOptions, GetOptions, Identity, Permission,
+    Certificate, Client, CompactionOptions, Compare, CompareOp, ConnectOptions, DeleteOptions, Error, GetOptions, Identity, Permission,
     RoleRevokePermissionOptions, TlsOptions, Txn, TxnOp,
 };
 use serde_json::Value;
@@ -22,6 +22,10 @@ use crate::{
 /// What all keys start with.
 pub const PREFIX: &str = "/waypost/v1";
 
+/// gRPC's code for who is not known.
+const UNAUTHENTICATED: i32 = 16;
+/// How many tokens of the harness's own may be refused in a row.
+const TOKENS: usize = 10;
 /// How long a put may take that may fail.
 const PUT_LIMIT: Duration = Duration::from_secs(3);
 
@@ -191,27 +195,40 @@ impl Etcd {
 
     /// Adds a user with a role of its own, both of this name.
     pub async fn add_user(&self, name: &str, password: &str) {
-        let mut auth = self.client().await.auth_client();
-        auth.user_add(name, password, None).await.unwrap();
-        auth.role_add(name).await.unwrap();
-        auth.user_grant_role(name, name).await.unwrap();
+        self.ask(async |client| client.auth_client().user_add(name, password, None).await).await;
+        self.ask(async |client| client.auth_client().role_add(name).await).await;
+        self.ask(async |client| client.auth_client().user_grant_role(name, name).await).await;
     }
 
     /// Lets a role read, or read and write, what starts so; a full key.
     pub async fn grant(&self, role: &str, start: &str, may_write: bool) {
-        let permission = if may_write { Permission::read_write(start) } else { Permission::read(start) };
-        self.client().await.auth_client().role_grant_permission(role, permission.with_prefix()).await.unwrap();
+        let permission = if may_write { Permission::read_write(start) } else { Permission::read(start) }.with_prefix();
+        self.ask(async |client| client.auth_client().role_grant_permission(role, permission.clone()).await).await;
     }
 
     /// Takes back what was granted on what starts so.
     pub async fn revoke(&self, role: &str, start: &str) {
         let all = RoleRevokePermissionOptions::new().with_prefix();
-        self.client().await.auth_client().role_revoke_permission(role, start, Some(all)).await.unwrap();
+        self.ask(async |client| client.auth_client().role_revoke_permission(role, start, Some(all.clone())).await).await;
     }
 
     /// A client of it.
     pub async fn client(&self) -> Client {
         Client::connect([self.url()], Some(self.options.clone())).await.unwrap()
+    }
+
+    /// What is asked as the harness's own user. Where a machine stands still for as long as a token lives it is refused before anything was
+    /// done; then another is had.
+    pub async fn ask<T>(&self, ask: impl AsyncFn(&mut Client) -> Result<T, Error>) -> T {
+        let mut tokens = 1..=TOKENS;
+        loop {
+            // On the heap: what etcd's client holds on the way would make every test's future large.
+            let answer = Box::pin(async { ask(&mut self.client().await).await }).await;
+            match (answer, tokens.next()) {
+                (Err(Error::GRpcStatus(status)), Some(_)) if status.code() as i32 == UNAUTHENTICATED => {}
+                (answer, _) => return answer.unwrap(),
+            }
+        }
     }
 
     /// Puts one record; the revision.
@@ -246,62 +263,62 @@ impl Etcd {
 
     /// Puts any bytes; the revision.
     pub async fn put_raw(&self, key: &str, value: &[u8]) -> u64 {
-        revision(self.client().await.put(full(key), value, None).await.unwrap().header())
+        revision(self.ask(async |client| client.put(full(key), value, None).await).await.header())
     }
 
     /// Puts one record under a key that may be no text; the revision.
     pub async fn put_bytes(&self, key: &[u8], value: Value) -> u64 {
         let key = [PREFIX.as_bytes(), b"/", key].concat();
-        revision(self.client().await.put(key, value.to_string(), None).await.unwrap().header())
+        revision(self.ask(async |client| client.put(&*key, value.to_string(), None).await).await.header())
     }
 
     /// A value of what processes report beside the records, if there is one.
     pub async fn get_beside(&self, key: &str) -> Option<Value> {
-        let found = self.client().await.get(format!("{PREFIX}-state/{key}"), None).await.unwrap();
+        let found = self.ask(async |client| client.get(format!("{PREFIX}-state/{key}"), None).await).await;
         found.kvs().first().map(|kv| serde_json::from_slice(kv.value()).unwrap())
     }
 
     /// Puts records in one transaction; the revision.
     pub async fn put_all(&self, records: &[(&str, Value)]) -> u64 {
         let puts: Vec<TxnOp> = records.iter().map(|(key, value)| TxnOp::put(full(key), value.to_string(), None)).collect();
-        revision(self.client().await.txn(Txn::new().and_then(puts)).await.unwrap().header())
+        revision(self.ask(async |client| client.txn(Txn::new().and_then(&*puts)).await).await.header())
     }
 
     /// Deletes a key; the revision.
     pub async fn delete(&self, key: &str) -> u64 {
-        revision(self.client().await.delete(full(key), None).await.unwrap().header())
+        revision(self.ask(async |client| client.delete(full(key), None).await).await.header())
     }
 
     /// Deletes all keys that start so; the revision.
     pub async fn delete_prefix(&self, start: &str) -> u64 {
         let all = DeleteOptions::new().with_prefix();
-        revision(self.client().await.delete(full(start), Some(all)).await.unwrap().header())
+        revision(self.ask(async |client| client.delete(full(start), Some(all.clone())).await).await.header())
     }
 
     /// A value, if there is one.
     pub async fn get(&self, key: &str) -> Option<Value> {
-        let found = self.client().await.get(full(key), None).await.unwrap();
+        let found = self.ask(async |client| client.get(full(key), None).await).await;
         found.kvs().first().map(|kv| serde_json::from_slice(kv.value()).unwrap())
     }
 
     /// Compacts the whole history away.
     pub async fn compact(&self) {
-        let mut client = self.client().await;
-        let now = client.get("x", None).await.unwrap().header().unwrap().revision();
-        client.compact(now, Some(CompactionOptions::new().with_physical())).await.unwrap();
+        let now = self.ask(async |client| client.get("x", None).await).await.header().unwrap().revision();
+        let physical = CompactionOptions::new().with_physical();
+        self.ask(async |client| client.compact(now, Some(physical.clone())).await).await;
     }
 
     /// How many keys there are below the prefix.
     pub async fn count(&self) -> usize {
         let all = GetOptions::new().with_prefix().with_keys_only();
-        self.client().await.get(PREFIX, Some(all)).await.unwrap().kvs().len()
+        self.ask(async |client| client.get(PREFIX, Some(all.clone())).await).await.kvs().len()
     }
 
     /// Puts a record only if its key is not there; whether it was put.
     pub async fn create(&self, key: &str, value: Value) -> bool {
         let absent = [Compare::version(full(key), CompareOp::Equal, 0)];
         let put = [TxnOp::put(full(key), value.to_string(), None)];
-        self.client().await.txn(Txn::new().when(absent).and_then(put)).await.unwrap().succeeded()
+        self.ask(async |client| client.txn(Txn::new().when(&absent[..]).and_then(&put[..])).await).await.succeeded()
     }
 }
 
