@@ -29,6 +29,8 @@ const MOVES_AT_ONCE: u64 = 10;
 const EFFECT_LIMIT: Duration = Duration::from_secs(90);
 /// Memory is at rest when it has not changed by a hundredth for so long; how long it may take.
 const REST: Duration = Duration::from_millis(500);
+/// How long connections have had no request before it is looked what they take: who needs less for those has noticed by then.
+const IDLE_FOR: Duration = Duration::from_secs(3);
 const REST_LIMIT: Duration = Duration::from_secs(10);
 
 /// What a measurement knows of its round.
@@ -200,7 +202,8 @@ fn idle(instance: &Instance, connections: usize) -> Told<Sample> {
     // are so many of both because memory is got from the system in pieces of up to 2 MB.
     let key = format!("{TENANT}0");
     let mut first = Client::new(instance.place.plain);
-    (0..2 * connections).try_for_each(|_| first.get(&key).map(|_| ()))?;
+    let mut work = || (0..2 * connections).try_for_each(|_| first.get(&key).map(|_| ()));
+    work()?;
     let before = at_rest(instance.pid())?;
     let mut clients = Vec::with_capacity(connections);
     for _ in 0..connections {
@@ -208,6 +211,9 @@ fn idle(instance: &Instance, connections: usize) -> Told<Sample> {
         client.get(&key)?;
         clients.push(client);
     }
+    std::thread::sleep(IDLE_FOR);
+    // What is free by then is given back to the system at work, if at all.
+    work()?;
     let after = at_rest(instance.pid())?;
     let closed = clients.iter().filter(|client| !client.is_open()).count();
     let note = (closed > 0).then(|| format!("{closed} of {connections} were closed"));

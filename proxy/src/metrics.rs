@@ -7,7 +7,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, PoisonError, RwLock,
-        atomic::{AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -103,6 +103,8 @@ pub(crate) struct Metrics {
     connects: Histogram,
     in_flight: Gauge,
     in_flight_now: Arc<AtomicI64>,
+    connections: Family<StateLabel, Gauge>,
+    connections_now: Arc<Connections>,
     table_revision: Family<ShardLabel, Gauge>,
     gold_age: Family<ShardLabel, Seconds>,
     gold_connected: Family<ShardLabel, Gauge>,
@@ -127,6 +129,40 @@ pub(crate) struct Metrics {
     retries: Counter,
     budget_exhausted: Counter,
     started: Seconds,
+}
+
+/// How many connections of clients there are.
+#[derive(Debug, Default)]
+pub(crate) struct Connections {
+    open: AtomicU32,
+    resting: AtomicUsize,
+}
+
+impl Connections {
+    /// One more, if there are fewer than `most`.
+    pub(crate) fn opens(&self, most: u32) -> bool {
+        self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |open| (open < most).then_some(open + 1)).is_ok()
+    }
+
+    /// One has ended.
+    pub(crate) fn ends(&self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// One of those that are open has nothing but its socket from now on.
+    pub(crate) fn rests(&self) {
+        self.resting.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// So many have a task again, or are about to end.
+    pub(crate) fn rests_no_more(&self, count: usize) {
+        self.resting.fetch_sub(count, Ordering::Relaxed);
+    }
+
+    /// How many are open.
+    pub(crate) fn open(&self) -> u32 {
+        self.open.load(Ordering::Relaxed)
+    }
 }
 
 /// A request under way; ends when dropped.
@@ -155,6 +191,8 @@ impl Metrics {
             connects: latency_buckets(),
             in_flight: Gauge::default(),
             in_flight_now: Arc::default(),
+            connections: Family::default(),
+            connections_now: Arc::default(),
             table_revision: Family::default(),
             gold_age: Family::default(),
             gold_connected: Family::default(),
@@ -214,6 +252,11 @@ impl Metrics {
         registry.register("proxy_overhead_seconds", "Of that, the time in which no owner was being waited for", self.overhead.clone());
         registry.register("upstream_connect_seconds", "Making a new connection to an endpoint", self.connects.clone());
         registry.register("in_flight", "Requests under way", self.in_flight.clone());
+        registry.register(
+            "connections",
+            "Connections of clients that are open, by state: active, or resting, which have been quiet for some seconds",
+            self.connections.clone(),
+        );
         registry.register("table_revision", "The store's revision that the table in force reflects", self.table_revision.clone());
         registry.register("gold_age_seconds", "How long ago the store was last known to have nothing newer", self.gold_age.clone());
         registry.register("gold_connected", "1 while the watch on the gold copy stands, else 0", self.gold_connected.clone());
@@ -270,6 +313,11 @@ impl Metrics {
     /// How many requests are under way.
     pub(crate) fn in_flight(&self) -> i64 {
         self.in_flight_now.load(Ordering::Relaxed)
+    }
+
+    /// Where connections of clients are counted.
+    pub(crate) fn connections(&self) -> &Arc<Connections> {
+        &self.connections_now
     }
 
     /// Counts a new connection to an endpoint.
@@ -329,6 +377,11 @@ impl Metrics {
         let table = shared.view.load_full();
         let status = shared.view.status();
         self.in_flight.set(self.in_flight());
+        let resting = self.connections_now.resting.load(Ordering::Relaxed);
+        let active = (self.connections_now.open() as usize).saturating_sub(resting);
+        for (state, count) in [("active", active), ("resting", resting)] {
+            self.connections.get_or_create(&StateLabel { state }).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
         self.gold_connected.get_or_create(&SHARD).set(i64::from(status.connected));
         self.gold_other_history.get_or_create(&SHARD).set(i64::from(status.is_other_history));
         // Never in this process: at least as long as it has run.

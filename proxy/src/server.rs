@@ -7,6 +7,7 @@
 //! A listening socket is closed only when nothing waits in its queue, or when another process accepts from it.
 
 mod accept;
+mod resting;
 mod signals;
 mod workers;
 
@@ -97,16 +98,26 @@ pub(crate) async fn run(
     let (drain, draining) = watch::channel(false);
     let (hand_over, handed_over) = watch::channel(false);
     let (connection_ends, mut all_ended) = mpsc::channel::<()>(1);
-    let room = Room::new();
+    let connections = Arc::clone(shared.metrics.connections());
+    let room = Room::new(&connections);
     let general = Arc::new(general_lane(Arc::clone(&shared), threads));
     let express = process.has_express.then(|| Express::new(Arc::clone(&shared), threads));
     if let Some(express) = &express {
         background.0.spawn(keep_swept(Arc::clone(express.pool())));
     }
     let lanes = Arc::new(Lanes { general, express });
-    let accepting = Accepting { shared: Arc::clone(&shared), lanes, room: room.clone(), draining, handed_over, connection_ends };
-    background.0.spawn(admin::serve_admin(Arc::clone(&shared), admin, accepting.handed_over.clone()));
-    let workers = Workers::start(threads, listeners, accepting)?;
+    background.0.spawn(admin::serve_admin(Arc::clone(&shared), admin, handed_over.clone()));
+    let common = Arc::clone(&shared);
+    let accepting = move |rest| Accepting {
+        shared: Arc::clone(&common),
+        lanes: Arc::clone(&lanes),
+        room: room.clone(),
+        draining: draining.clone(),
+        handed_over: handed_over.clone(),
+        connection_ends: connection_ends.clone(),
+        rest,
+    };
+    let workers = Workers::start(threads, listeners, &connections, accepting)?;
     if let Some(taken) = process.taken {
         taken.serving().await;
     }
@@ -132,7 +143,7 @@ pub(crate) async fn run(
     tokio::select! {
         _ = all_ended.recv() => {}
         () = tokio::time::sleep(limit) => {
-            tracing::warn!(connections = room.open(), in_flight = shared.metrics.in_flight(), "what is still under way after {limit:?} is cut");
+            tracing::warn!(connections = connections.open(), in_flight = shared.metrics.in_flight(), "what is still under way after {limit:?} is cut");
         }
         () = signals.interrupted(|| process.reload.hang_up(&shared)) => return Ok(Ended::Interrupted),
     }

@@ -41,6 +41,7 @@ mod quarantine;
 mod refusals;
 mod requests;
 mod restarts;
+mod resting;
 mod routing;
 mod scene;
 mod secrets;

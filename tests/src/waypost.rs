@@ -45,6 +45,11 @@ impl Replaced {
         self.process.pid()
     }
 
+    /// What it has said on stdout and stderr.
+    pub fn said(&self) -> String {
+        self.process.log()
+    }
+
     /// Whether it has ended.
     pub fn has_ended(&mut self) -> bool {
         self.process.has_ended()

@@ -4,10 +4,7 @@ use std::{
     io,
     net::{self, SocketAddr},
     os::fd::{AsFd, OwnedFd},
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -17,15 +14,21 @@ use rustix::net::sockopt::set_tcp_nodelay;
 use tokio::{
     io::{Interest, unix::AsyncFd},
     net::{TcpListener, TcpSocket},
-    sync::{Semaphore, mpsc, watch},
+    sync::{
+        Semaphore,
+        mpsc::{self, error::SendError},
+        watch,
+    },
 };
 use waypost_conf::Listener;
 
+use super::resting::{Resting, ToRest};
 use crate::{
+    metrics::Connections,
     proxy_protocol::read_header,
     state::Shared,
     tls::{Certificates, Handshake},
-    transport::{Accepted, ClientSocket, ConnectionInfo, Lanes, Speaks, head_limit, serve_connection, turn_away},
+    transport::{Accepted, ClientSocket, ConnectionInfo, Lanes, Speaks, Waiting, head_limit, serve_connection, turn_away},
 };
 
 /// Connections that may wait to be accepted.
@@ -150,41 +153,35 @@ impl Terms {
     }
 }
 
-/// How many connections are open, over all listeners.
+/// How many connections may be open, over all listeners.
 #[derive(Clone)]
 pub(super) struct Room {
-    open: Arc<AtomicU32>,
+    connections: Arc<Connections>,
     turned_away: Arc<Semaphore>,
 }
 
 /// The seat of one connection; free again when it is dropped.
-struct Seat(Arc<AtomicU32>);
+pub(super) struct Seat(Arc<Connections>);
 
 impl Room {
-    pub(super) fn new() -> Self {
-        Self { open: Arc::default(), turned_away: Arc::new(Semaphore::new(TURNED_AWAY_AT_ONCE)) }
-    }
-
-    /// How many connections are open.
-    pub(super) fn open(&self) -> u32 {
-        self.open.load(Ordering::Relaxed)
+    /// Whose connections are counted here.
+    pub(super) fn new(connections: &Arc<Connections>) -> Self {
+        Self { connections: Arc::clone(connections), turned_away: Arc::new(Semaphore::new(TURNED_AWAY_AT_ONCE)) }
     }
 
     /// A place, if fewer than `most` are taken.
     fn enter(&self, most: u32) -> Option<Seat> {
-        let entered = self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |open| (open < most).then_some(open + 1));
-        entered.is_ok().then(|| Seat(Arc::clone(&self.open)))
+        self.connections.opens(most).then(|| Seat(Arc::clone(&self.connections)))
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.ends();
     }
 }
 
 /// What the connections of a worker share.
-#[derive(Clone)]
 pub(super) struct Accepting {
     pub(super) shared: Arc<Shared>,
     pub(super) lanes: Arc<Lanes>,
@@ -195,6 +192,8 @@ pub(super) struct Accepting {
     /// The other end sees when the last connection of the last worker has gone.
     #[expect(dead_code, reason = "it is there to be dropped")]
     pub(super) connection_ends: mpsc::Sender<()>,
+    /// Where they go when they are quiet.
+    pub(super) rest: ToRest,
 }
 
 /// Accepts until the process drains; then what waits in the socket's queue, unless another process takes that.
@@ -206,7 +205,7 @@ pub(super) async fn accept(listener: AsyncFd<net::TcpListener>, terms: InForce, 
             _ = draining.wait_for(|draining| *draining) => break,
         };
         match accepted {
-            Ok((socket, client)) => accepting.serve(&terms.load(), socket, client),
+            Ok((socket, client)) => accepting.take(&terms.load(), socket, client),
             Err(error) => {
                 // Out of file descriptors, most likely: what is open goes on, and the pause lets some of it end.
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -220,7 +219,7 @@ pub(super) async fn accept(listener: AsyncFd<net::TcpListener>, terms: InForce, 
     // Asked of the socket itself: the runtime may not have heard yet of who came last.
     for _ in 0..BACKLOG {
         match accept_one(listener.get_ref()) {
-            Ok((socket, client)) => accepting.serve(&terms.load(), socket, client),
+            Ok((socket, client)) => accepting.take(&terms.load(), socket, client),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
             // Of one that has gone already, most likely; the others still wait.
             Err(_) => {}
@@ -246,27 +245,41 @@ fn accept_one(listener: &net::TcpListener) -> io::Result<(OwnedFd, SocketAddr)> 
 }
 
 impl Accepting {
-    /// Serves a connection on a task of its own, or turns it away.
-    fn serve(self: &Arc<Self>, terms: &Arc<Terms>, socket: OwnedFd, client: SocketAddr) {
+    /// Serves a connection on a task of its own, until it ends or rests.
+    pub(super) fn serve(self: Arc<Self>, waiting: Waiting, connection: ConnectionInfo, place: Seat) {
+        let draining = self.draining.clone();
+        // Moved about as a pointer: the runtime copies what it is given several times.
+        tokio::spawn(Box::pin(async move {
+            let quiet = serve_connection(&self.shared, &self.lanes, waiting, &connection, &draining).await;
+            self.end_or_rest(quiet, connection, place);
+        }));
+    }
+
+    /// Has a connection rest that is quiet; nothing stays of one that has ended.
+    fn end_or_rest(self: Arc<Self>, quiet: Option<Waiting>, connection: ConnectionInfo, place: Seat) {
+        let Some(waiting) = quiet else { return };
+        let rest = self.rest.clone();
+        // Nobody can rest any more: it is waited for by itself.
+        if let Err(SendError(resting)) = rest.send(Box::new(Resting { waiting, connection, place, accepting: self })) {
+            resting.wake();
+        }
+    }
+
+    /// Serves a connection that was accepted, or turns it away.
+    fn take(self: &Arc<Self>, terms: &Arc<Terms>, socket: OwnedFd, client: SocketAddr) {
         let connection = terms.connection_from(client);
         let stream = ClientSocket::new(socket);
         if let Some(place) = self.room.enter(self.shared.limits().connections) {
-            let (accepting, draining) = (Arc::clone(self), self.draining.clone());
+            let accepting = Arc::clone(self);
             if terms.is_bare() {
-                let speaks = terms.speaks();
-                // Moved about as a pointer: the runtime copies what it is given several times.
-                tokio::spawn(Box::pin(async move {
-                    serve_connection(&accepting.shared, &accepting.lanes, Accepted::Plain(stream), speaks, &connection, &draining).await;
-                    drop((place, accepting));
-                }));
-                return;
+                return accepting.serve(Waiting::accepted(Accepted::Plain(stream), terms.speaks(), &self.shared), connection, place);
             }
             let terms = Arc::clone(terms);
             tokio::spawn(async move {
                 if let Some((stream, speaks, connection)) = Box::pin(terms.open(stream, connection, &accepting.shared)).await {
-                    serve_connection(&accepting.shared, &accepting.lanes, stream, speaks, &connection, &draining).await;
+                    let waiting = Waiting::accepted(stream, speaks, &accepting.shared);
+                    accepting.serve(waiting, connection, place);
                 }
-                drop((place, accepting));
             });
         } else if !terms.is_bare() {
             // Nothing can be said without a handshake, and that costs more than a request; nor before a header has been read.

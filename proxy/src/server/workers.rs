@@ -11,8 +11,11 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::accept::{Accepting, Bound, InForce, accept};
-use crate::{transport::UNWATCHED, worker};
+use super::{
+    accept::{Accepting, Bound, InForce, accept},
+    resting::{RestingSet, ToRest},
+};
+use crate::{metrics::Connections, transport::UNWATCHED, worker};
 
 /// The threads.
 pub(super) struct Workers {
@@ -25,18 +28,24 @@ impl Workers {
     ///
     /// # Errors
     /// If a socket can't be copied, or a thread not be started.
-    pub(super) fn start(count: usize, listeners: Vec<Bound>, accepting: Accepting) -> io::Result<Self> {
+    pub(super) fn start(
+        count: usize,
+        listeners: Vec<Bound>,
+        connections: &Arc<Connections>,
+        accepting: impl Fn(ToRest) -> Accepting,
+    ) -> io::Result<Self> {
         let (stop, stopped) = watch::channel(false);
         let mut threads = Vec::new();
         for number in 0..count.max(1) {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let sockets = listeners.iter().map(|bound| Ok((bound.socket()?, bound.terms()))).collect::<io::Result<Vec<_>>>()?;
             let sockets = sockets.into_iter().map(|(socket, terms)| (TcpListener::from(socket), terms)).collect();
-            let (accepting, stopped) = (accepting.clone(), stopped.clone());
+            let (resting, to_rest) = RestingSet::open(connections)?;
+            let (accepting, stopped) = (accepting(to_rest), stopped.clone());
             let thread = std::thread::Builder::new().name(format!("waypost-{number}"));
             threads.push(thread.spawn(move || {
                 worker::begin(number);
-                runtime.block_on(work(sockets, accepting, stopped));
+                runtime.block_on(work(sockets, accepting, resting, stopped));
             })?);
         }
         Ok(Self { threads, stop })
@@ -58,8 +67,9 @@ async fn tick() {
     }
 }
 
-async fn work(sockets: Vec<(TcpListener, InForce)>, accepting: Accepting, mut stopped: watch::Receiver<bool>) {
+async fn work(sockets: Vec<(TcpListener, InForce)>, accepting: Accepting, resting: RestingSet, mut stopped: watch::Receiver<bool>) {
     let (mut loops, accepting) = (JoinSet::new(), Arc::new(accepting));
+    loops.spawn(resting.keep(Arc::clone(&accepting.shared), accepting.draining.clone()));
     for (socket, terms) in sockets {
         #[expect(deprecated, reason = "its successor is unsafe, for types that lie about their descriptor; a listener does not")]
         let watched = AsyncFd::with_interest(socket, Interest::READABLE);

@@ -28,7 +28,7 @@ pub(crate) enum Accepted {
 
 impl Accepted {
     /// Its socket's number.
-    pub(super) fn fd(&self) -> RawFd {
+    pub(crate) fn fd(&self) -> RawFd {
         match self {
             Self::Plain(socket) => socket.fd(),
             Self::Secure(secure) => secure.get_ref().0.as_raw_fd(),
@@ -48,6 +48,18 @@ impl Accepted {
         match self {
             Self::Plain(socket) => socket.watch().map(|_| ()),
             Self::Secure(_) => Ok(()),
+        }
+    }
+
+    /// As a connection is kept that nobody waits for: in the clear the runtime does not watch it any more.
+    ///
+    /// # Errors
+    /// If the runtime does not let it go; it is of no use then.
+    pub(super) fn at_rest(self) -> io::Result<Self> {
+        match self {
+            Self::Plain(socket) => socket.unwatched().map(Self::Plain),
+            // What a handshake has made of a socket can't be taken apart and put together again.
+            secure @ Self::Secure(_) => Ok(secure),
         }
     }
 

@@ -73,6 +73,18 @@ impl ClientSocket {
         !matches!(self.state, State::Unwatched { .. })
     }
 
+    /// As it was before anybody had to wait for it.
+    ///
+    /// # Errors
+    /// If the runtime does not let it go; it is of no use then.
+    pub(super) fn unwatched(self) -> io::Result<Self> {
+        match self.state {
+            State::Watched(socket) => Ok(Self::new(socket.into_std()?.into())),
+            State::Unwatched { socket, .. } => Ok(Self::new(socket.into())),
+            State::Gone => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
     /// As the runtime watches it.
     ///
     /// # Errors

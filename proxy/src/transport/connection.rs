@@ -3,8 +3,16 @@
 //! Reads and checks a head under its deadline, hands the request to a lane, takes the connection back and goes on with what the client has
 //! pipelined. Malformed heads end here with an answer and a closed connection. While the process drains, a connection
 //! ends as soon as its present request has been answered; idle ones end a moment later, if they bring no other.
+//!
+//! A connection that has been quiet for a while is given back: whoever has it needs hardly more than the socket ([`Waiting`]), and
+//! has it served on when something comes.
 
-use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::BytesMut;
 use pingora_core::{apps::HttpServerApp, protocols::http::ServerSession, server::ShutdownWatch};
@@ -13,7 +21,7 @@ use waypost_policy::Code;
 use super::{
     Accepted, General, answer,
     deadline::{Deadline, Left},
-    downstream::{Downstream, NoHead, limited, linger},
+    downstream::{Downstream, NoHead, QUIET, limited, linger},
     express::{Express, Served},
     general::Request,
     headers::new_request_id,
@@ -72,62 +80,93 @@ pub(crate) struct Lanes {
     pub(crate) express: Option<Express>,
 }
 
-/// Serves a connection to its end.
+/// A connection that waits for its first request or its next one: nothing of a request, of an answer or of a session is left to it.
+pub(crate) struct Waiting {
+    pub(crate) stream: Accepted,
+    speaks: Speaks,
+    /// How many more requests it may bring; 0: any number.
+    requests_left: u32,
+    /// When it will have been idle for too long. `None`: never.
+    pub(crate) ends_at: Option<Instant>,
+}
+
+impl Waiting {
+    /// One that has brought nothing yet.
+    pub(crate) fn accepted(stream: Accepted, speaks: Speaks, shared: &Shared) -> Self {
+        Self { stream, speaks, requests_left: shared.limits().requests_per_connection, ends_at: None }
+    }
+
+    /// One that has been quiet; `None` if it is of no use any more.
+    fn quiet(downstream: Downstream, speaks: Speaks, requests_left: u32, idle: Duration) -> Option<Self> {
+        let ends_at = (!idle.is_zero()).then(|| Instant::now() + idle.saturating_sub(QUIET));
+        Some(Self { stream: downstream.into_rest().ok()?, speaks, requests_left, ends_at })
+    }
+}
+
+/// Serves a connection until it ends or is quiet.
 pub(crate) async fn serve_connection(
     shared: &Arc<Shared>,
     lanes: &Arc<Lanes>,
-    stream: Accepted,
-    speaks: Speaks,
+    waiting: Waiting,
     connection: &ConnectionInfo,
     shutdown: &ShutdownWatch,
-) {
+) -> Option<Waiting> {
+    let Waiting { stream, speaks, requests_left, .. } = waiting;
     // What few connections come to has memory of its own, so that it takes no room of those that wait for their next request.
     let downstream = match speaks {
         Speaks::Http1 => Box::new(Downstream::new(stream)),
         Speaks::Http2 => {
             let incoming = Incoming::new(stream, BytesMut::new());
-            return Box::pin(serve_http2(shared, lanes, incoming, connection.clone(), shutdown.clone())).await;
+            Box::pin(serve_http2(shared, lanes, incoming, connection.clone(), shutdown.clone())).await;
+            return None;
         }
-        Speaks::Either => {
-            let Some(downstream) = Box::pin(tell_apart(shared, lanes, stream, connection, shutdown)).await else { return };
-            downstream
-        }
+        Speaks::Either => match Box::pin(tell_apart(shared, lanes, stream, requests_left, connection, shutdown)).await {
+            Told::Http1(downstream) => downstream,
+            Told::Over(quiet) => return quiet,
+        },
     };
-    serve_http1(shared, lanes, downstream, connection, shutdown).await;
+    serve_http1(shared, lanes, downstream, requests_left, connection, shutdown).await
 }
 
-/// Hears what a connection speaks, and serves it to its end if that is HTTP/2; the connection, if not.
+/// What the first bytes of a connection tell.
+enum Told {
+    /// It speaks HTTP/1.1.
+    Http1(Box<Downstream>),
+    /// It was served to its end, or is quiet.
+    Over(Option<Waiting>),
+}
+
+/// Hears what a connection speaks, and serves it to its end if that is HTTP/2.
 async fn tell_apart(
     shared: &Arc<Shared>,
     lanes: &Arc<Lanes>,
     stream: Accepted,
+    requests_left: u32,
     connection: &ConnectionInfo,
     shutdown: &ShutdownWatch,
-) -> Option<Box<Downstream>> {
+) -> Told {
     let (mut downstream, mut watched) = (Box::new(Downstream::new(stream)), shutdown.clone());
     let (idle, header) = limits(shared);
     let begins = tokio::select! {
-        begins = downstream.begins_http2(idle, header) => begins,
+        begins = downstream.begins_http2(idle, header, !*shutdown.borrow()) => begins,
         () = drained(shared, &mut watched) => {
             if !downstream.has_begun() {
-                return None;
+                return Told::Over(None);
             }
-            downstream.begins_http2(idle, header).await
+            downstream.begins_http2(idle, header, false).await
         }
     };
     match begins {
-        Ok(false) => Some(downstream),
+        Ok(false) => return Told::Http1(downstream),
         Ok(true) => {
-            let (stream, read) = downstream.into_bare()?;
+            let Some((stream, read)) = downstream.into_bare() else { return Told::Over(None) };
             Box::pin(serve_http2(shared, lanes, Incoming::new(stream, read), connection.clone(), shutdown.clone())).await;
-            None
         }
-        Err(NoHead::Gone) => None,
-        Err(NoHead::Answer(code)) => {
-            Box::pin(turn_down(shared, downstream, code, connection)).await;
-            None
-        }
+        Err(NoHead::Gone) => {}
+        Err(NoHead::Quiet) => return Told::Over(Waiting::quiet(*downstream, Speaks::Either, requests_left, idle)),
+        Err(NoHead::Answer(code)) => Box::pin(turn_down(shared, downstream, code, connection)).await,
     }
+    Told::Over(None)
 }
 
 /// Serves a connection request by request.
@@ -135,29 +174,33 @@ async fn serve_http1(
     shared: &Arc<Shared>,
     lanes: &Arc<Lanes>,
     mut downstream: Box<Downstream>,
+    mut requests_left: u32,
     connection: &ConnectionInfo,
     shutdown: &ShutdownWatch,
-) {
-    let mut requests_left = shared.limits().requests_per_connection;
+) -> Option<Waiting> {
     let (mut watched, mut is_drained) = (shutdown.clone(), false);
     let mut drained = pin!(drained(shared, &mut watched));
     loop {
         let (idle, header) = limits(shared);
         let read = tokio::select! {
             biased;
-            read = downstream.read_head(idle, header) => read,
+            read = downstream.read_head(idle, header, !*shutdown.borrow()) => read,
             () = &mut drained, if !is_drained => {
                 is_drained = true;
                 if !downstream.has_begun() {
-                    return;
+                    return None;
                 }
-                downstream.read_head(idle, header).await
+                downstream.read_head(idle, header, false).await
             }
         };
         match read {
             Ok(()) => {}
-            Err(NoHead::Gone) => return,
-            Err(NoHead::Answer(code)) => return Box::pin(turn_down(shared, downstream, code, connection)).await,
+            Err(NoHead::Gone) => return None,
+            Err(NoHead::Quiet) => return Waiting::quiet(*downstream, Speaks::Http1, requests_left, idle),
+            Err(NoHead::Answer(code)) => {
+                Box::pin(turn_down(shared, downstream, code, connection)).await;
+                return None;
+            }
         }
         let is_last = requests_left == 1 || downstream.is_last();
         requests_left = requests_left.saturating_sub(1);
@@ -171,15 +214,21 @@ async fn serve_http1(
                     downstream = taken_back;
                     continue;
                 }
-                Served::Last(taken_back) => return Box::pin(taken_back.end()).await,
-                Served::Cut => return,
+                Served::Last(taken_back) => {
+                    Box::pin(taken_back.end()).await;
+                    return None;
+                }
+                Served::Cut => return None,
                 Served::HandedOver(taken_back, request) => (downstream, again) = (taken_back, Some(request)),
             }
         }
         let deadline = downstream.begin_session();
         let handed = Handed { connection: connection.clone(), deadline: Arc::clone(&deadline), is_last, again };
         let served = Box::pin(serve_request(shared, &lanes.general, downstream, handed, shutdown));
-        let Some(taken_back) = served.await else { return Box::pin(close(&deadline)).await };
+        let Some(taken_back) = served.await else {
+            Box::pin(close(&deadline)).await;
+            return None;
+        };
         downstream = taken_back;
     }
 }
@@ -277,7 +326,7 @@ pub(super) async fn draining(shutdown: &mut ShutdownWatch) {
 
 /// Ends when the process drains and an idle connection has had its time to bring one more request: closed at once, it could meet one that
 /// is on its way.
-async fn drained(shared: &Shared, shutdown: &mut ShutdownWatch) {
+pub(crate) async fn drained(shared: &Shared, shutdown: &mut ShutdownWatch) {
     draining(shutdown).await;
     tokio::time::sleep(Duration::from_millis(shared.drain().idle_ms.into())).await;
 }

@@ -34,6 +34,8 @@ use waypost_policy::{
     framing::{Chunks, Framing, MAX_HEAD_BYTES, Plain},
 };
 
+pub(super) use head::QUIET;
+
 use super::{
     accepted::Accepted,
     alarm::Alarm,
@@ -144,12 +146,14 @@ struct Coming {
 }
 
 /// Why no further request came.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NoHead {
     /// The client has closed, or the connection broke, or it was idle for too long.
     Gone,
     /// To be answered, and the connection closed.
     Answer(Code),
+    /// Nothing has come for a while.
+    Quiet,
 }
 
 impl Downstream {
@@ -218,6 +222,19 @@ impl Downstream {
     pub(super) fn into_bare(mut self) -> Option<(Accepted, BytesMut)> {
         let socket = self.socket.take()?;
         Some((socket.into_inner(), std::mem::take(&mut self.buffer)))
+    }
+
+    /// The connection, of which nothing but itself is needed until the next request comes; nothing of that has come.
+    ///
+    /// # Errors
+    /// If it is of no use any more.
+    pub(super) fn into_rest(mut self) -> io::Result<Accepted> {
+        self.socket.take().ok_or(io::ErrorKind::NotConnected)?.into_inner().at_rest()
+    }
+
+    /// Whether nothing that was gathered waits to be written.
+    fn is_written(&self) -> bool {
+        self.socket.as_ref().is_none_or(|socket| socket.buffer().is_empty())
     }
 
     /// The connection whose session has ended and left it.
@@ -475,8 +492,7 @@ impl Drop for Downstream {
             return;
         }
         let is_unread = !self.is_read();
-        let is_unwritten = self.socket.as_ref().is_some_and(|socket| !socket.buffer().is_empty());
-        if self.answered && (is_unread || is_unwritten) {
+        if self.answered && (is_unread || !self.is_written()) {
             session.leave_unread(self.socket.take());
         }
     }

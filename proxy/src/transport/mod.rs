@@ -25,6 +25,6 @@ pub(crate) use accepted::Accepted;
 pub(crate) use answer::problem_json;
 pub(crate) use asked::Asked;
 pub(crate) use client_socket::{ClientSocket, UNWATCHED};
-pub(crate) use connection::{ConnectionInfo, Lanes, Speaks, head_limit, serve_connection, turn_away};
+pub(crate) use connection::{ConnectionInfo, Lanes, Speaks, Waiting, drained, head_limit, serve_connection, turn_away};
 pub(crate) use express::{Express, keep_swept};
 pub(crate) use general::{General, general_lane};

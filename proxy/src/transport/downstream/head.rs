@@ -17,12 +17,20 @@ use waypost_policy::{
 use super::{Body, Coming, Downstream, HTTP2_PREFACE, Handed, NoHead, limited};
 use crate::transport::framing::check_plain_head;
 
+/// How long a connection is waited for as if it were to bring its next request at once.
+pub(in crate::transport) const QUIET: Duration = Duration::from_secs(2);
+
 impl Downstream {
     /// Whether the client speaks HTTP/2 by prior knowledge: it begins with a preface that is no request of HTTP/1 (RFC 9113, section 3.4).
-    /// Waits no longer than it must to tell; what was read stays. May be dropped and called again.
-    pub(in crate::transport) async fn begins_http2(&mut self, idle: Duration, header: Duration) -> Result<bool, NoHead> {
-        if self.buffer.is_empty() && !matches!(limited(idle, self.fill()).await, Some(Ok(true))) {
-            return Err(NoHead::Gone);
+    /// Waits no longer than it must to tell; what was read stays. May be dropped and called again. Where that `may_rest`, no byte for a while is told.
+    pub(in crate::transport) async fn begins_http2(&mut self, idle: Duration, header: Duration, may_rest: bool) -> Result<bool, NoHead> {
+        if self.buffer.is_empty() {
+            let (limit, late) = self.first_byte_limit(idle, may_rest);
+            match limited(limit, self.fill()).await {
+                Some(Ok(true)) => {}
+                Some(_) => return Err(NoHead::Gone),
+                None => return Err(late),
+            }
         }
         let rest = async {
             while self.buffer.len() < HTTP2_PREFACE.len() && HTTP2_PREFACE.starts_with(&self.buffer) {
@@ -36,16 +44,23 @@ impl Downstream {
     }
 
     /// Reads and checks the next head; may be dropped and called again. `idle` limits the wait for its first byte, `header` the time from there to
-    /// its end.
-    pub(crate) async fn read_head(&mut self, idle: Duration, header: Duration) -> Result<(), NoHead> {
+    /// its end. Where that `may_rest`, no byte for a while is told.
+    pub(crate) async fn read_head(&mut self, idle: Duration, header: Duration, may_rest: bool) -> Result<(), NoHead> {
         self.request.bytes = None;
         self.end_session();
-        let read = poll_fn(|context| self.poll_head(context, idle, header)).await;
+        let first = self.first_byte_limit(idle, may_rest);
+        let read = poll_fn(|context| self.poll_head(context, first, header)).await;
         self.coming = Coming::default();
         read
     }
 
-    fn poll_head(&mut self, context: &mut Context<'_>, idle: Duration, header: Duration) -> Poll<Result<(), NoHead>> {
+    /// How long a first byte is waited for, and what it means if none comes.
+    fn first_byte_limit(&self, idle: Duration, may_rest: bool) -> (Duration, NoHead) {
+        let rests = may_rest && self.is_written() && (idle.is_zero() || idle > QUIET);
+        if rests { (QUIET, NoHead::Quiet) } else { (idle, NoHead::Gone) }
+    }
+
+    fn poll_head(&mut self, context: &mut Context<'_>, first: (Duration, NoHead), header: Duration) -> Poll<Result<(), NoHead>> {
         loop {
             if self.has_begun() && self.find_head()? {
                 return Poll::Ready(Ok(()));
@@ -60,7 +75,7 @@ impl Downstream {
                 Poll::Ready(Ok(_)) => self.coming.since = None,
                 Poll::Ready(Err(_)) => return Poll::Ready(Err(NoHead::Gone)),
                 Poll::Pending => {
-                    let (limit, late) = if has_begun { (header, NoHead::Answer(Code::ClientTimeout)) } else { (idle, NoHead::Gone) };
+                    let (limit, late) = if has_begun { (header, NoHead::Answer(Code::ClientTimeout)) } else { first };
                     let since = *self.coming.since.get_or_insert_with(Instant::now);
                     if !limit.is_zero() {
                         ready!(self.alarm.poll(context, since + limit));
