@@ -175,6 +175,7 @@ async fn a_certificate_that_can_not_be_used_costs_nobody_else_and_is_told() {
     let bad = [
         (with(&a.cert, &b.key), "the private key is not the certificate's"),
         (with(Path::new("/nowhere.pem"), &a.key), "there is no such file"),
+        (with(Path::new("/dev/zero"), &a.key), "it is a pipe or a device; a file would be right"),
         (with(&a.key, &a.key), "no certificate is in it"),
         (with(&a.cert, &a.cert), "no private key"),
         (record(&["a.example.com"], &expired), "expired on 2020-01-01"),
@@ -340,4 +341,23 @@ async fn what_a_hello_says_amiss_is_told_to_its_client_and_not_to_the_log() {
     until_true("they are counted", failed).await;
     let said = stage.waypost.said();
     assert!(!said.contains("SNI") && !said.contains("alert") && !said.contains("example.co\\0"), "{said}");
+}
+
+#[tokio::test]
+async fn quiet_connections_rest_and_are_served_on() {
+    let stage = Stage::start(|_| String::new()).await;
+    let signed = stage.certificates.sign_for("a", &["a.example.com"]);
+    stage.put("a", default(&signed), "a.example.com", &signed).await;
+    let mut connection = stage.client().connect(stage.waypost.listen, "a.example.com").await.unwrap();
+    let resting = async |count: usize| {
+        let now = async || stage.waypost.metric("waypost_connections{state=\"resting\"}").await as usize;
+        until_true(&format!("{count} connections rest"), async || now().await == count).await;
+    };
+    for _ in 0..3 {
+        resting(1).await;
+        assert!(connection.ask(GET).await.ends_with("secure"));
+    }
+    resting(1).await;
+    drop(connection);
+    resting(0).await;
 }

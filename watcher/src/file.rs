@@ -17,7 +17,7 @@ use crate::{
     applier::Applier,
     ask::{Ask, Checked},
     change::Change,
-    files::{RECORD_ENDINGS, files_at, text_of, why},
+    files::{RECORD_ENDINGS, files_at, read_regular, text_of, why},
     listed::{Listed, Part},
     publish::{News, Publisher},
     record::Stored,
@@ -133,7 +133,7 @@ impl FileSource {
         let mut faults = Vec::new();
         for (file, _, _) in &self.seen {
             let name = file.display().to_string();
-            match fs::read(file).map(text_of) {
+            match read_regular(file, u64::MAX).map(text_of) {
                 Ok(Ok(text)) => document.add(&name, &text),
                 Ok(Err(line)) => faults.push(format!("{name}:{line}: is not UTF-8 text")),
                 Err(error) => faults.push(format!("{name}: can't be read: {}", why(&error))),

@@ -1,11 +1,16 @@
-//! Record files on disk: which files a path stands for, and their text.
+//! Files on disk that a running process reads by itself: which files a path stands for, their bytes and their text.
 //!
-//! `--gold file:PATH`, `check` and `apply` read a path in this one way, so that what was checked is what is served.
+//! `--gold file:PATH`, `check` and `apply` read a path in this one way, so that what was checked is what is served. What always holds: nothing that a path
+//! may name, a pipe nobody writes to or a device without end, is waited for or read without a limit ([`read_regular`]).
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Read},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
+
+use rustix::fs::OFlags;
 
 /// What record files end with.
 pub const RECORD_ENDINGS: [&str; 3] = ["yaml", "yml", "json"];
@@ -30,6 +35,29 @@ pub fn files_at(path: &Path, endings: &[&str]) -> io::Result<Vec<PathBuf>> {
     }
     files.sort();
     Ok(files)
+}
+
+/// The bytes of a regular file, if they are no more than `most`.
+///
+/// # Errors
+/// If it can't be read, is no file, or is larger.
+pub fn read_regular(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    // A pipe would be waited for until somebody opens its other end.
+    let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
+    let file = fs::OpenOptions::new().read(true).custom_flags(nonblocking).open(path)?;
+    let found = file.metadata()?;
+    if found.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    if !found.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is a pipe or a device; a file would be right"));
+    }
+    let mut bytes = Vec::new();
+    file.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is larger than {most} bytes")));
+    }
+    Ok(bytes)
 }
 
 /// Bytes as text, without a byte order mark.
@@ -81,6 +109,21 @@ mod tests {
         assert_eq!(names(files_at(folder.path(), &RECORD_ENDINGS).unwrap()), ["a.json", "b.yaml", "c.yml"]);
         assert_eq!(names(files_at(&folder.path().join("notes.txt"), &RECORD_ENDINGS).unwrap()), ["notes.txt"]);
         assert_eq!(files_at(&folder.path().join("none"), &RECORD_ENDINGS).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn only_what_is_a_file_and_not_too_large_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, pipe) = (folder.path().join("file"), folder.path().join("pipe"));
+        fs::write(&file, "four").unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
+        assert_eq!(read_regular(&file, 4).unwrap(), b"four");
+        let error = |path: &Path, most| why(&read_regular(path, most).unwrap_err());
+        assert_eq!(error(&file, 3), "it is larger than 3 bytes");
+        assert_eq!(error(&pipe, 3), "it is a pipe or a device; a file would be right");
+        assert_eq!(error(Path::new("/dev/zero"), 3), "it is a pipe or a device; a file would be right");
+        assert_eq!(error(folder.path(), 3), "it is a directory; a file would be right");
+        assert_eq!(error(&folder.path().join("none"), 3), "there is no such file or directory");
     }
 
     #[test]

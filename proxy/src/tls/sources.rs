@@ -2,11 +2,14 @@
 //!
 //! No error repeats anything of what was read: it may be a key.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, path::Path, sync::Arc};
 
 use waypost_conf::{CertSource, PrivateKeySource};
-use waypost_watcher::files::why;
+use waypost_watcher::files::{read_regular, why};
 use xxhash_rust::xxh3::xxh3_128;
+
+/// More is no certificate, nor all of a system's authorities, which take some 200 KB.
+const MOST_BYTES: u64 = 16 << 20;
 
 /// What was read, as it is.
 pub(super) type Read = Arc<[u8]>;
@@ -53,7 +56,7 @@ impl Sources {
     fn file(&mut self, what: &str, path: &str) -> Result<Read, String> {
         let known = self.0.get(path).cloned();
         let read = known.unwrap_or_else(|| {
-            let read = std::fs::read(path).map(Read::from).map_err(|error| why(&error).to_string());
+            let read = read_regular(Path::new(path), MOST_BYTES).map(Read::from).map_err(|error| why(&error));
             self.0.insert(path.to_owned(), read.clone());
             read
         });

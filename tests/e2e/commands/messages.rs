@@ -43,6 +43,12 @@ async fn settings_that_can_t_be_used_start_nothing() {
     let (listen, admin) = (["--listen", "127.0.0.1:0"], ["--admin", "127.0.0.1:0"]);
     let run = |flags: &[&'static str]| [&["run", "--gold", gold.as_str()][..], &listen, &admin, flags].concat();
     one_line(&run(&[]), 2, &["bad.yaml:2: upstreams/a: field \"endpoint\" is unknown; did you mean \"endpoints\"?"]).await;
+    one_line(
+        &["run", "--gold", "file:/dev/zero", "--listen", listen[1]],
+        2,
+        &["/dev/zero", "it is a pipe or a device; a file would be right"],
+    )
+    .await;
     std::fs::write(&bad, "").unwrap();
     one_line(&run(&["--access-log", "/nonexistent/log"]), 1, &["/nonexistent/log", "there is no such file or directory", "--access-log"])
         .await;
