@@ -60,7 +60,7 @@ impl Hashed {
     pub(super) fn insert(&mut self, service: ServiceId, key: &[u8], route: &Route) {
         let Self { groups, hasher, len } = self;
         let hash = hash_of(hasher, service, key);
-        let is_new = partition_mut(groups, place_of(hash)).insert(hash, service, key, route, &|service, key| hash_of(hasher, service, key));
+        let is_new = partition_mut(groups, place_of(hash)).insert(hash, service, key, route);
         *len += usize::from(is_new);
     }
 
@@ -119,17 +119,17 @@ impl Hashed {
     pub(super) fn remove(&mut self, service: ServiceId, key: &[u8]) {
         let Self { groups, hasher, len } = self;
         let hash = hash_of(hasher, service, key);
-        let was_there = partition_mut(groups, place_of(hash)).remove(hash, service, key, &|service, key| hash_of(hasher, service, key));
+        let was_there = partition_mut(groups, place_of(hash)).remove(hash, service, key);
         *len -= usize::from(was_there);
     }
 
     /// Takes all routes of a service out.
     pub(super) fn take(&mut self, service: ServiceId) -> Vec<(Box<[u8]>, Route)> {
-        let Self { groups, hasher, len } = self;
+        let Self { groups, len, .. } = self;
         let mut taken = Vec::new();
         for place in (0..WIDTH).flat_map(|group| (0..WIDTH).map(move |member| (group, member))) {
             if groups[place.0][place.1].has(service) {
-                taken.append(&mut partition_mut(groups, place).take(service, &|service, key| hash_of(hasher, service, key)));
+                taken.append(&mut partition_mut(groups, place).take(service));
             }
         }
         *len -= taken.len();
@@ -151,7 +151,6 @@ type Due = (u64, u32, u32);
 /// Puts those of many routes that belong into these groups, of which the first has this number; how many are new. They are put a partition
 /// after the other, which is then in the nearest cache: in the order of a list each would wait for memory four times.
 fn fill(groups: &mut [Arc<Group>], first: usize, hasher: &ahash::RandomState, batches: &[Numbered<'_>]) -> usize {
-    let hash_of: &dyn Fn(ServiceId, &[u8]) -> u64 = &|service, key| hash_of(hasher, service, key);
     let places = groups.len() * WIDTH;
     let place = |hash| {
         let (group, member) = place_of(hash);
@@ -162,7 +161,7 @@ fn fill(groups: &mut [Arc<Group>], first: usize, hasher: &ahash::RandomState, ba
     let mut room = vec![(0_usize, 0_usize); places];
     for (number, batch) in (0..).zip(batches) {
         for (at, service, key) in batch.keys() {
-            let hash = hash_of(service, key);
+            let hash = hash_of(hasher, service, key);
             if let Some(place) = place(hash) {
                 due.push((hash, number, at));
                 room[place].0 += 1;
@@ -176,11 +175,11 @@ fn fill(groups: &mut [Arc<Group>], first: usize, hasher: &ahash::RandomState, ba
     let partitions = groups.iter_mut().flat_map(|group| Arc::make_mut(group).iter_mut());
     for (partition, (count, key_bytes)) in partitions.zip(room).filter(|(_, (count, _))| *count > 0) {
         let partition = Arc::make_mut(partition);
-        partition.reserve(count, key_bytes, hash_of);
+        partition.reserve(count, key_bytes);
         let (here, later) = rest.split_at(count.min(rest.len()));
         for (hash, number, at) in here {
             let route = batches.get(*number as usize).and_then(|batch| batch.route_at(*at));
-            new += usize::from(route.is_some_and(|(service, key, route)| partition.insert(*hash, service, key, &route, hash_of)));
+            new += usize::from(route.is_some_and(|(service, key, route)| partition.insert(*hash, service, key, &route)));
         }
         rest = later;
     }
@@ -217,10 +216,10 @@ fn hash_of(hasher: &ahash::RandomState, service: ServiceId, key: &[u8]) -> u64 {
     state.finish()
 }
 
-/// The middle bits choose group and partition: `hashbrown` takes its own from both ends.
+/// The upper half chooses group and partition: the index of a partition takes the lower one.
 fn place_of(hash: u64) -> (usize, usize) {
-    let middle = (hash >> 32) as usize;
-    (middle / WIDTH % WIDTH, middle % WIDTH)
+    let upper = (hash >> 32) as usize;
+    (upper / WIDTH % WIDTH, upper % WIDTH)
 }
 
 #[cfg(test)]

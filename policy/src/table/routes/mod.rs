@@ -7,6 +7,7 @@
 mod batch;
 mod frozen;
 mod hashed;
+mod index;
 mod packed;
 mod ranges;
 mod slots;

@@ -3,26 +3,22 @@
 //! A copy is two copies of memory, whatever it holds; freeing one is two calls. What always holds: every position in `index` is where a
 //! record begins, no two records have the same service and key, and less than half of `bytes` belongs to records that have gone.
 
-use hashbrown::HashTable;
-
 use super::{
     super::{Meta, ServiceId, UpstreamId},
     Route, State,
+    index::Index,
 };
 
 /// Bytes of a record before its key: see [`written`].
 pub(super) const HEAD: usize = 55;
 const FLAG_LEASED: u8 = 1 << 7;
 
-/// The hash of a record, by its service and key.
-pub(super) type HashOf<'a> = &'a dyn Fn(ServiceId, &[u8]) -> u64;
-
 /// The table.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Packed {
     bytes: Vec<u8>,
     /// Where each record begins in `bytes`.
-    index: HashTable<u32>,
+    index: Index,
     /// How many of `bytes` belong to records that have gone.
     dead: usize,
 }
@@ -38,31 +34,32 @@ pub(super) struct Record<'a> {
 impl Packed {
     #[inline]
     pub(super) fn get(&self, hash: u64, service: ServiceId, key: &[u8]) -> Option<Route> {
-        let at = self.index.find(hash, |at| is(&self.bytes, *at, service, key))?;
-        Record::at(&self.bytes, *at)?.route()
+        let at = self.index.find(hash, |at| is(&self.bytes, at, service, key))?;
+        Record::at(&self.bytes, at)?.route()
     }
 
     /// The same, and where the record stands: positions are at least [`HEAD`] apart.
     pub(super) fn find(&self, hash: u64, service: ServiceId, key: &[u8]) -> Option<(u32, Route)> {
-        let at = *self.index.find(hash, |at| is(&self.bytes, *at, service, key))?;
+        let at = self.index.find(hash, |at| is(&self.bytes, at, service, key))?;
         Some((at, Record::at(&self.bytes, at)?.route()?))
     }
 
     /// Makes room for so many more records of so many bytes of keys, and no more than that.
-    pub(super) fn reserve(&mut self, records: usize, key_bytes: usize, hash_of: HashOf<'_>) {
-        let Self { bytes, index, .. } = self;
-        bytes.reserve_exact(records * HEAD + key_bytes);
-        index.reserve(records, |at| rehashed(bytes, *at, hash_of));
+    pub(super) fn reserve(&mut self, records: usize, key_bytes: usize) {
+        self.bytes.reserve_exact(records * HEAD + key_bytes);
+        self.index.reserve(records);
     }
 
     /// Puts a route under a key; true if the key is new.
-    pub(super) fn insert(&mut self, hash: u64, service: ServiceId, key: &[u8], route: &Route, hash_of: HashOf<'_>) -> bool {
+    pub(super) fn insert(&mut self, hash: u64, service: ServiceId, key: &[u8], route: &Route) -> bool {
         let Self { bytes, index, .. } = self;
         // Keys are 1,024 bytes at most, and four gigabytes in one of thousands of partitions do not fit into memory.
-        let (Ok(key_len), Ok(at)) = (u16::try_from(key.len()), u32::try_from(bytes.len())) else { return false };
+        let (Ok(key_len), Ok(at), Ok(_)) = (u16::try_from(key.len()), u32::try_from(bytes.len()), u32::try_from(bytes.len() + 1)) else {
+            return false;
+        };
         let head = written(service, key_len, route);
-        if let Some(at) = index.find(hash, |at| is(bytes, *at, service, key)) {
-            if let Some(place) = bytes.get_mut(*at as usize..).and_then(<[u8]>::first_chunk_mut) {
+        if let Some(at) = index.find(hash, |at| is(bytes, at, service, key)) {
+            if let Some(place) = bytes.get_mut(at as usize..).and_then(<[u8]>::first_chunk_mut) {
                 *place = head;
             }
             return false;
@@ -74,31 +71,31 @@ impl Packed {
         }
         bytes.extend_from_slice(&head);
         bytes.extend_from_slice(key);
-        index.insert_unique(hash, at, |at| rehashed(bytes, *at, hash_of));
+        index.insert(hash, at);
         true
     }
 
     /// Takes a route out; true if there was one.
-    pub(super) fn remove(&mut self, hash: u64, service: ServiceId, key: &[u8], hash_of: HashOf<'_>) -> bool {
-        let Self { bytes, index, dead } = self;
-        let Ok(found) = index.find_entry(hash, |at| is(bytes, *at, service, key)) else { return false };
-        found.remove();
-        *dead += HEAD + key.len();
-        self.compact(hash_of);
-        true
+    pub(super) fn remove(&mut self, hash: u64, service: ServiceId, key: &[u8]) -> bool {
+        let was_there = self.index.remove(hash, |at| is(&self.bytes, at, service, key));
+        if was_there {
+            self.dead += HEAD + key.len();
+            self.compact();
+        }
+        was_there
     }
 
     /// Takes all routes of a service out.
-    pub(super) fn take(&mut self, service: ServiceId, hash_of: HashOf<'_>) -> Vec<(Box<[u8]>, Route)> {
+    pub(super) fn take(&mut self, service: ServiceId) -> Vec<(Box<[u8]>, Route)> {
         let Self { bytes, index, dead } = self;
         let mut taken = Vec::new();
         index.retain(|at| {
-            let Some(record) = Record::at(bytes, *at).filter(|record| record.service == service) else { return true };
+            let Some(record) = Record::at(bytes, at).filter(|record| record.service == service) else { return true };
             *dead += HEAD + record.key.len();
             taken.extend(record.route().map(|route| (record.key.into(), route)));
             false
         });
-        self.compact(hash_of);
+        self.compact();
         taken
     }
 
@@ -108,33 +105,32 @@ impl Packed {
 
     /// The records that stand where `wanted` says.
     pub(super) fn iter_at(&self, wanted: impl Fn(u32) -> bool) -> impl Iterator<Item = (ServiceId, &[u8])> {
-        let records = self.index.iter().filter(move |at| wanted(**at)).filter_map(|at| Record::at(&self.bytes, *at));
+        let records = self.index.iter().filter(move |at| wanted(*at)).filter_map(|at| Record::at(&self.bytes, at));
         records.map(|record| (record.service, record.key))
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (ServiceId, &[u8], Route)> {
-        let records = self.index.iter().filter_map(|at| Record::at(&self.bytes, *at));
+        let records = self.index.iter().filter_map(|at| Record::at(&self.bytes, at));
         records.filter_map(|record| Some((record.service, record.key, record.route()?)))
     }
 
     /// Writes the block anew if half of it has gone.
-    fn compact(&mut self, hash_of: HashOf<'_>) {
+    fn compact(&mut self) {
         if self.dead * 2 <= self.bytes.len() {
             return;
         }
         let mut bytes = Vec::with_capacity(self.bytes.len() - self.dead);
-        for at in &mut self.index {
-            let Some(record) = Record::at(&self.bytes, *at) else { continue };
+        self.index.relocate(|at| {
             // It was a position in a longer block.
-            *at = bytes.len() as u32;
-            bytes.extend_from_slice(record.head);
-            bytes.extend_from_slice(record.key);
-        }
+            let moved = bytes.len() as u32;
+            if let Some(record) = Record::at(&self.bytes, at) {
+                bytes.extend_from_slice(record.head);
+                bytes.extend_from_slice(record.key);
+            }
+            moved
+        });
         (self.bytes, self.dead) = (bytes, 0);
-        let Self { bytes, index, .. } = self;
-        if index.capacity() > index.len() * 4 {
-            index.shrink_to_fit(|at| rehashed(bytes, *at, hash_of));
-        }
+        self.index.shrink();
     }
 }
 
@@ -213,10 +209,6 @@ fn is(bytes: &[u8], at: u32, service: ServiceId, key: &[u8]) -> bool {
     Record::at(bytes, at).is_some_and(|record| record.service == service && record.key == key)
 }
 
-fn rehashed(bytes: &[u8], at: u32, hash_of: HashOf<'_>) -> u64 {
-    Record::at(bytes, at).map_or(0, |record| hash_of(record.service, record.key))
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -239,25 +231,25 @@ mod tests {
     }
 
     proptest! {
-        /// The hash has few values, so that keys that are not the same share it.
+        /// The hash has few values, so that keys that are not the same share it; some give a place at the index's end.
         #[test]
         fn it_is_a_map_and_gives_back_what_was_put(
             changes in proptest::collection::vec((0u8..10, 0u32..2, proptest::collection::vec(0u8..6, 1..4), any_route()), 0..300),
         ) {
-            let hash_of = |service: ServiceId, key: &[u8]| (service.index() as u64 + u64::from(key[0])) << 57 | u64::from(key[0]);
+            let hash_of = |service: ServiceId, key: &[u8]| (service.index() as u64 + u64::from(key[0])) * 0x5555_5555;
             let (mut packed, mut model) = (Packed::default(), BTreeMap::new());
             for (what, service, key, route) in changes {
                 let id = ServiceId::new(service);
                 let hash = hash_of(id, &key);
                 match what {
                     0 => {
-                        let mut taken = packed.take(id, &hash_of);
+                        let mut taken = packed.take(id);
                         taken.sort_by(|(one, _), (other, _)| one.cmp(other));
                         let wanted: Vec<_> = model.extract_if((service, Vec::new())..(service + 1, Vec::new()), |_, _| true).collect();
                         prop_assert!(taken.iter().map(|(key, route)| (&**key, *route)).eq(wanted.iter().map(|((_, key), route)| (&**key, *route))));
                     }
-                    1..=4 => prop_assert_eq!(packed.remove(hash, id, &key, &hash_of), model.remove(&(service, key)).is_some()),
-                    _ => prop_assert_eq!(packed.insert(hash, id, &key, &route, &hash_of), model.insert((service, key), route).is_none()),
+                    1..=4 => prop_assert_eq!(packed.remove(hash, id, &key), model.remove(&(service, key)).is_some()),
+                    _ => prop_assert_eq!(packed.insert(hash, id, &key, &route), model.insert((service, key), route).is_none()),
                 }
                 prop_assert!(packed.dead * 2 <= packed.bytes.len());
             }
