@@ -10,7 +10,7 @@
 use std::{
     net::SocketAddr,
     pin::pin,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -148,7 +148,7 @@ async fn tell_apart(
     let (mut downstream, mut watched) = (Box::new(Downstream::new(stream)), shutdown.clone());
     let (idle, header) = limits(shared);
     let begins = tokio::select! {
-        begins = downstream.begins_http2(idle, header, !*shutdown.borrow()) => begins,
+        begins = downstream.begins_http2(idle, header, may_rest(shared)) => begins,
         () = drained(shared, &mut watched) => {
             if !downstream.has_begun() {
                 return Told::Over(None);
@@ -184,7 +184,7 @@ async fn serve_http1(
         let (idle, header) = limits(shared);
         let read = tokio::select! {
             biased;
-            read = downstream.read_head(idle, header, !*shutdown.borrow()) => read,
+            read = downstream.read_head(idle, header, may_rest(shared)) => read,
             () = &mut drained, if !is_drained => {
                 is_drained = true;
                 if !downstream.has_begun() {
@@ -303,6 +303,12 @@ pub(super) fn limits(shared: &Shared) -> (Duration, Duration) {
     });
     let is_raised = shared.guard.is_some() && !idle.is_zero();
     (if is_raised { idle.max(GUARDED_IDLE) } else { idle }, header)
+}
+
+/// Whether a connection that is quiet may rest. Asked for each request, so it is a load, and not the lock of the signal that ends connections, which all
+/// workers share.
+fn may_rest(shared: &Shared) -> bool {
+    !shared.draining.load(Ordering::Relaxed)
 }
 
 /// How long a client may take from its first byte to the end of its first head; a handshake counts as one.
