@@ -1,7 +1,7 @@
 //! Files on disk that a running process reads by itself: which files a path stands for, their bytes and their text.
 //!
-//! `--gold file:PATH`, `check` and `apply` read a path in this one way, so that what was checked is what is served. What always holds: nothing that a path
-//! may name, a pipe nobody writes to or a device without end, is waited for or read without a limit ([`read_regular`]).
+//! `--gold file:PATH`, `check` and `apply` look for files and take their text in this one way, so that what was checked is what is served. What always holds: what a running process reads
+//! by itself is a file ([`read_regular`]): no pipe that nobody writes to is waited for, no device without end is read. A person's command may be given a pipe.
 
 use std::{
     fs,
